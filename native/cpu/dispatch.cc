@@ -1,0 +1,48 @@
+#include "dispatch.h"
+
+#include <cstring>
+
+namespace anneal::cpu {
+
+namespace baseline { extern const KernelTable kernels; }
+#if defined(__x86_64__)
+namespace avx2 { extern const KernelTable kernels; }
+namespace avx512 { extern const KernelTable kernels; }
+namespace avx512bf16 { extern const KernelTable kernels; }
+#endif
+
+namespace {
+
+struct List {
+  Isa isas[5] = {};
+  List() {
+    int n = 0;
+#if defined(__x86_64__)
+    __builtin_cpu_init();
+    bool has_avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c");
+    bool has_avx512 = has_avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+                      __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq");
+    if (has_avx512 && __builtin_cpu_supports("avx512bf16")) isas[n++] = {"avx512bf16", &avx512bf16::kernels};
+    if (has_avx512) isas[n++] = {"avx512", &avx512::kernels};
+    if (has_avx2) isas[n++] = {"avx2", &avx2::kernels};
+#endif
+    isas[n++] = {"baseline", &baseline::kernels};
+  }
+};
+
+}  // namespace
+
+const Isa* available_isas() {
+  static const List list;
+  return list.isas;
+}
+
+const Isa* select_isa(const char* wanted) {
+  const Isa* isa = available_isas();
+  if (!wanted || !*wanted) return isa;
+  for (; isa->name; ++isa)
+    if (std::strcmp(isa->name, wanted) == 0) return isa;
+  return nullptr;
+}
+
+}  // namespace anneal::cpu

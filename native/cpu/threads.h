@@ -1,0 +1,59 @@
+// The CPU stream's threads. A kernel runs on the stream's thread and may spread a region over the pool; waits spin briefly, then sleep.
+#pragma once
+#include <cstddef>
+#include <cstdint>
+
+namespace anneal {
+
+class ThreadPool {
+ public:
+  explicit ThreadPool(int threads);
+  ~ThreadPool();
+  ThreadPool(const ThreadPool&) = delete;
+  ThreadPool& operator=(const ThreadPool&) = delete;
+
+  int size() const;
+  // Runs body(context, thread, threads) on min(threads, size()) threads and returns when all are done; the caller is thread 0. body must not throw.
+  void run(int threads, void (*body)(void* context, int thread, int threads), void* context);
+  // Inside run: waits for all of the region's threads, then starts the tickets at 0 again.
+  void barrier();
+  // Inside run: the next unclaimed ticket: 0, 1, 2, …
+  int64_t ticket();
+  // Memory that lives until a later call for the same slot asks for more; 64-byte aligned, huge pages where large. Slots 0 … 7; not for pool threads.
+  void* scratch(int slot, size_t bytes);
+  // The same, one per thread of the pool; each thread may only ask for its own.
+  void* thread_scratch(int thread, size_t bytes);
+
+ private:
+  struct State;
+  State* state_;
+};
+
+// The pool of the stream that runs on this thread.
+ThreadPool& pool();
+// Sets it; the stream does this once, and a benchmark or test without a stream may.
+void set_pool(ThreadPool* pool);
+
+// f(thread, threads) on up to `threads` threads.
+template <class F> static inline void parallel(int threads, F&& f) {
+  auto* function = &f;
+  using Pointer = decltype(function);
+  struct Call {
+    static void body(void* context, int thread, int count) { (*static_cast<Pointer>(context))(thread, count); }
+  };
+  pool().run(threads, Call::body, const_cast<void*>(static_cast<const void*>(function)));
+}
+
+// f(begin, end) over [0, items) in contiguous pieces of at least `grain` items, one per thread.
+template <class F> static inline void parallel_for(int64_t items, int64_t grain, F&& f) {
+  if (items <= 0) return;
+  int64_t wanted = grain > 0 ? (items + grain - 1) / grain : items;
+  int threads = static_cast<int>(wanted < pool().size() ? wanted : pool().size());
+  if (threads <= 1) { f(int64_t{0}, items); return; }
+  parallel(threads, [&](int thread, int count) {
+    int64_t begin = items * thread / count, end = items * (thread + 1) / count;
+    if (begin < end) f(begin, end);
+  });
+}
+
+}  // namespace anneal
