@@ -42,6 +42,22 @@ ANNEAL_INLINE bf16 to_bf16(float f) {
   if ((u & 0x7fffffffu) > 0x7f800000u) return {static_cast<uint16_t>((u >> 16) | 0x40)};
   return {static_cast<uint16_t>((u + 0x7fff + ((u >> 16) & 1)) >> 16)};
 }
+ANNEAL_INLINE float to_float(f16 x) {
+  uint32_t sign = static_cast<uint32_t>(x.bits & 0x8000) << 16, rest = x.bits & 0x7fff;
+  if (rest >= 0x7c00) return bits_to_float(sign | 0x7f800000u | (rest & 0x3ff) << 13 | (rest > 0x7c00 ? 0x400000u : 0u));
+  // A subnormal is rest * 2^-24, exact in f32; the others only move their exponent.
+  if (rest < 0x400) return bits_to_float(sign | float_to_bits(static_cast<float>(rest) * 5.9604644775390625e-8f));
+  return bits_to_float(sign | ((rest << 13) + (112u << 23)));
+}
+// Rounds to nearest even, 65520 and above to infinity; a NaN stays a NaN.
+ANNEAL_INLINE f16 to_f16(float f) {
+  uint32_t u = float_to_bits(f), sign = (u >> 16) & 0x8000, rest = u & 0x7fffffffu, bits;
+  if (rest > 0x7f800000u) bits = 0x7e00 | ((rest >> 13) & 0x3ff);
+  else if (rest >= 0x477ff000u) bits = 0x7c00;
+  else if (rest < 0x38800000u) bits = float_to_bits(bits_to_float(rest) + 0.5f) - 0x3f000000u;  // the addition rounds at 2^-24
+  else bits = (rest - (112u << 23) + 0xfff + ((rest >> 13) & 1)) >> 13;
+  return {static_cast<uint16_t>(sign | bits)};
+}
 ANNEAL_INLINE void put(float* p, float x) { *p = x; }
 ANNEAL_INLINE void put(bf16* p, float x) { *p = to_bf16(x); }
 
@@ -51,6 +67,26 @@ ANNEAL_INLINE vf load(const float* p) { return *reinterpret_cast<const vf_unalig
 ANNEAL_INLINE vf load(const bf16* p) {
   vh half = *reinterpret_cast<const vh_unaligned*>(p);
   return (vf)(__builtin_convertvector(half, vu) << 16);
+}
+ANNEAL_INLINE vf load(const f16* p) {
+#if defined(__AVX512F__)
+  return (vf)_mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)));
+#elif defined(__F16C__)
+  return (vf)_mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
+#else
+  vf v;
+  for (int i = 0; i < lanes; ++i) v[i] = to_float(p[i]);
+  return v;
+#endif
+}
+ANNEAL_INLINE void store(f16* p, vf v) {
+#if defined(__AVX512F__)
+  _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), _mm512_cvtps_ph((__m512)v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
+#elif defined(__F16C__)
+  _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm256_cvtps_ph((__m256)v, _MM_FROUND_TO_NEAREST_INT));
+#else
+  for (int i = 0; i < lanes; ++i) p[i] = to_f16(v[i]);
+#endif
 }
 ANNEAL_INLINE void store(float* p, vf v) { *reinterpret_cast<vf_unaligned*>(p) = v; }
 ANNEAL_INLINE void store(bf16* p, vf v) {
@@ -82,6 +118,18 @@ ANNEAL_INLINE vf max(vf a, vf b) { return a > b ? a : b; }
 ANNEAL_INLINE vf min(vf a, vf b) { return a < b ? a : b; }
 ANNEAL_INLINE vf select(vi mask, vf a, vf b) { return (vf)((mask & (vi)a) | (~mask & (vi)b)); }
 ANNEAL_INLINE vf abs(vf a) { return (vf)((vi)a & 0x7fffffff); }
+ANNEAL_INLINE vf sqrt(vf a) {
+#if defined(__AVX512F__)
+  return (vf)_mm512_sqrt_ps((__m512)a);
+#elif defined(__AVX2__)
+  return (vf)_mm256_sqrt_ps((__m256)a);
+#elif defined(__x86_64__)
+  return (vf)_mm_sqrt_ps((__m128)a);
+#else
+  for (int i = 0; i < lanes; ++i) a[i] = __builtin_sqrtf(a[i]);
+  return a;
+#endif
+}
 ANNEAL_INLINE float sum(vf v) {
   float part[lanes];
   store(part, v);
