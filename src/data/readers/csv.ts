@@ -1,0 +1,91 @@
+import { DataError } from '../../errors.ts'
+import { readText } from './bytes.ts'
+import { refuse } from './jsonl.ts'
+import type { Reader, ReadOptions, SourceRow } from './types.ts'
+
+const newlines = (text: string): number => text.split(/\r\n|\n|\r/).length - 1
+
+/**
+ * Cuts CSV text into whole records: a line break inside quotes does not end one. `push` returns the text up to the last break
+ * it has seen outside quotes.
+ */
+class RecordCutter {
+  private rest = ''
+  private scanned = 0
+  private quoted = false
+  private cut = 0
+
+  push(text: string): string {
+    this.rest += text
+    for (; this.scanned < this.rest.length; this.scanned++) {
+      const c = this.rest.charCodeAt(this.scanned)
+      if (c === 34) this.quoted = !this.quoted
+      else if (c === 10 && !this.quoted) this.cut = this.scanned + 1
+    }
+    const whole = this.rest.slice(0, this.cut)
+    this.rest = this.rest.slice(this.cut)
+    this.scanned -= this.cut
+    this.cut = 0
+    return whole
+  }
+
+  get pending(): number { return this.rest.length }
+  end(): string { return this.rest }
+}
+
+/** A CSV (or TSV) file whose first record names the columns. The delimiter is found in the header: comma, tab, semicolon or bar. */
+export function csvReader(file: string): Reader {
+  async function* records(): AsyncGenerator<{ fields: string[], line: number, problem?: string }> {
+    const { default: papa } = await import('papaparse')
+    const cutter = new RecordCutter()
+    let delimiter = ''
+    let line = 1
+    const parse = function* (text: string): Generator<{ fields: string[], line: number, problem?: string }> {
+      const result = papa.parse<string[]>(text, { delimiter, skipEmptyLines: false, delimitersToGuess: [',', '\t', ';', '|'] })
+      delimiter ||= result.meta.delimiter
+      const problems = new Map(result.errors.filter((error) => error.type === 'Quotes').map((error) => [error.row, error.message]))
+      for (const [i, fields] of result.data.entries()) {
+        const problem = problems.get(i)
+        const at = line
+        line += 1 + fields.reduce((sum, field) => sum + newlines(field), 0)
+        if (fields.length === 1 && fields[0] === '' && problem === undefined) continue
+        yield problem === undefined ? { fields, line: at } : { fields, line: at, problem }
+      }
+    }
+    for await (const piece of readText(file)) {
+      const whole = cutter.push(piece)
+      if (cutter.pending > 64 * 2 ** 20) throw new DataError(`${file}:${line + newlines(whole)}: the record is longer than 64 MiB; a quote may not be closed`)
+      if (whole === '') continue
+      yield* parse(whole.replace(/\r?\n$/, ''))
+    }
+    if (cutter.end() !== '') yield* parse(cutter.end())
+  }
+
+  async function* rows(options: ReadOptions = {}): AsyncGenerator<SourceRow> {
+    const skip = options.skip ?? 0
+    let names: string[] | undefined
+    let record = -1
+    for await (const { fields, line, problem } of records()) {
+      if (!names) { names = header(file, fields); continue }
+      record++
+      if (record < skip) continue
+      if (problem !== undefined) { refuse({ file, line, record, problem: `${file}:${line}: ${problem}` }, options); continue }
+      if (fields.length !== names.length) {
+        refuse({ file, line, record, problem: `${file}:${line}: expected ${names.length} fields as in the header, got ${fields.length}` }, options)
+        continue
+      }
+      yield { row: Object.fromEntries(names.map((name, i) => [name, fields[i]])), file, line, record }
+    }
+    if (!names) throw new DataError(`${file}: expected a header that names the columns, got an empty file`)
+  }
+  return { file, rows }
+}
+
+function header(file: string, fields: string[]): string[] {
+  const names = fields.map((name) => name.trim())
+  for (const [i, name] of names.entries()) {
+    if (name === '__proto__') throw new DataError(`${file}:1: a column may not be named __proto__; rename it`)
+    if (names.indexOf(name) !== i) throw new DataError(`${file}:1: two columns are named ${JSON.stringify(name)}; rename one`)
+  }
+  return names
+}
