@@ -1,0 +1,120 @@
+import { constants, copyFile, link, mkdir, open, readFile, rename, unlink } from 'node:fs/promises'
+import { readFileSync } from 'node:fs'
+import { hostname } from 'node:os'
+import { join } from 'node:path'
+import { randomUUID } from 'node:crypto'
+import { z } from 'zod'
+import { LockedError } from '../errors.ts'
+import { errnoOf, isMissing, writeError } from './filesystem.ts'
+
+/** The file that marks an output directory as in use. */
+export const lockName = '.anneal.lock'
+
+const holderSchema = z.object({ pid: z.number(), host: z.string(), since: z.string(), processStart: z.string().nullable(), token: z.string() })
+type Holder = z.infer<typeof holderSchema>
+
+/** A held lock; release it when the run ends. A killed run's lock is recognised as stale by the next. */
+export interface DirectoryLock {
+  readonly path: string
+  release(): Promise<void>
+  [Symbol.asyncDispose](): Promise<void>
+}
+
+/** When a process began, in clock ticks since boot, so that a reused pid is told apart; null where the system does not say. */
+function processStart(pid: number): string | null {
+  try {
+    const stat = readFileSync(`/proc/${pid}/stat`, 'utf8')
+    return stat.slice(stat.lastIndexOf(')') + 2).split(' ')[19] ?? null
+  } catch {
+    return null
+  }
+}
+
+function isStale(holder: Holder | undefined): boolean {
+  if (!holder) return true
+  if (holder.host !== hostname()) return false
+  try { process.kill(holder.pid, 0) } catch (error) { return errnoOf(error) !== 'EPERM' }
+  const start = processStart(holder.pid)
+  return holder.processStart !== null && start !== null && start !== holder.processStart
+}
+
+/** Undefined when the file is gone, or was cut short by a crash. */
+async function readHolder(path: string): Promise<Holder | undefined> {
+  try {
+    const parsed = holderSchema.safeParse(JSON.parse(await readFile(path, 'utf8')))
+    return parsed.success ? parsed.data : undefined
+  } catch (error) {
+    if (error instanceof SyntaxError || isMissing(error)) return undefined
+    throw error
+  }
+}
+
+/** Takes a stale lock away; false when it turned out to be a live one taken in between, which is put back. */
+async function takeAway(path: string): Promise<boolean> {
+  const aside = `${path}.${randomUUID()}`
+  try {
+    await rename(path, aside)
+  } catch (error) {
+    if (isMissing(error)) return true
+    throw error
+  }
+  const stale = isStale(await readHolder(aside))
+  if (!stale) await link(aside, path).catch(() => undefined)
+  await unlink(aside)
+  return stale
+}
+
+/**
+ * Claims an output directory for this process; throws LockedError while another run uses it. A lock whose process is gone is
+ * taken over; a lock of another machine (shared disk) is respected, since its process cannot be seen from here.
+ */
+export async function lockDirectory(folder: string): Promise<DirectoryLock> {
+  const path = join(folder, lockName)
+  const mine: Holder = { pid: process.pid, host: hostname(), since: new Date().toISOString(), processStart: processStart(process.pid), token: randomUUID() }
+  try {
+    await mkdir(folder, { recursive: true })
+    // The lock appears complete: written under another name, then linked.
+    const draft = `${path}.${mine.token}`
+    const file = await open(draft, 'wx', 0o644)
+    try { await file.writeFile(JSON.stringify(mine) + '\n') } finally { await file.close() }
+    try {
+      for (let attempt = 0; attempt < 3; attempt++) {
+        try {
+          await publish(draft, path)
+          return heldLock(path, mine)
+        } catch (error) {
+          if (errnoOf(error) !== 'EEXIST') throw error
+        }
+        const holder = await readHolder(path)
+        if (!isStale(holder) || !(await takeAway(path))) throw locked(folder, path, holder)
+      }
+      throw locked(folder, path, await readHolder(path))
+    } finally {
+      await unlink(draft)
+    }
+  } catch (error) {
+    throw writeError(error, path)
+  }
+}
+
+/** Puts the lock in place, failing with EEXIST if there is one. File systems without hard links get a plain exclusive copy. */
+async function publish(draft: string, path: string): Promise<void> {
+  try {
+    await link(draft, path)
+  } catch (error) {
+    if (!['EPERM', 'ENOTSUP', 'ENOSYS', 'EOPNOTSUPP'].includes(errnoOf(error) ?? '')) throw error
+    await copyFile(draft, path, constants.COPYFILE_EXCL)
+  }
+}
+
+function heldLock(path: string, mine: Holder): DirectoryLock {
+  const release = async () => {
+    if ((await readHolder(path))?.token === mine.token) await unlink(path)
+  }
+  return { path, release, [Symbol.asyncDispose]: release }
+}
+
+function locked(folder: string, path: string, holder: Holder | undefined): LockedError {
+  const who = holder ? `process ${holder.pid} on ${holder.host} since ${holder.since}` : 'another process'
+  return new LockedError(`${folder} is in use by ${who}; wait for it to end, choose another output directory, or remove ${path} if that run is gone`)
+}
