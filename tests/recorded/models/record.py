@@ -26,7 +26,7 @@ GREEDY = 32
 
 
 def number(x):
-    x = float(x)
+    x = x.item() if isinstance(x, torch.Tensor) else float(x)
     return x if x == 0 or not math.isfinite(x) else float(f"{x:.8g}")
 
 
@@ -50,7 +50,8 @@ def randomise(model, seed):
 
 def batch(vocabulary, seed):
     generator = torch.Generator().manual_seed(seed)
-    sequences = [torch.randint(0, vocabulary, (n,), generator=generator) for n in LENGTHS]
+    # Not the pad token 0: torch gives its embedding row no gradient.
+    sequences = [torch.randint(3, vocabulary, (n,), generator=generator) for n in LENGTHS]
     labels = [s.clone() for s in sequences]
     labels[0][:4] = -100
     labels[1][9] = -100
@@ -105,7 +106,7 @@ def measure(folder, overrides, seed, outputs=False):
 
     model = load(folder, overrides)
     for start in range(50):
-        prompt = torch.randint(0, model.config.vocab_size, (5,), generator=torch.Generator().manual_seed(seed + start))
+        prompt = torch.randint(3, model.config.vocab_size, (5,), generator=torch.Generator().manual_seed(seed + start))
         steps = model.generate(
             prompt[None], attention_mask=torch.ones(1, 5, dtype=torch.long), do_sample=False, max_new_tokens=GREEDY,
             eos_token_id=None, pad_token_id=0, use_cache=True, return_dict_in_generate=True, output_logits=True,
@@ -130,6 +131,8 @@ def save(name, config, seed, dtype=torch.float32, variants=None, outputs=False, 
     randomise(model, seed)
     model.generation_config.max_new_tokens = 24
     model.to(dtype).save_pretrained(folder, max_shard_size=shard_size)
+    for file in folder.glob("*.safetensors"):
+        file.chmod(0o644)
     recorded = {
         variant: measure(folder, overrides, seed + 1, outputs)
         for variant, overrides in (variants or {"default": {}}).items()
