@@ -1,0 +1,148 @@
+#include "kernels.h"
+
+#include <string>
+#include <tuple>
+
+#include "../kernels.h"
+#include "context.h"
+
+namespace anneal {
+
+namespace {
+
+// What a call keeps of an argument until it runs, and how the kernel then receives it.
+struct Optional { Tensor tensor; bool present; };
+template <class T> struct Argument;
+
+[[noreturn]] void refuse(Context& context, const char* kernel, size_t position, const std::string& why) {
+  context.raise("ERR_KERNEL", std::string(kernel) + ": argument " + std::to_string(position + 1) + " " + why);
+}
+
+double number(Context& context, const char* kernel, napi_value value, size_t position) {
+  double x;
+  if (napi_get_value_double(context.env, value, &x) != napi_ok) refuse(context, kernel, position, "must be a number");
+  return x;
+}
+
+Tensor tensor(Context& context, const char* kernel, napi_value value, size_t position) {
+  const Tensor* found = context.find(number(context, kernel, value, position));
+  if (!found) context.raise("ERR_DISPOSED", std::string(kernel) + ": argument " + std::to_string(position + 1) + " is not a live tensor; was it disposed, or left its scope()?");
+  return *found;
+}
+
+struct TensorArgument {
+  using Stored = Tensor;
+  static Stored from(Context& context, const char* kernel, napi_value value, size_t position) { return tensor(context, kernel, value, position); }
+};
+template <> struct Argument<const Tensor&> : TensorArgument {
+  static const Tensor& pass(Tensor& stored) { return stored; }
+};
+template <> struct Argument<Tensor&> : TensorArgument {
+  static Tensor& pass(Tensor& stored) { return stored; }
+};
+struct OptionalArgument {
+  using Stored = Optional;
+  static Stored from(Context& context, const char* kernel, napi_value value, size_t position) {
+    double handle = number(context, kernel, value, position);
+    if (handle == 0) return {{}, false};
+    return {tensor(context, kernel, value, position), true};
+  }
+};
+template <> struct Argument<const Tensor*> : OptionalArgument {
+  static const Tensor* pass(Optional& stored) { return stored.present ? &stored.tensor : nullptr; }
+};
+template <> struct Argument<Tensor*> : OptionalArgument {
+  static Tensor* pass(Optional& stored) { return stored.present ? &stored.tensor : nullptr; }
+};
+template <> struct Argument<double> {
+  using Stored = double;
+  static double from(Context& context, const char* kernel, napi_value value, size_t position) { return number(context, kernel, value, position); }
+  static double pass(double stored) { return stored; }
+};
+template <> struct Argument<int64_t> {
+  using Stored = int64_t;
+  static int64_t from(Context& context, const char* kernel, napi_value value, size_t position) {
+    double x = number(context, kernel, value, position);
+    if (!(x >= -9007199254740991.0 && x <= 9007199254740991.0) || x != static_cast<double>(static_cast<int64_t>(x)))
+      refuse(context, kernel, position, "must be a whole number within ±2^53");
+    return static_cast<int64_t>(x);
+  }
+  static int64_t pass(int64_t stored) { return stored; }
+};
+template <> struct Argument<bool> {
+  using Stored = bool;
+  static bool from(Context& context, const char* kernel, napi_value value, size_t position) {
+    bool x;
+    if (napi_get_value_bool(context.env, value, &x) != napi_ok) refuse(context, kernel, position, "must be true or false");
+    return x;
+  }
+  static bool pass(bool stored) { return stored; }
+};
+template <> struct Argument<Axes> {
+  using Stored = Axes;
+  static Axes from(Context& context, const char* kernel, napi_value value, size_t position) {
+    uint32_t length = 0;
+    bool is_array = false;
+    if (napi_is_array(context.env, value, &is_array) != napi_ok || !is_array || napi_get_array_length(context.env, value, &length) != napi_ok || length > max_rank)
+      refuse(context, kernel, position, "must be an array of at most 6 numbers");
+    Axes axes{static_cast<int32_t>(length), {}};
+    for (uint32_t i = 0; i < length; ++i) {
+      napi_value element;
+      napi_get_element(context.env, value, i, &element);
+      axes.at[i] = Argument<int64_t>::from(context, kernel, element, position);
+    }
+    return axes;
+  }
+  static Axes pass(const Axes& stored) { return stored; }
+};
+
+template <auto member, class Function> struct Kernel;
+template <auto member, class... P> struct Kernel<member, void (*)(P...)> {
+  template <size_t... I> static void enqueue(Context& context, const char* name, napi_value* arguments, std::index_sequence<I...>) {
+    auto function = context.isa->kernels->*member;
+    // Braces: the arguments are checked from left to right.
+    std::tuple<typename Argument<P>::Stored...> stored{Argument<P>::from(context, name, arguments[I], I)...};
+    context.stream.push([function, stored]() mutable { function(Argument<P>::pass(std::get<I>(stored))...); });
+  }
+  static napi_value call(napi_env env, napi_callback_info info) {
+    constexpr size_t count = sizeof...(P);
+    napi_value arguments[count + 1];
+    size_t given = count + 1;
+    void* name;
+    napi_get_cb_info(env, info, &given, arguments, nullptr, &name);
+    try {
+      Context& context = Context::of(env);
+      if (given != count)
+        context.raise("ERR_KERNEL", std::string(static_cast<const char*>(name)) + ": expected " + std::to_string(count) + " arguments, got " + std::to_string(given));
+      enqueue(context, static_cast<const char*>(name), arguments, std::index_sequence_for<P...>{});
+    } catch (const Napi::Error& error) {
+      error.ThrowAsJavaScriptException();
+    } catch (const std::exception& error) {
+      napi_throw_error(env, "ERR_KERNEL", error.what());
+    }
+    return nullptr;
+  }
+};
+
+}  // namespace
+
+Napi::Object bind_kernels(Napi::Env env) {
+  Napi::Object object = Napi::Object::New(env);
+  napi_value function;
+#define KERNEL(name, params) \
+  napi_create_function(env, #name, NAPI_AUTO_LENGTH, Kernel<&KernelTable::name, decltype(KernelTable::name)>::call, const_cast<char*>(#name), &function); \
+  object.Set(#name, Napi::Value(env, function));
+#include "../kernels.def"
+#undef KERNEL
+  return object;
+}
+
+Napi::Object kernel_signatures(Napi::Env env) {
+  Napi::Object object = Napi::Object::New(env);
+#define KERNEL(name, params) object.Set(#name, #params);
+#include "../kernels.def"
+#undef KERNEL
+  return object;
+}
+
+}  // namespace anneal

@@ -1,0 +1,108 @@
+#include "stream.h"
+
+#include <cstdarg>
+#include <cstdio>
+#include <new>
+
+#include "../check.h"
+
+namespace anneal {
+
+void fail(const char* format, ...) {
+  char message[512];
+  va_list arguments;
+  va_start(arguments, format);
+  vsnprintf(message, sizeof message, format, arguments);
+  va_end(arguments);
+  throw Failure(FailureKind::kernel, message);
+}
+
+Stream::Stream(int threads) : tail_(new Block), head_(tail_) {
+  thread_ = std::thread([this, threads] {
+    set_threads(threads);
+    execute();
+    set_pool(nullptr);
+    pool_.reset();
+  });
+}
+
+void Stream::stop() {
+  if (!thread_.joinable()) return;
+  stop_ = true;
+  published_.bump();
+  thread_.join();
+}
+
+Stream::~Stream() {
+  stop();
+  while (consumed_.load() != produced_) {  // destroy, without running, what is left
+    Record* record = reinterpret_cast<Record*>(head_->data + head_used_);
+    if (head_used_ + sizeof(Record) > block_bytes || !record->act) {
+      Block* next = head_->next;
+      delete head_;
+      head_ = next;
+      head_used_ = 0;
+      continue;
+    }
+    record->act(record + 1, false);
+    head_used_ += record->bytes;
+    consumed_.fetch_add(1);
+  }
+  delete head_;
+}
+
+Stream::Record* Stream::reserve(size_t bytes) {
+  if (tail_used_ + bytes > block_bytes) {
+    if (tail_used_ + sizeof(Record) <= block_bytes) reinterpret_cast<Record*>(tail_->data + tail_used_)->act = nullptr;
+    Block* next = new Block;
+    tail_->next = next;
+    tail_ = next;
+    tail_used_ = 0;
+  }
+  auto* record = reinterpret_cast<Record*>(tail_->data + tail_used_);
+  tail_used_ += bytes;
+  return record;
+}
+
+void Stream::execute() {
+  uint32_t done = 0;
+  for (;;) {
+    uint32_t available = published_.value.load(std::memory_order_acquire);
+    if (available == done) {
+      published_.wait_change(available);
+      continue;
+    }
+    if (stop_) return;
+    Record* record = reinterpret_cast<Record*>(head_->data + head_used_);
+    if (head_used_ + sizeof(Record) > block_bytes || !record->act) {
+      Block* next = head_->next;
+      delete head_;
+      head_ = next;
+      head_used_ = 0;
+      continue;
+    }
+    size_t bytes = record->bytes;
+    try {
+      record->act(record + 1, record->always || failure_.kind == FailureKind::none);
+    } catch (const Failure& failure) {
+      if (failure_.kind == FailureKind::none) failure_ = failure;
+    } catch (const std::bad_alloc&) {
+      if (failure_.kind == FailureKind::none) failure_ = Failure(FailureKind::memory, "a kernel could not get its working memory");
+    } catch (const std::exception& error) {
+      if (failure_.kind == FailureKind::none) failure_ = Failure(FailureKind::kernel, error.what());
+    }
+    head_used_ += bytes;
+    ++done;
+    consumed_.store(done, std::memory_order_release);
+  }
+}
+
+Failure Stream::take_failure() { return std::exchange(failure_, Failure(FailureKind::none, "")); }
+
+void Stream::set_threads(int threads) {
+  set_pool(nullptr);
+  pool_ = std::make_unique<ThreadPool>(threads);
+  set_pool(pool_.get());
+}
+
+}  // namespace anneal

@@ -1,0 +1,94 @@
+// An in-order queue of calls that one native thread executes. The JavaScript thread only enqueues; nothing it does waits for the stream.
+#pragma once
+#include <atomic>
+#include <cstddef>
+#include <cstdint>
+#include <exception>
+#include <memory>
+#include <string>
+#include <thread>
+#include <type_traits>
+#include <utility>
+
+#include "../cpu/signal.h"
+#include "../cpu/threads.h"
+
+namespace anneal {
+
+enum class FailureKind { none, kernel, memory, file, disk_full };
+
+// What a call throws to fail; check.h's fail() throws one of kind kernel.
+struct Failure : std::exception {
+  FailureKind kind;
+  std::string message;
+  Failure(FailureKind kind, std::string message) : kind(kind), message(std::move(message)) {}
+  const char* what() const noexcept override { return message.c_str(); }
+};
+
+class Stream {
+ public:
+  explicit Stream(int threads);
+  ~Stream();
+  // Finishes the running call, drops the queued ones and joins. Nothing may be pushed afterwards.
+  void stop();
+  Stream(const Stream&) = delete;
+  Stream& operator=(const Stream&) = delete;
+
+  // call() runs on the stream's thread, unless an earlier call failed and no fence has reported it yet.
+  template <class F> void push(F&& call) { append(std::forward<F>(call), false); }
+  // call() runs even after a failure.
+  template <class F> void push_always(F&& call) { append(std::forward<F>(call), true); }
+  bool idle() const { return consumed_.load(std::memory_order_acquire) == produced_; }
+
+  // The rest is for calls on the stream's thread.
+  // The first failure since this was last asked; kind none where there is none.
+  Failure take_failure();
+  void set_threads(int threads);
+
+ private:
+  static constexpr size_t block_bytes = 64 << 10;
+  struct alignas(16) Record {
+    void (*act)(void* payload, bool run);  // runs the call if asked, and destroys it; null: go on to the next block
+    size_t bytes;
+    bool always;
+  };
+  struct Block {
+    std::atomic<Block*> next{nullptr};
+    alignas(16) char data[block_bytes];
+  };
+
+  template <class F> void append(F&& call, bool always) {
+    using Call = std::decay_t<F>;
+    constexpr size_t bytes = (sizeof(Record) + sizeof(Call) + 15) / 16 * 16;
+    static_assert(alignof(Call) <= 16 && bytes + sizeof(Record) <= block_bytes);
+    Record* record = reserve(bytes);
+    new (record + 1) Call(std::forward<F>(call));
+    record->act = [](void* payload, bool run) {
+      std::unique_ptr<Call, void (*)(Call*)> owner(static_cast<Call*>(payload), [](Call* c) { c->~Call(); });
+      if (run) (*owner)();
+    };
+    record->bytes = bytes;
+    record->always = always;
+    ++produced_;
+    published_.bump();
+  }
+  Record* reserve(size_t bytes);
+  void execute();
+
+  std::unique_ptr<ThreadPool> pool_;
+  std::thread thread_;
+  // The producer's side.
+  Block* tail_;
+  size_t tail_used_ = 0;
+  uint32_t produced_ = 0;
+  // Shared.
+  Signal published_;
+  alignas(64) std::atomic<uint32_t> consumed_{0};
+  std::atomic<bool> stop_{false};
+  // The consumer's side.
+  Block* head_;
+  size_t head_used_ = 0;
+  Failure failure_{FailureKind::none, ""};
+};
+
+}  // namespace anneal

@@ -1,0 +1,43 @@
+// A counter that threads wait on. The spin budget adapts: a wait that ended in sleep halves it, one that ended while spinning lets it grow back,
+// so a busy machine is not slowed by spinning threads. 4000 pauses are about 100 µs.
+#pragma once
+#include <atomic>
+#include <cstdint>
+
+namespace anneal {
+
+inline void relax() {
+#if defined(__x86_64__)
+  __builtin_ia32_pause();
+#elif defined(__aarch64__)
+  asm volatile("yield");
+#endif
+}
+
+struct Signal {
+  static constexpr int most_spins = 4000, fewest_spins = 50;
+  alignas(64) std::atomic<uint32_t> value{0};
+  alignas(64) std::atomic<int> sleepers{0};
+  std::atomic<int> spins{most_spins};
+
+  void wait_change(uint32_t old) {
+    int budget = spins.load(std::memory_order_relaxed);
+    for (int i = 0; i < budget; ++i) {
+      if (value.load(std::memory_order_acquire) != old) {
+        if (budget < most_spins) spins.store(budget + budget / 8 + 1, std::memory_order_relaxed);
+        return;
+      }
+      relax();
+    }
+    spins.store(budget / 2 < fewest_spins ? fewest_spins : budget / 2, std::memory_order_relaxed);
+    sleepers.fetch_add(1);
+    while (value.load() == old) value.wait(old);
+    sleepers.fetch_sub(1);
+  }
+  void bump() {
+    value.fetch_add(1);
+    if (sleepers.load() > 0) value.notify_all();
+  }
+};
+
+}  // namespace anneal
