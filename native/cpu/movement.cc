@@ -1,0 +1,268 @@
+// Primitives that move elements: permute, slice, slice_into, gather_last, scatter_add_last. What moves is bytes, so kernels are instantiated by
+// element size; only the accumulating ones know dtypes.
+#include "cast.h"
+#include "isa.h"
+#include "shape.h"
+
+namespace anneal::cpu::ANNEAL_ISA {
+namespace {
+
+constexpr int64_t grain = 16384;
+constexpr int64_t tile = 32;  // of a transpose
+
+// --- permute ---
+
+// The axes of y with their strides in x, neighbours that stay neighbours merged.
+struct Permutation {
+  int count = 0;
+  int64_t length[max_rank], stride[max_rank];
+};
+
+static Permutation merge(const Tensor& y, const Tensor& x, const Axes& order) {
+  int64_t stride[max_rank], step = 1;
+  for (int i = x.rank - 1; i >= 0; --i) {
+    stride[i] = step;
+    step *= x.shape[i];
+  }
+  Permutation p;
+  for (int i = 0; i < y.rank; ++i) {
+    int64_t length = y.shape[i], s = stride[order.at[i]];
+    if (length == 1) continue;
+    if (p.count > 0 && p.stride[p.count - 1] == s * length) {
+      p.length[p.count - 1] *= length;
+      p.stride[p.count - 1] = s;
+    } else {
+      p.length[p.count] = length;
+      p.stride[p.count++] = s;
+    }
+  }
+  return p;
+}
+
+// y is written in order, x read in runs: the innermost axis stays.
+template <class U> static void copy_runs(U* y, const U* x, const Permutation& p, int64_t runs) {
+  const int64_t length = p.length[p.count - 1];
+  parallel_for(runs, grain / length + 1, [&](int64_t begin, int64_t end) {
+    for (int64_t run = begin; run < end; ++run) {
+      int64_t rest = run, at = 0;
+      for (int i = p.count - 2; i >= 0; --i) {
+        at += rest % p.length[i] * p.stride[i];
+        rest /= p.length[i];
+      }
+      memcpy(y + run * length, x + at, static_cast<size_t>(length) * sizeof(U));
+    }
+  });
+}
+
+// y[b * y_stride + a] = x[a * x_stride + b] for a < rows and b < columns, tile by tile.
+template <class U>
+static void transpose_tile(U* __restrict y, int64_t y_stride, const U* __restrict x, int64_t x_stride, int64_t rows, int64_t columns) {
+  if (rows == tile && columns == tile) {
+    for (int64_t a = 0; a < tile; a += 8)
+      for (int64_t b = 0; b < tile; ++b)
+        for (int64_t k = 0; k < 8; ++k) y[b * y_stride + a + k] = x[(a + k) * x_stride + b];
+    return;
+  }
+  for (int64_t b = 0; b < columns; ++b)
+    for (int64_t a = 0; a < rows; ++a) y[b * y_stride + a] = x[a * x_stride + b];
+}
+
+// The innermost axis of y strides in x; `unit` is the axis of y that is innermost in x.
+template <class U> static void transpose(U* y, const U* x, const Permutation& p) {
+  int unit = 0;
+  while (p.stride[unit] != 1) ++unit;
+  const int inner = p.count - 1;
+  int64_t y_stride[max_rank], step = 1, outer = 1;
+  for (int i = inner; i >= 0; --i) {
+    y_stride[i] = step;
+    step *= p.length[i];
+    if (i != inner && i != unit) outer *= p.length[i];
+  }
+  const int64_t rows = p.length[inner], columns = p.length[unit];
+  const int64_t row_tiles = (rows + tile - 1) / tile, column_tiles = (columns + tile - 1) / tile, tiles = row_tiles * column_tiles;
+  int64_t work = (rows < tile ? rows : tile) * (columns < tile ? columns : tile);
+  parallel_for(outer * tiles, grain / work + 1, [&](int64_t begin, int64_t end) {
+    for (int64_t item = begin; item < end; ++item) {
+      int64_t rest = item / tiles, b = item % tiles / row_tiles * tile, a = item % row_tiles * tile;
+      int64_t x_at = a * p.stride[inner] + b, y_at = b * y_stride[unit] + a;
+      for (int i = inner - 1; i >= 0; --i) {
+        if (i == unit) continue;
+        int64_t index = rest % p.length[i];
+        rest /= p.length[i];
+        x_at += index * p.stride[i];
+        y_at += index * y_stride[i];
+      }
+      transpose_tile(y + y_at, y_stride[unit], x + x_at, p.stride[inner], rows - a < tile ? rows - a : tile,
+                     columns - b < tile ? columns - b : tile);
+    }
+  });
+}
+
+// --- slices ---
+
+// A box inside a larger tensor, cut into contiguous runs.
+struct Box {
+  int outer = 0;  // axes before a run
+  int64_t run = 1, runs = 1, begin = 0;
+  int64_t length[max_rank], stride[max_rank];
+  int64_t offset(int64_t index) const {
+    int64_t at = begin;
+    for (int i = outer - 1; i >= 0; --i) {
+      at += index % length[i] * stride[i];
+      index /= length[i];
+    }
+    return at;
+  }
+};
+
+static Box make_box(const char* kernel, const Tensor& part, const Tensor& whole, const Axes& start) {
+  ANNEAL_CHECK(part.dtype == whole.dtype, "%s: both tensors must have one dtype, but they are %s and %s", kernel, name_of(part.dtype),
+               name_of(whole.dtype));
+  ANNEAL_CHECK(part.rank == whole.rank && start.count == whole.rank, "%s: %s, %s and %d starts must have the same rank", kernel,
+               ShapeText(part).text, ShapeText(whole).text, start.count);
+  for (int i = 0; i < whole.rank; ++i)
+    ANNEAL_CHECK(start.at[i] >= 0 && start.at[i] <= whole.shape[i] - part.shape[i],
+                 "%s: %lld elements from %lld on axis %d lie outside %s", kernel, static_cast<long long>(part.shape[i]),
+                 static_cast<long long>(start.at[i]), i, ShapeText(whole).text);
+  Box box;
+  int64_t step = 1;
+  box.outer = whole.rank;
+  bool inside = true;  // the axes so far are whole, so a run may grow
+  for (int i = whole.rank - 1; i >= 0; --i) {
+    box.begin += start.at[i] * step;
+    box.length[i] = part.shape[i];
+    box.stride[i] = step;
+    if (inside) {
+      box.run *= part.shape[i];
+      box.outer = i;
+      inside = part.shape[i] == whole.shape[i];
+    } else {
+      box.runs *= part.shape[i];
+    }
+    step *= whole.shape[i];
+  }
+  return box;
+}
+
+// f(at, in_whole, n): n elements at `at` of the part lie at in_whole of the whole. Long runs are shared by threads.
+template <class F> static void each_run(const Box& box, F f) {
+  if (box.run * box.runs == 0) return;
+  if (box.runs == 1) {
+    parallel_for(box.run, 2 * grain, [&](int64_t begin, int64_t end) { f(begin, box.begin + begin, end - begin); });
+    return;
+  }
+  parallel_for(box.runs, 2 * grain / box.run + 1, [&](int64_t begin, int64_t end) {
+    for (int64_t i = begin; i < end; ++i) f(i * box.run, box.offset(i), box.run);
+  });
+}
+
+template <class T> static void add_run(T* y, const T* x, int64_t n) {
+  if constexpr (sizeof(T) == 8) {
+    for (int64_t i = 0; i < n; ++i) y[i] += x[i];
+  } else {
+    int64_t i = 0;
+    for (; i + lanes <= n; i += lanes) store(y + i, load(y + i) + load(x + i));
+    for (; i < n; ++i) put(y + i, to_float(y[i]) + to_float(x[i]));
+  }
+}
+
+// --- by index along the last axis ---
+
+static void check_index(const char* kernel, const Tensor& many, const Tensor& indexed, const Tensor& index) {
+  check_dtype(kernel, "index", index, DType::i32);
+  ANNEAL_CHECK(same_shape(many, index), "%s: index has shape %s, but %s was expected", kernel, ShapeText(index).text, ShapeText(many).text);
+  bool fits = many.rank == indexed.rank && many.rank > 0;
+  for (int i = 0; fits && i + 1 < many.rank; ++i) fits = many.shape[i] == indexed.shape[i];
+  ANNEAL_CHECK(fits, "%s: %s and %s must differ on the last axis only", kernel, ShapeText(many).text, ShapeText(indexed).text);
+  const int32_t* at = index.as<int32_t>();
+  const int64_t n = indexed.columns();
+  for (int64_t i = 0; i < index.size; ++i)
+    ANNEAL_CHECK(at[i] >= 0 && at[i] < n, "%s: index element %lld is %d, outside the last axis, which has %lld elements", kernel,
+                 static_cast<long long>(i), at[i], static_cast<long long>(n));
+}
+
+}  // namespace
+
+void permute(Tensor& y, const Tensor& x, Axes order) {
+  ANNEAL_CHECK(y.dtype == x.dtype, "permute: y must be %s like x, but is %s", name_of(x.dtype), name_of(y.dtype));
+  ANNEAL_CHECK(y.rank == x.rank && order.count == x.rank, "permute: %d axes and the output %s must have the rank of x, %s", order.count,
+               ShapeText(y).text, ShapeText(x).text);
+  bool seen[max_rank] = {};
+  for (int i = 0; i < x.rank; ++i) {
+    int64_t axis = order.at[i];
+    ANNEAL_CHECK(axis >= 0 && axis < x.rank && !seen[axis], "permute: axis %lld at place %d is out of range or named twice",
+                 static_cast<long long>(axis), i);
+    seen[axis] = true;
+    ANNEAL_CHECK(y.shape[i] == x.shape[axis], "permute: the output %s does not have x's length %lld of axis %lld at place %d",
+                 ShapeText(y).text, static_cast<long long>(x.shape[axis]), static_cast<long long>(axis), i);
+  }
+  if (x.size == 0) return;
+  Permutation p = merge(y, x, order);
+  if (p.count <= 1) {
+    parallel_for(x.bytes(), 8 * grain, [&](int64_t begin, int64_t end) {
+      memcpy(y.as<char>() + begin, x.as<char>() + begin, static_cast<size_t>(end - begin));
+    });
+    return;
+  }
+  with_size(x.dtype, [&]<class U>(U*) {
+    int64_t inner = p.length[p.count - 1];
+    if (p.stride[p.count - 1] == 1) copy_runs(y.as<U>(), x.as<U>(), p, x.size / inner);
+    else transpose(y.as<U>(), x.as<U>(), p);
+  });
+}
+
+void slice(Tensor& y, const Tensor& x, Axes start) {
+  Box box = make_box("slice", y, x, start);
+  with_size(x.dtype, [&]<class U>(U*) {
+    each_run(box, [out = y.as<U>(), in = x.as<U>()](int64_t at, int64_t from, int64_t n) {
+      memcpy(out + at, in + from, static_cast<size_t>(n) * sizeof(U));
+    });
+  });
+}
+
+void slice_into(Tensor& y, const Tensor& x, Axes start, bool accumulate) {
+  Box box = make_box("slice_into", x, y, start);
+  if (accumulate) {
+    check_computable("slice_into", "x", x);
+    with_computable(x.dtype, [&]<class T>(T*) {
+      each_run(box, [out = y.as<T>(), in = x.as<T>()](int64_t at, int64_t to, int64_t n) { add_run(out + to, in + at, n); });
+    });
+    return;
+  }
+  with_size(x.dtype, [&]<class U>(U*) {
+    each_run(box, [out = y.as<U>(), in = x.as<U>()](int64_t at, int64_t to, int64_t n) {
+      memcpy(out + to, in + at, static_cast<size_t>(n) * sizeof(U));
+    });
+  });
+}
+
+void gather_last(Tensor& y, const Tensor& x, const Tensor& index) {
+  check_dtype("gather_last", "y", y, x.dtype);
+  check_index("gather_last", y, x, index);
+  const int64_t n = y.columns(), width = x.columns();
+  with_size(x.dtype, [&]<class U>(U*) {
+    parallel_for(y.rows(), grain / (n + 1) + 1, [&, out = y.as<U>(), in = x.as<U>(), at = index.as<int32_t>()](int64_t begin, int64_t end) {
+      for (int64_t r = begin; r < end; ++r)
+        for (int64_t j = 0; j < n; ++j) out[r * n + j] = in[r * width + at[r * n + j]];
+    });
+  });
+}
+
+void scatter_add_last(Tensor& y, const Tensor& x, const Tensor& index) {
+  check_computable("scatter_add_last", "x", x);
+  check_dtype("scatter_add_last", "y", y, x.dtype);
+  check_index("scatter_add_last", x, y, index);
+  const int64_t n = x.columns(), width = y.columns();
+  with_computable(x.dtype, [&]<class T>(T*) {
+    parallel_for(x.rows(), grain / (n + 1) + 1, [&, out = y.as<T>(), in = x.as<T>(), at = index.as<int32_t>()](int64_t begin, int64_t end) {
+      for (int64_t r = begin; r < end; ++r)
+        for (int64_t j = 0; j < n; ++j) {
+          T* target = out + r * width + at[r * n + j];
+          if constexpr (sizeof(T) == 8) *target += in[r * n + j];
+          else put(target, to_float(*target) + to_float(in[r * n + j]));
+        }
+    });
+  });
+}
+
+}  // namespace anneal::cpu::ANNEAL_ISA
