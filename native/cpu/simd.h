@@ -182,5 +182,94 @@ ANNEAL_INLINE vf tanh(vf x) {
   return select((vi)(x == x), y, x);
 }
 
+// Natural logarithm with a relative error of about 1e-7; -inf for 0, NaN below.
+ANNEAL_INLINE vf log(vf x) {
+  vi tiny = (vi)(x < 1.17549435e-38f);
+  vi bits = (vi)select(tiny, x * 8388608.f, x);
+  vi e = (bits - 0x3f3504f3) >> 23;  // x = 2^e m with m in [sqrt(1/2), sqrt(2))
+  vf f = (vf)(bits - (e << 23)) - 1.f;
+  vf n = __builtin_convertvector(e - (tiny & 23), vf);
+  vf p = splat(-7.6344966888e-2f);
+  p = p * f + 1.2761576474e-1f;
+  p = p * f + -1.3160182536e-1f;
+  p = p * f + 1.4201757312e-1f;
+  p = p * f + -1.6623356938e-1f;
+  p = p * f + 2.0001226664e-1f;
+  p = p * f + -2.5000819564e-1f;
+  p = p * f + 3.3333331347e-1f;
+  vf s = f * f;
+  vf y = n * 0.693359375f + (f + (s * f * p - s * 0.5f - n * 2.12194440e-4f));
+  y = select((vi)(x > 0.f), y, select((vi)(x == 0.f), splat(-__builtin_inff()), splat(__builtin_nanf(""))));
+  return select((vi)(x == __builtin_inff()), x, y);
+}
+// Error function with an absolute error of about 1e-7 and a relative one of about 2e-7; fits of our own of erf(x) / x and log(erfc(x)).
+ANNEAL_INLINE vf erf(vf x) {
+  vf a = min(abs(x), splat(3.95f)), s = x * x;
+  vf p = splat(8.4099228843e-5f);
+  p = p * s + -8.1526284339e-4f;
+  p = p * s + 5.2019604482e-3f;
+  p = p * s + -2.6859799400e-2f;
+  p = p * s + 1.1283703148e-1f;
+  p = p * s + -3.7612634897e-1f;
+  p = p * s + 1.1283792257f;
+  vf q = splat(-2.0828523702e-5f);
+  q = q * a + 4.3139251648e-4f;
+  q = q * a + -4.1562500410e-3f;
+  q = q * a + 2.5080604479e-2f;
+  q = q * a + -1.0822036862e-1f;
+  q = q * a + -6.3340085745e-1f;
+  q = q * a + -1.1294883490f;
+  q = q * a + 1.6920386406e-4f;
+  vf sign = (vf)((vi)x & (int32_t)0x80000000);
+  vf big = (vf)((vi)(1.f - exp(q)) | (vi)sign);
+  vf y = select((vi)(abs(x) < 0.92f), x * p, big);
+  return select((vi)(x == x), y, x);
+}
+// sin(2 pi t) and cos(2 pi t) for t in turns, |t| < 2^20.
+ANNEAL_INLINE void sin_cos_turns(vf t, vf& sine, vf& cosine) {
+  const vf magic = splat(12582912.f);
+  vf quarters = t * 4.f, rounded = quarters + magic;
+  vi quadrant = (vi)rounded;
+  vf f = quarters - (rounded - magic), s = f * f;
+  vf a = splat(1.5820673434e-4f);
+  a = a * s + -4.6812663786e-3f;
+  a = a * s + 7.9692579806e-2f;
+  a = a * s + -6.4596408606e-1f;
+  a = (a * s + 1.5707963705f) * f;
+  vf b = splat(9.0363167692e-4f);
+  b = b * s + -2.0860072225e-2f;
+  b = b * s + 2.5366920233e-1f;
+  b = b * s + -1.2337005138f;
+  b = b * s + 1.f;
+  vi odd = -(quadrant & 1);
+  sine = (vf)((vi)select(odd, b, a) ^ ((quadrant & 2) << 30));
+  cosine = (vf)((vi)select(odd, a, b) ^ (((quadrant + 1) & 2) << 30));
+}
+
+// --- walking a row: body(i, span) for each vector of elements, the last one possibly a part; load and store take the span ---
+struct Whole {};
+struct Part { int64_t n; };
+template <class T> ANNEAL_INLINE vf load(const T* p, Whole) { return load(p); }
+template <class T> ANNEAL_INLINE vf load(const T* p, Part part) { return load_part(p, part.n); }
+template <class T> ANNEAL_INLINE void store(T* p, vf v, Whole) { store(p, v); }
+template <class T> ANNEAL_INLINE void store(T* p, vf v, Part part) { store_part(p, v, part.n); }
+template <class F> ANNEAL_INLINE void each_vector(int64_t n, F&& body) {
+  int64_t i = 0;
+  for (; i + lanes <= n; i += lanes) body(i, Whole{});
+  if (i < n) body(i, Part{n - i});
+}
+// The same with k = 0 … 3 in turn, for four independent accumulators; k is 0 in the last vectors.
+template <class F> ANNEAL_INLINE void each_vector_by_4(int64_t n, F&& body) {
+  int64_t i = 0;
+  for (; i + 4 * lanes <= n; i += 4 * lanes) {
+    body(i, Whole{}, 0);
+    body(i + lanes, Whole{}, 1);
+    body(i + 2 * lanes, Whole{}, 2);
+    body(i + 3 * lanes, Whole{}, 3);
+  }
+  for (; i + lanes <= n; i += lanes) body(i, Whole{}, 0);
+  if (i < n) body(i, Part{n - i}, 0);
+}
+
 }  // namespace
 }  // namespace anneal::cpu
