@@ -120,7 +120,7 @@ ANNEAL_INLINE vf select(vi mask, vf a, vf b) { return (vf)((mask & (vi)a) | (~ma
 ANNEAL_INLINE vf abs(vf a) { return (vf)((vi)a & 0x7fffffff); }
 ANNEAL_INLINE vf sqrt(vf a) {
 #if defined(__AVX512F__)
-  return (vf)_mm512_sqrt_ps((__m512)a);
+  return (vf)_mm512_maskz_sqrt_ps(0xffff, (__m512)a);
 #elif defined(__AVX2__)
   return (vf)_mm256_sqrt_ps((__m256)a);
 #elif defined(__x86_64__)

@@ -1,0 +1,37 @@
+// Dropout whose mask is a function of (seed, stream, element index): nothing is stored, and the backward is the same call on dy.
+#include "isa.h"
+#include "random.h"
+#include "shape.h"
+
+namespace anneal::cpu::ANNEAL_ISA {
+
+namespace {
+
+constexpr int64_t elements_per_task = 16384;
+
+template <class T> void drop(T* y, const T* x, int64_t size, double p, int64_t seed, int64_t stream) {
+  // An element is dropped where its word is below p * 2^32; p < 1, so the rounded threshold is clamped to what a word can hold.
+  double scaled = p * 4294967296.0 + 0.5;
+  const uint32_t threshold = scaled >= 4294967295.0 ? 4294967295u : static_cast<uint32_t>(scaled);
+  const float scale = static_cast<float>(1 / (1 - p));
+  parallel_for((size + 3) / 4, elements_per_task / 4, [&](int64_t begin, int64_t end) {
+    each_random_vector(begin * 4, end * 4 < size ? end * 4 : size, seed, stream, [&](int64_t i, vu words, auto span) {
+      vf kept = (vf)((vi)(words >= threshold) & (vi)(load(x + i, span) * scale));
+      store(y + i, kept, span);
+    });
+  });
+}
+
+}  // namespace
+
+void dropout(Out y, In x, double p, int64_t seed, int64_t stream) {
+  ANNEAL_CHECK(is_float(x.dtype), "dropout: x must be f32 or bf16, but is %s", name_of(x.dtype));
+  check_dtype("dropout", "y", y, x.dtype);
+  check_same_shape("dropout", "x", x, y);
+  ANNEAL_CHECK(p >= 0 && p <= 1, "dropout: p must be between 0 and 1, but is %g", p);
+  if (p == 1) memset(y.data, 0, static_cast<size_t>(y.bytes()));
+  else if (x.dtype == DType::f32) drop(y.as<float>(), x.as<float>(), x.size, p, seed, stream);
+  else drop(y.as<bf16>(), x.as<bf16>(), x.size, p, seed, stream);
+}
+
+}  // namespace anneal::cpu::ANNEAL_ISA
