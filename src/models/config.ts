@@ -1,0 +1,112 @@
+import { join } from 'node:path'
+import { z } from 'zod'
+import { ConfigError } from '../errors.ts'
+import { readJsonObject, type JsonValue } from '../files/index.ts'
+import { didYouMean } from '../suggest.ts'
+import { names, object, optional, parseFields, refuse, text, type RawConfig } from './configs/common.ts'
+import { llama, mistral, qwen2, qwen3 } from './configs/decoders.ts'
+import { gpt2, isGpt2Alias } from './configs/gpt2.ts'
+import type { ConfigReader, ModelConfig } from './configs/types.ts'
+
+export type { ActivationName, RawConfig } from './configs/common.ts'
+export type { RopeConfig } from './configs/rope.ts'
+export type { DecoderConfig, Gpt2Config, ModelConfig, ModelConfigBase } from './configs/types.ts'
+
+const readers: readonly ConfigReader[] = [gpt2, llama, mistral, qwen2, qwen3]
+
+/** The `model_type`s anneal knows. */
+export const knownModelTypes: readonly string[] = readers.map((reader) => reader.modelType)
+
+const head = z.object({
+  model_type: optional(text, undefined),
+  architectures: optional(names, undefined),
+  quantization_config: optional(object, undefined),
+})
+
+/** Finds the reader by model_type, or by the class name where an old file has no model_type. */
+function findReader(where: string, modelType: string | undefined, architectures: readonly string[]): ConfigReader {
+  const byClass = readers.find((reader) => architectures.some((name) => name.toLowerCase() === reader.architecture.toLowerCase()))
+  const known = readers.map((reader) => `${reader.modelType} (${reader.architecture})`).join(', ')
+  const reader = modelType === undefined ? byClass : readers.find((one) => one.modelType === modelType)
+  if (!reader) {
+    const [key, got, names] = modelType === undefined
+      ? ['architectures', architectures, readers.map((one) => one.architecture)] as const
+      : ['model_type', modelType, knownModelTypes] as const
+    return refuse(where, key, `a model anneal knows: ${known}`, got, didYouMean([got].flat()[0] ?? '', names))
+  }
+  if (architectures.length && !byClass) refuse(where, 'architectures', `${reader.architecture}, the causal language model of ${reader.modelType}`, architectures)
+  if (byClass && byClass !== reader) {
+    throw new ConfigError(`${where}: model_type ${JSON.stringify(modelType)} and architectures ${JSON.stringify(architectures)} contradict each other`)
+  }
+  return reader
+}
+
+/**
+ * Checks config.json and returns it typed. Unknown keys are kept in `raw`; `auto_map` never runs code. `where` names the source in errors.
+ * Throws ConfigError naming the field, what was expected and what was found.
+ */
+export function parseConfig(raw: RawConfig, where = 'config'): ModelConfig {
+  const { model_type: modelType, architectures, quantization_config: quantization } = parseFields(head, raw, where)
+  const reader = findReader(where, modelType, architectures ?? [])
+  if (quantization) refuse(where, 'quantization_config', 'full-precision weights', quantization.quant_method, '; fetch the model before it was quantized')
+  return reader.read(raw, where)
+}
+
+/** Reads and checks config.json of a Hugging Face model folder. */
+export async function readConfig(folder: string): Promise<ModelConfig> {
+  const path = join(folder, 'config.json')
+  return parseConfig(await readJsonObject(path), path)
+}
+
+/** Option names for a new model: config.json's keys in camelCase, such as `hiddenSize`, or as they stand there. */
+export type ConfigOptions = Readonly<Record<string, unknown>> & { readonly modelType?: string }
+
+const snakeCase = (key: string): string => key.replace(/[A-Z]/g, (letter) => `_${letter.toLowerCase()}`)
+
+function toRaw(value: unknown): JsonValue | undefined {
+  if (Array.isArray(value)) return value.map((one) => toRaw(one) ?? null)
+  if (typeof value === 'object' && value !== null) {
+    const result: { [key: string]: JsonValue } = {}
+    for (const [key, one] of Object.entries(value)) {
+      const converted = toRaw(one)
+      if (converted !== undefined) result[snakeCase(key)] = converted
+    }
+    return result
+  }
+  return value as JsonValue | undefined
+}
+
+/**
+ * The config of a new model: `createConfig({ modelType: 'llama', vocabSize: 8192, hiddenSize: 256, intermediateSize: 688, numHiddenLayers: 4,
+ * numAttentionHeads: 4 })`. Everything left out has transformers' default.
+ */
+export function createConfig(options: ConfigOptions): ModelConfig {
+  return parseConfig(toRaw(options) as RawConfig, 'config')
+}
+
+/** The keys that decide how the model computes, under config.json's names, so that another version's defaults cannot change it. */
+function decidingKeys(config: ModelConfig): { [key: string]: JsonValue } {
+  const shared = { vocab_size: config.vocabSize, initializer_range: config.initializerRange, tie_word_embeddings: config.tieWordEmbeddings }
+  if (config.kind === 'gpt2') {
+    return {
+      ...shared, n_positions: config.maxPositionEmbeddings, n_embd: config.hiddenSize, n_layer: config.numHiddenLayers, n_head: config.numAttentionHeads,
+      n_inner: config.intermediateSize, layer_norm_epsilon: config.layerNormEpsilon, activation_function: config.raw.activation_function ?? 'gelu_new',
+      resid_pdrop: config.residPdrop, embd_pdrop: config.embdPdrop, attn_pdrop: config.attentionDropout,
+    }
+  }
+  return {
+    ...shared, num_key_value_heads: config.numKeyValueHeads, head_dim: config.headDim, hidden_act: config.raw.hidden_act ?? 'silu',
+    max_position_embeddings: config.maxPositionEmbeddings, rms_norm_eps: config.rmsNormEps, attention_dropout: config.attentionDropout,
+    ...(config.raw.rope_parameters ? {} : { rope_theta: config.rope.theta }),
+  }
+}
+
+/** config.json to write: the source's keys, unknown ones too, the class transformers loads it with, and `dtype` of the weights. */
+export function configToJson(config: ModelConfig, dtype: string): { [key: string]: JsonValue } {
+  const source = Object.entries(config.raw).filter(([key]) => !(config.kind === 'gpt2' && isGpt2Alias(key)))
+  const result: { [key: string]: JsonValue } = {
+    ...Object.fromEntries(source), ...decidingKeys(config), model_type: config.modelType, architectures: [config.architecture],
+    [config.raw.torch_dtype === undefined ? 'dtype' : 'torch_dtype']: dtype,
+  }
+  return Object.fromEntries(Object.entries(result).sort(([a], [b]) => (a < b ? -1 : 1)))
+}
