@@ -39,9 +39,7 @@ ANNEAL_INLINE LogSum fold(LogSum a, LogSum b) {
 template <bool with_weighted, class T> ANNEAL_INLINE LogSum piece_log_sum(const T* x, int64_t n, float scale) {
   constexpr int accumulators = 4, step = accumulators * lanes;
   const vf lowest = splat(-INFINITY);
-  vi lane;
-  for (int i = 0; i < lanes; ++i) lane[i] = i;
-  auto part = [&](int64_t i) { return select((vi)(lane < static_cast<int32_t>(n - i)), load_part(x + i, n - i) * scale, lowest); };
+  auto part = [&](int64_t i) { return select((vi)(lane_numbers() < static_cast<int32_t>(n - i)), load_part(x + i, n - i) * scale, lowest); };
 
   vf top[accumulators] = {lowest, lowest, lowest, lowest};
   int64_t i = 0;

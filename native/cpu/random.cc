@@ -46,8 +46,7 @@ template <class T> void uniform(T* y, int64_t size, double low, double high, int
 // Box and Muller: words (2j, 2j + 1) give a radius and an angle, whose cosine and sine are elements 2j and 2j + 1.
 template <class T> void normal(T* y, int64_t size, double mean, double deviation, int64_t seed, int64_t stream) {
   const float centre = static_cast<float>(mean), spread = static_cast<float>(deviation);
-  vi odd;
-  for (int i = 0; i < lanes; ++i) odd[i] = -(i % 2);
+  const vi odd = -(lane_numbers() & 1);
   parallel_fours(size, [&](int64_t begin, int64_t end) {
     each_random_vector(begin, end, seed, stream, [&](int64_t i, vu words, auto span) {
       vw pair = (vw)words;

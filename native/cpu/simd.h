@@ -63,6 +63,11 @@ ANNEAL_INLINE void put(bf16* p, float x) { *p = to_bf16(x); }
 
 // --- vectors ---
 ANNEAL_INLINE vf splat(float x) { return x - (vf){}; }
+ANNEAL_INLINE vi lane_numbers() {
+  vi number;
+  for (int i = 0; i < lanes; ++i) number[i] = i;
+  return number;
+}
 ANNEAL_INLINE vf load(const float* p) { return *reinterpret_cast<const vf_unaligned*>(p); }
 ANNEAL_INLINE vf load(const bf16* p) {
   vh half = *reinterpret_cast<const vh_unaligned*>(p);
@@ -253,6 +258,9 @@ template <class T> ANNEAL_INLINE vf load(const T* p, Whole) { return load(p); }
 template <class T> ANNEAL_INLINE vf load(const T* p, Part part) { return load_part(p, part.n); }
 template <class T> ANNEAL_INLINE void store(T* p, vf v, Whole) { store(p, v); }
 template <class T> ANNEAL_INLINE void store(T* p, vf v, Part part) { store_part(p, v, part.n); }
+// v with zeros in the lanes past the end.
+ANNEAL_INLINE vf inside(vf v, Whole) { return v; }
+ANNEAL_INLINE vf inside(vf v, Part part) { return (vf)((vi)(lane_numbers() < static_cast<int32_t>(part.n)) & (vi)v); }
 template <class F> ANNEAL_INLINE void each_vector(int64_t n, F&& body) {
   int64_t i = 0;
   for (; i + lanes <= n; i += lanes) body(i, Whole{});
@@ -262,10 +270,8 @@ template <class F> ANNEAL_INLINE void each_vector(int64_t n, F&& body) {
 template <class F> ANNEAL_INLINE void each_vector_by_4(int64_t n, F&& body) {
   int64_t i = 0;
   for (; i + 4 * lanes <= n; i += 4 * lanes) {
-    body(i, Whole{}, 0);
-    body(i + lanes, Whole{}, 1);
-    body(i + 2 * lanes, Whole{}, 2);
-    body(i + 3 * lanes, Whole{}, 3);
+    ANNEAL_UNROLL
+    for (int k = 0; k < 4; ++k) body(i + k * lanes, Whole{}, k);
   }
   for (; i + lanes <= n; i += lanes) body(i, Whole{}, 0);
   if (i < n) body(i, Part{n - i}, 0);
