@@ -40,7 +40,7 @@ const formats = Object.keys(shapes) as DataFormat[]
 const knownColumns = [...new Set(formats.flatMap((format) => [...shapes[format].needs, ...shapes[format].may]))]
 
 export interface FormatOptions {
-  /** The shape of the rows; default: recognised from the columns of each file's first row. */
+  /** The shape of the rows; default: recognised from the columns of each row. */
   format?: DataFormat
   /** Where a known column stands under another name: `{ text: 'content', completion: 'answer' }`. */
   columns?: Record<string, string>
@@ -71,11 +71,11 @@ function column(row: Record<string, unknown>, name: string, options: FormatOptio
 export function recogniseFormat(source: SourceRow, options: FormatOptions = {}): DataFormat {
   const { row } = source
   const present = (name: string): boolean => column(row, name, options) != null
-  for (const [name, own] of Object.entries(options.columns ?? {})) {
-    if (!Object.hasOwn(row, own)) throw new DataError(`${placeOf(source)}: columns.${name} names the column ${JSON.stringify(own)}, which the row does not have${didYouMean(own, Object.keys(row))}; it has ${list(Object.keys(row))}`)
-  }
   for (const format of formats) {
     if (shapes[format].needs.every(present)) return format
+  }
+  for (const [name, own] of Object.entries(options.columns ?? {})) {
+    if (!Object.hasOwn(row, own)) throw new DataError(`${placeOf(source)}: columns.${name} names the column ${JSON.stringify(own)}, which the row does not have${didYouMean(own, Object.keys(row))}; it has ${list(Object.keys(row))}`)
   }
   const found = Object.keys(row)
   const near = knownColumns.filter((name) => !found.includes(name)).flatMap((name) => {
@@ -171,4 +171,9 @@ function alpaca(get: (name: string) => unknown, place: string, style: 'conversat
   const question = input === undefined ? instruction : instruction === '' ? input : `${instruction}\n${input}`
   const prompt: ChatMessage[] = [...(system === undefined ? [] : [{ role: 'system', content: system }]), ...turns, { role: 'user', content: question }]
   return { kind: 'promptCompletion', prompt, completion: [{ role: 'assistant', content: output }] }
+}
+
+/** Recognises, if `format` is not given, and normalises a row. */
+export function readRow(source: SourceRow, options: FormatOptions = {}): DataRow {
+  return normaliseRow(source, options.format ?? recogniseFormat(source, options), options)
 }

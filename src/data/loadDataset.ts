@@ -1,0 +1,245 @@
+import { homedir, availableParallelism } from 'node:os'
+import { join, resolve } from 'node:path'
+import { ConfigError, DataError } from '../errors.ts'
+import { fingerprintOf, openCache, type CacheProgress } from './cache.ts'
+import { readChunks } from './chunks.ts'
+import { memoryDataset, packDataset, shuffleDataset, splitDataset } from './dataset.ts'
+import { addStats, emptyMaskAdvice, emptyStats, type ExampleOptions, type ExampleStats, type Tokenization } from './examples.ts'
+import { checkFormatOptions, type FormatOptions } from './formats.ts'
+import { mixDatasets, type MixStrategy } from './mixture.ts'
+import type { PackingStrategy } from './packing.ts'
+import { expandFiles, fileStamp, openReader, type FileType } from './readers/open.ts'
+import { rowsReader } from './readers/rows.ts'
+import type { SampleBy } from './readers/text.ts'
+import type { Reader } from './readers/types.ts'
+import { tokenizeChunk, type TokenizeOptions } from './tokenizeChunk.ts'
+import type { Dataset, Example, TextTokenizer, TokenizeConversation } from './types.ts'
+import type { TokenizerRecipe } from './workers.ts'
+
+/** Where rows come from and what they look like. */
+export interface SourceOptions extends FormatOptions {
+  /** Files, folders or globs: .txt .md .jsonl .json .csv .tsv .parquet, all but Parquet also with .gz. */
+  files?: string | string[]
+  /** Rows in memory, instead of files. They are not cached. */
+  rows?: readonly Record<string, unknown>[]
+  /** What the files are, where their names do not tell. */
+  fileType?: FileType
+  /** What one row of a text file is. Default 'document'. */
+  sampleBy?: SampleBy
+  /** The share of a mixture. */
+  weight?: number
+}
+
+export interface LoadDatasetOptions<T extends TextTokenizer = TextTokenizer> extends SourceOptions, ExampleOptions {
+  tokenizer: T
+  /** Renders conversations; needed for rows of messages. */
+  tokenizeConversation?: TokenizeConversation<T>
+  /** How worker threads make the tokenizer; without it, tokenizing stays in this thread. */
+  tokenizerRecipe?: TokenizerRecipe
+  /** Several sources instead of one. Options of formats given beside it hold for all that do not give their own. */
+  datasets?: SourceOptions[]
+  /** Default 'concat', or 'interleave_under' when there are weights. */
+  mixStrategy?: MixStrategy
+  /** Pack examples into rows of maxLength: true is 'bfd'. Default false. */
+  packing?: boolean | PackingStrategy
+  /** Examples packed together. Default 1000, as TRL's. */
+  packingGroupSize?: number
+  /** Shuffle by seed before packing. Default false; the sampler shuffles rows anyway. */
+  shuffleDataset?: boolean
+  /** Default 42. */
+  seed?: number
+  /** Held out for evaluation: a share below 1, or a number of examples. */
+  evalSplit?: number
+  /** Rows for evaluation, instead of a split. */
+  evalFiles?: string | string[]
+  evalRows?: readonly Record<string, unknown>[]
+  /** Where tokenized data is kept; false keeps it in memory. Default: ANNEAL_CACHE or the user's cache folder. */
+  cacheDir?: string | false
+  /** Threads that tokenize. Default: one for each core for more than 4 MB of data, else 0. */
+  workers?: number
+  onBadRow?: 'error' | 'skip'
+  onEmptyMask?: 'drop' | 'error'
+  /** Check the checksums of a cache. Default true. */
+  verifyCache?: boolean
+  onProgress?: (progress: CacheProgress) => void
+  signal?: AbortSignal
+}
+
+/** What a dataset holds, for the log. */
+export interface DatasetStats extends ExampleStats {
+  /** trainedTokens / tokens. */
+  trainedShare: number
+  /** Rows after mixing, splitting and packing. */
+  trainRows: number
+  evalRows: number
+  /** The share of packed rows' capacity that holds tokens; undefined without packing. */
+  packingDensity?: number
+  /** True when every source came from the cache. */
+  cached: boolean
+}
+
+export interface LoadedDataset {
+  train: Dataset
+  eval?: Dataset
+  stats: DatasetStats
+  /** What deserves a look, in words. */
+  warnings: string[]
+  /** Names the data and how it was prepared: a run must not go on with another. */
+  fingerprint: string
+  close(): void
+}
+
+interface LoadedSource { dataset: Dataset, stats: ExampleStats, cached: boolean, fingerprint: string, close?: () => void }
+
+const noConversations: TokenizeConversation = () => {
+  throw new DataError('the rows are conversations; give tokenizeConversation, and a tokenizer with a chat template')
+}
+
+/** Reads, tokenizes (once, into a cache), mixes, splits and packs data for training. */
+export async function loadDataset<T extends TextTokenizer>(options: LoadDatasetOptions<T>): Promise<LoadedDataset> {
+  const { seed = 42, evalSplit } = options
+  const strategy: PackingStrategy | false = options.packing === true ? 'bfd' : options.packing ?? false
+  const maxLength = options.maxLength === undefined ? 1024 : options.maxLength
+  if (strategy && maxLength === null) throw new ConfigError('maxLength: packing needs a length, got null')
+  if (maxLength !== null && (!Number.isInteger(maxLength) || maxLength < 2)) throw new ConfigError(`maxLength: expected a whole number from 2, or null, got ${maxLength}`)
+  if (options.evalSplit !== undefined && (options.evalFiles ?? options.evalRows)) throw new ConfigError('evalSplit: give either evalSplit or evalFiles, not both')
+  const opened: LoadedSource[] = []
+  try {
+    const sources = options.datasets ? options.datasets.map((source) => ({ ...formatOf(options), ...source })) : [sourceOf(options)]
+    if (options.datasets && (options.files ?? options.rows)) throw new ConfigError('datasets: give either datasets or files, not both')
+    for (const [i, source] of sources.entries()) opened.push(await loadSource(source, options, strategy, options.datasets ? `datasets[${i}]` : 'files'))
+    const weighted = sources.some(({ weight }) => weight !== undefined)
+    const mixStrategy = options.mixStrategy ?? (weighted && options.datasets ? 'interleave_under' : 'concat')
+    const parts = opened.map(({ dataset }, i) => ({ dataset, ...sources[i]!.weight !== undefined && options.datasets && { weight: sources[i]!.weight } }))
+    let train = mixDatasets(parts, { strategy: mixStrategy, seed })
+    const stats = opened.reduce((sum, source) => { addStats(sum, source.stats); return sum }, emptyStats())
+    if (train.length === 0) throw new DataError(`no example is left to train on: ${stats.emptyMask} of ${stats.rows} rows have no trained token, ${stats.badRows} were malformed; ${emptyMaskAdvice}`)
+    let held: Dataset | undefined
+    if (evalSplit !== undefined) ({ train, eval: held } = splitDataset(train, evalSplit, seed))
+    else if (options.evalFiles ?? options.evalRows) {
+      const source = { ...formatOf(options), ...options.evalFiles && { files: options.evalFiles }, ...options.evalRows && { rows: options.evalRows } }
+      const loaded = await loadSource(source, options, strategy, 'evalFiles')
+      opened.push(loaded)
+      held = loaded.dataset
+      if (held.length === 0) throw new DataError(`evalFiles: no example is left to evaluate on: ${loaded.stats.emptyMask} of ${loaded.stats.rows} rows have no trained token; ${emptyMaskAdvice}`)
+    }
+    if (options.shuffleDataset) train = shuffleDataset(train, seed)
+    const pack = (dataset: Dataset): Dataset & { density?: number } => strategy
+      ? packDataset(dataset, { maxLength: maxLength!, strategy, groupSize: options.packingGroupSize ?? 1000 })
+      : dataset
+    const packed = pack(train)
+    const evaluated = held && pack(held)
+    return {
+      train: packed,
+      ...evaluated && { eval: evaluated },
+      stats: {
+        ...stats,
+        trainedShare: stats.tokens === 0 ? 0 : stats.trainedTokens / stats.tokens,
+        trainRows: packed.length,
+        evalRows: evaluated?.length ?? 0,
+        ...packed.density !== undefined && { packingDensity: packed.density },
+        cached: opened.every(({ cached }) => cached),
+      },
+      warnings: warningsOf(stats, options.tokenizer),
+      fingerprint: fingerprintOf({
+        sources: opened.map(({ fingerprint }) => fingerprint), weights: sources.map(({ weight }) => weight), mixStrategy, seed, evalSplit,
+        strategy, maxLength, groupSize: options.packingGroupSize, shuffle: options.shuffleDataset,
+      }),
+      close: () => { for (const source of opened) source.close?.() },
+    }
+  } catch (error) {
+    for (const source of opened) source.close?.()
+    throw error
+  }
+}
+
+/** Copies the keys of `from` that are set. */
+function pick<T extends object, K extends keyof T>(from: T, keys: readonly K[]): Pick<T, K> {
+  return Object.fromEntries(keys.filter((key) => from[key] !== undefined).map((key) => [key, from[key]])) as Pick<T, K>
+}
+
+const formatOf = (options: SourceOptions): SourceOptions => pick(options, ['format', 'columns', 'alpacaStyle', 'fileType', 'sampleBy'])
+const sourceOf = (options: SourceOptions): SourceOptions => ({ ...formatOf(options), ...pick(options, ['files', 'rows']) })
+
+async function loadSource<T extends TextTokenizer>(source: SourceOptions, options: LoadDatasetOptions<T>, strategy: PackingStrategy | false, name: string): Promise<LoadedSource> {
+  checkFormatOptions(source)
+  const losesTail = !strategy || strategy === 'bfd'
+  const tokenize: TokenizeOptions = {
+    ...pick(source, ['format', 'columns', 'alpacaStyle']),
+    ...pick(options, ['truncationMode', 'completionOnlyLoss', 'assistantOnlyLoss', 'appendEos', 'addSpecialTokens', 'allowSpecial', 'onBadRow', 'onEmptyMask']),
+    maxLength: losesTail ? options.maxLength === undefined ? 1024 : options.maxLength : null,
+  }
+  const tokenization: Tokenization = {
+    tokenizer: options.tokenizer,
+    tokenizeConversation: (options.tokenizeConversation ?? noConversations) as TokenizeConversation,
+  }
+  if (source.rows) {
+    if (source.files) throw new ConfigError(`${name}: give either files or rows, not both`)
+    const fingerprint = fingerprintOf({ rows: source.rows, tokenizer: tokenizerFingerprint(options.tokenizer), tokenize })
+    return { ...await loadInMemory([rowsReader(source.rows, name === 'files' ? 'rows' : `${name}.rows`)], tokenization, tokenize, options.signal), fingerprint }
+  }
+  if (!source.files) throw new ConfigError(`${name}: expected files or rows`)
+  const files = await expandFiles(source.files)
+  const stamps = await Promise.all(files.map(fileStamp))
+  const readers = files.map((file) => openReader(file, source))
+  const fingerprint = fingerprintOf({ version: 1, stamps, ...pick(source, ['fileType', 'sampleBy']), tokenizer: tokenizerFingerprint(options.tokenizer), tokenize })
+  const loaded = options.cacheDir === false
+    ? await loadInMemory(readers, tokenization, tokenize, options.signal)
+    : await loadCached(options.cacheDir ?? defaultCacheDir(), readers, tokenization, tokenize, fingerprint, options, stamps)
+  const after = await Promise.all(files.map(fileStamp))
+  const changed = stamps.find((stamp, i) => stamp.size !== after[i]!.size || stamp.mtimeMs !== after[i]!.mtimeMs)
+  if (changed) throw new DataError(`${changed.file}: the file changed while it was read; run again when it is no longer written to`)
+  return { ...loaded, fingerprint }
+}
+
+async function loadCached<T extends TextTokenizer>(
+  cacheDir: string, readers: Reader[], tokenization: Tokenization, tokenize: TokenizeOptions, fingerprint: string, options: LoadDatasetOptions<T>, stamps: { size: number }[],
+): Promise<Omit<LoadedSource, 'fingerprint'>> {
+  const bytes = stamps.reduce((sum, { size }) => sum + size, 0)
+  const workers = options.workers ?? (options.tokenizerRecipe && bytes > 4e6 ? Math.min(16, availableParallelism()) : 0)
+  const { dataset, stats, reused } = await openCache({
+    directory: join(resolve(cacheDir), fingerprint.slice(0, 32)), fingerprint, readers, tokenization, options: tokenize, workers,
+    ...options.tokenizerRecipe && { recipe: options.tokenizerRecipe },
+    ...options.verifyCache !== undefined && { verify: options.verifyCache },
+    ...options.onProgress && { onProgress: options.onProgress },
+    ...options.signal && { signal: options.signal },
+  })
+  return { dataset, stats, cached: reused, close: () => { dataset.close() } }
+}
+
+async function loadInMemory(readers: readonly Reader[], tokenization: Tokenization, options: TokenizeOptions, signal: AbortSignal | undefined): Promise<Omit<LoadedSource, 'fingerprint'>> {
+  const all: Example[] = []
+  const stats = emptyStats()
+  for await (const chunk of readChunks(readers, { reader: 0, record: 0 }, options.onBadRow ?? 'error')) {
+    signal?.throwIfAborted()
+    const made = await tokenizeChunk(chunk, tokenization, options)
+    for (const example of made.examples) all.push(example)
+    addStats(stats, made.stats)
+  }
+  return { dataset: memoryDataset(all), stats, cached: false }
+}
+
+/** Where tokenized data is kept when nothing else is said. */
+export function defaultCacheDir(): string {
+  const { ANNEAL_CACHE, XDG_CACHE_HOME } = process.env
+  return join(ANNEAL_CACHE ?? join(XDG_CACHE_HOME ?? join(homedir(), '.cache'), 'anneal'), 'datasets')
+}
+
+const probe = 'The quick brown fox\tjumps over 12,345 lazy dogs — naïve Straße, 日本語, 🦊 <|im_end|></s>\n\n  def f(x): return x**2'
+
+/** The tokenizer's own fingerprint, or what it makes of a probe text. */
+function tokenizerFingerprint(tokenizer: TextTokenizer): unknown {
+  if (tokenizer.fingerprint !== undefined) return tokenizer.fingerprint
+  return { ids: [...tokenizer.encode(probe)], bos: tokenizer.bosTokenId, eos: tokenizer.eosTokenId, vocabSize: tokenizer.vocabSize }
+}
+
+function warningsOf(stats: ExampleStats, tokenizer: TextTokenizer): string[] {
+  const share = (count: number): string => `${count} of ${stats.rows} rows`
+  const warnings: string[] = []
+  if (stats.badRows > 0) warnings.push(`${stats.badRows} malformed rows were skipped`)
+  if (stats.emptyMask > 0) warnings.push(`${share(stats.emptyMask)} were dropped: no token of them is trained; ${emptyMaskAdvice}`)
+  if (stats.truncatedEnd > 0) warnings.push(`${share(stats.truncatedEnd)} lost their trained end to maxLength; such rows teach the model not to stop`)
+  if (stats.boundaryMismatch > 0) warnings.push(`${share(stats.boundaryMismatch)} tokenize differently at the end of the prompt; end prompts without a blank, or start completions with one`)
+  if (tokenizer.eosTokenId !== null && stats.examples > 0 && stats.withoutTrainedEos === stats.examples) warnings.push('no row trains the EOS token; the model will not learn to stop')
+  return warnings
+}

@@ -1,0 +1,145 @@
+import { createHash } from 'node:crypto'
+import { open } from 'node:fs/promises'
+import { z } from 'zod'
+import { DataError } from '../errors.ts'
+import { replaceFile } from '../files/atomic.ts'
+import { readError, readFully, type FileSystem } from '../files/filesystem.ts'
+import type { ExampleStats } from './examples.ts'
+import { ignoreIndex, type Example } from './types.ts'
+
+/**
+ * A shard file, little-endian:
+ *   8 bytes magic "ANNLSHRD", u32 version, u32 length of the header, the header as JSON padded with blanks to 8 bytes,
+ *   u32 [examples] lengths, padded to 8; u16 or i32 [tokens] ids, padded to 8; 1 bit a token, set where the label is the id;
+ *   32 bytes SHA-256 of all before.
+ */
+const magic = 'ANNLSHRD'
+const version = 1
+const hashBytes = 32
+const align = (n: number): number => Math.ceil(n / 8) * 8
+
+/** Where a shard's rows begin or end in the sources: the reader's number, and how many of its rows lie before. */
+export interface SourcePosition { reader: number, record: number }
+
+const whole = z.number().int().nonnegative()
+const positionSchema = z.object({ reader: whole, record: whole })
+const headerSchema = z.object({
+  fingerprint: z.string(), examples: whole, tokens: whole, idBytes: z.union([z.literal(2), z.literal(4)]),
+  start: positionSchema, end: positionSchema,
+  stats: z.object({
+    rows: whole, examples: whole, tokens: whole, trainedTokens: whole, truncated: whole, truncatedEnd: whole, withoutTrainedEos: whole,
+    emptyMask: whole, boundaryMismatch: whole, badRows: whole,
+  }),
+})
+export type ShardHeader = z.infer<typeof headerSchema>
+
+/** A shard that has been found whole: where its parts lie. */
+export interface ShardInfo {
+  path: string
+  header: ShardHeader
+  lengths: Uint32Array
+  idsAt: number
+  maskAt: number
+  bytes: number
+}
+
+/** What a shard is made from. */
+export interface ShardContent {
+  fingerprint: string
+  start: SourcePosition
+  end: SourcePosition
+  stats: ExampleStats
+  examples: readonly Example[]
+  vocabSize: number
+}
+
+/** The bytes of a shard. Ids are stored in two bytes when the vocabulary allows. */
+export function encodeShard(content: ShardContent): Uint8Array {
+  const { examples, fingerprint, start, end, stats } = content
+  const tokens = examples.reduce((sum, { inputIds }) => sum + inputIds.length, 0)
+  const idBytes = content.vocabSize <= 65536 && examples.every(({ inputIds }) => inputIds.every((id) => id < 65536)) ? 2 : 4
+  const header: ShardHeader = { fingerprint, examples: examples.length, tokens, idBytes, start, end, stats }
+  const json = Buffer.from(JSON.stringify(header))
+  const headerLength = align(16 + json.length) - 16
+  const { idsAt, maskAt, bytes } = layout(16 + headerLength, header)
+  const out = Buffer.alloc(bytes)
+  out.write(magic, 0, 'latin1')
+  out.writeUInt32LE(version, 8)
+  out.writeUInt32LE(headerLength, 12)
+  out.fill(0x20, 16, 16 + headerLength)
+  json.copy(out, 16)
+  let at = 0
+  for (const [i, { inputIds, labels }] of examples.entries()) {
+    out.writeUInt32LE(inputIds.length, 16 + headerLength + 4 * i)
+    for (let j = 0; j < inputIds.length; j++, at++) {
+      if (idBytes === 2) out.writeUInt16LE(inputIds[j]!, idsAt + 2 * at)
+      else out.writeInt32LE(inputIds[j]!, idsAt + 4 * at)
+      if (labels[j] !== ignoreIndex) out[maskAt + (at >> 3)]! |= 1 << (at & 7)
+    }
+  }
+  createHash('sha256').update(out.subarray(0, bytes - hashBytes)).digest().copy(out, bytes - hashBytes)
+  return out
+}
+
+function layout(lengthsAt: number, header: ShardHeader): { idsAt: number, maskAt: number, bytes: number } {
+  const idsAt = lengthsAt + align(4 * header.examples)
+  const maskAt = idsAt + align(header.idBytes * header.tokens)
+  return { idsAt, maskAt, bytes: maskAt + align(Math.ceil(header.tokens / 8)) + hashBytes }
+}
+
+/** Writes a shard; it appears under its name only when whole. Returns its statistics. */
+export async function writeShard(path: string, content: ShardContent, fileSystem?: FileSystem): Promise<void> {
+  await replaceFile(path, encodeShard(content), fileSystem ? { fileSystem } : {})
+}
+
+/**
+ * Opens a shard and checks that it is whole: sizes always, the SHA-256 sum if `checksum`. Throws DataError naming the file and what
+ * is wrong; undefined when the file is not there.
+ */
+export async function inspectShard(path: string, checksum: boolean): Promise<ShardInfo | undefined> {
+  const file = await open(path, 'r').catch((error: unknown) => {
+    if (error instanceof Error && 'code' in error && error.code === 'ENOENT') return undefined
+    throw readError(error, path)
+  })
+  if (!file) return undefined
+  try {
+    const { size } = await file.stat()
+    const fail = (why: string): never => { throw new DataError(`${path}: the cache shard is damaged: ${why}; delete the file to have it made again`) }
+    const front = Buffer.alloc(16)
+    if (size < 16 + hashBytes || await readFully(file, front, 0) < 16 || front.toString('latin1', 0, 8) !== magic) fail('it is no shard')
+    if (front.readUInt32LE(8) !== version) fail(`expected version ${version}, got ${front.readUInt32LE(8)}`)
+    const headerLength = front.readUInt32LE(12)
+    if (headerLength > Math.min(size - 16 - hashBytes, 65536)) fail('its header is longer than the file')
+    const json = Buffer.alloc(headerLength)
+    await readFully(file, json, 16)
+    const header = parseHeader(json, fail)
+    const parts = layout(16 + headerLength, header)
+    if (parts.bytes !== size) fail(`expected ${parts.bytes} bytes, got ${size}`)
+    const lengths = new Uint32Array(header.examples)
+    await readFully(file, new Uint8Array(lengths.buffer), 16 + headerLength)
+    if (lengths.reduce((sum, length) => sum + length, 0) !== header.tokens) fail('its lengths do not add up')
+    if (checksum) {
+      const hash = createHash('sha256')
+      const buffer = Buffer.alloc(1 << 20)
+      for (let at = 0; at < size - hashBytes; at += buffer.length) {
+        const part = buffer.subarray(0, Math.min(buffer.length, size - hashBytes - at))
+        await readFully(file, part, at)
+        hash.update(part)
+      }
+      const stored = Buffer.alloc(hashBytes)
+      await readFully(file, stored, size - hashBytes)
+      if (!hash.digest().equals(stored)) fail('its checksum is wrong')
+    }
+    return { path, header, lengths, ...parts }
+  } finally {
+    await file.close()
+  }
+}
+
+function parseHeader(json: Buffer, fail: (why: string) => never): ShardHeader {
+  try {
+    return headerSchema.parse(JSON.parse(json.toString('utf8')))
+  } catch {
+    return fail('its header is not readable')
+  }
+}
