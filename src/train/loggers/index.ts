@@ -1,0 +1,6 @@
+export { combineLoggers, type TrainerEvent, type TrainerLogger, type StartEvent, type StepEvent, type LogEvent, type EvaluateEvent, type SaveEvent, type SampleEvent, type WarningEvent, type EndEvent } from '../events.ts'
+export { JsonlLogger, formatEvent, parseEvent, readEvents, type JsonlLoggerOptions, type LoggedEvent } from './jsonl.ts'
+export { TensorBoardLogger } from './tensorboard.ts'
+export { makeHistogram, type Histogram } from './tensorboard-events.ts'
+export { ProgressLogger, type ProgressOptions, type ProgressStream } from '../progress.ts'
+export { ReportLogger, renderReport, type ReportOptions } from '../report.ts'
