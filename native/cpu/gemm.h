@@ -1,0 +1,69 @@
+// The matrix product of f32 and bf16 operands, after its arguments are checked. Two schedules compute the same bits.
+#pragma once
+#include "gemm_epilogue.h"
+#include "threads.h"
+
+namespace anneal::cpu {
+namespace {
+
+// op(a) seen by its rows, or op(b) by its columns: element (r, k) is data[r * stride + k] where along_k, else data[k * stride + r].
+struct Operand {
+  const void* data;
+  DType dtype;
+  int64_t stride;
+  bool along_k;
+};
+
+struct Product {
+  int64_t m, n, k;
+  Operand a, b;
+  Output out;
+};
+
+// The threads that compute one product together: all of the running region, or one thread alone with its own memory.
+struct Team {
+  bool alone;
+  uint32_t* left;   // packed panels of op(a)
+  uint32_t* right;  // packed panels of op(b)
+  float* sums;      // running sums over the blocks of k, where c cannot hold them
+
+  template <class F> void take(int64_t count, F&& f) const {
+    if (alone) {
+      for (int64_t i = 0; i < count; ++i) f(i);
+    } else {
+      for (int64_t i; (i = pool().ticket()) < count;) f(i);
+    }
+  }
+  void barrier() const {
+    if (!alone) pool().barrier();
+  }
+};
+
+// k is summed in blocks of this length, which depends on k alone: the order of an output's sum never depends on m or n.
+template <bool pairs> static int64_t k_block(int64_t k) {
+#ifdef GEMM_KC
+  constexpr int64_t longest = GEMM_KC;
+#elif defined(__AVX512F__)
+  constexpr int64_t longest = pairs ? 768 : 512;
+#else
+  constexpr int64_t longest = 256;
+#endif
+  const int64_t blocks = ceil_divide(k, longest);
+  return blocks <= 1 ? k : ceil_divide(ceil_divide(k, blocks), 64) * 64;
+}
+
+template <int width, bool pairs, class T>
+ANNEAL_INLINE void pack_typed(const Operand& x, int64_t r, int64_t count, int64_t k0, int64_t k, uint32_t* panel) {
+  const T* data = static_cast<const T*>(x.data);
+  if (x.along_k) pack_along_k<width, pairs>(data + r * x.stride + k0, x.stride, k, smaller(count, width), panel);
+  else pack_across_k<width, pairs>(data + k0 * x.stride + r, x.stride, k, smaller(count, width), panel);
+}
+// Packs the rows (columns) r … r + width of an operand that has `length` of them, k0 … k0 + k.
+template <int width, bool pairs>
+static void pack_panel(const Operand& x, int64_t r, int64_t length, int64_t k0, int64_t k, uint32_t* panel) {
+  if (x.dtype == DType::f32) pack_typed<width, pairs, float>(x, r, length - r, k0, k, panel);
+  else pack_typed<width, pairs, bf16>(x, r, length - r, k0, k, panel);
+}
+
+}  // namespace
+}  // namespace anneal::cpu

@@ -1,0 +1,57 @@
+// The micro-kernel that gemm and attention are made of: a tile of panel_rows x panel_columns accumulated in registers over packed panels.
+// Every output is the sum over k in ascending order, one fused multiply-add (or bf16 pair product) at a time, whatever the tile's size:
+// that makes an output's bits independent of the rows computed beside it.
+#pragma once
+#include "gemm_pack.h"
+
+namespace anneal::cpu {
+namespace {
+
+// out[i][j] (+)= sum over the units of left[unit][i] * right[unit][j], for i < rows and all panel_columns of j.
+using TileKernel = void (*)(int64_t units, const uint32_t* left, const uint32_t* right, float* out, int64_t stride, bool add);
+
+template <int rows, bool pairs>
+static void tile_kernel(int64_t units, const uint32_t* left, const uint32_t* right, float* out, int64_t stride, bool add) {
+  vf sums[rows][panel_vectors];
+  ANNEAL_UNROLL for (int i = 0; i < rows; ++i) {
+    ANNEAL_UNROLL for (int j = 0; j < panel_vectors; ++j) sums[i][j] = (vf){};
+    __builtin_prefetch(out + i * stride, 1);
+    __builtin_prefetch(out + i * stride + panel_columns - 1, 1);
+  }
+  for (int64_t unit = 0; unit < units; ++unit) {
+    vf b[panel_vectors];
+    ANNEAL_UNROLL for (int j = 0; j < panel_vectors; ++j) b[j] = (vf)load_units(right + j * lanes);
+    ANNEAL_UNROLL for (int i = 0; i < rows; ++i) {
+#if defined(__AVX512BF16__)
+      if constexpr (pairs) {
+        __m512bh a = (__m512bh)_mm512_set1_epi32(static_cast<int>(left[i]));
+        ANNEAL_UNROLL for (int j = 0; j < panel_vectors; ++j)
+          sums[i][j] = (vf)_mm512_dpbf16_ps((__m512)sums[i][j], a, (__m512bh)b[j]);
+        continue;
+      }
+#endif
+      vf a = splat(bits_to_float(left[i]));
+      ANNEAL_UNROLL for (int j = 0; j < panel_vectors; ++j) sums[i][j] += a * b[j];
+    }
+    left += panel_rows;
+    right += panel_columns;
+  }
+  ANNEAL_UNROLL for (int i = 0; i < rows; ++i) {
+    ANNEAL_UNROLL for (int j = 0; j < panel_vectors; ++j) {
+      float* to = out + i * stride + j * lanes;
+      store(to, add ? load(to) + sums[i][j] : sums[i][j]);
+    }
+  }
+}
+
+template <bool pairs, int... i> constexpr TileKernel tile_kernel_of(int64_t rows, Lanes<i...>) {
+  constexpr TileKernel kernels[] = {tile_kernel<i + 1, pairs>...};
+  return kernels[rows - 1];
+}
+// The kernel for 1 … panel_rows rows.
+template <bool pairs> ANNEAL_INLINE TileKernel tile_kernel_for(int64_t rows) {
+  return tile_kernel_of<pairs>(rows, typename CountLanes<panel_rows>::type());
+}
+
+}  // namespace
+}  // namespace anneal::cpu

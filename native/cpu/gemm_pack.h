@@ -1,0 +1,184 @@
+// How gemm and attention lay their operands out for the micro-kernel of gemm_micro.h: in panels of panel_rows rows of the left operand and of
+// panel_columns columns of the right one, the k axis outermost, as 32-bit units. A unit is one f32, or with `pairs` two bf16 at k and k + 1.
+#pragma once
+#include "simd.h"
+
+namespace anneal::cpu {
+namespace {
+
+// The tile the micro-kernel holds in registers: panel_rows x panel_vectors accumulators, panel_vectors of the right operand and a broadcast.
+#if defined(__AVX512F__)
+constexpr int panel_rows = 14, panel_vectors = 2;
+#elif defined(__aarch64__)
+constexpr int panel_rows = 8, panel_vectors = 2;
+#else
+constexpr int panel_rows = 6, panel_vectors = 2;
+#endif
+constexpr int panel_columns = panel_vectors * lanes;
+// Packing writes whole vectors: units that a panel of panel_rows rows may write past its end.
+constexpr int panel_slack = (lanes - panel_rows % lanes) % lanes;
+
+#if defined(__AVX512BF16__)
+constexpr bool has_pairs = true;
+#else
+constexpr bool has_pairs = false;  // `half` then computes in f32: nothing is rounded to bf16
+#endif
+
+template <bool pairs> ANNEAL_INLINE int64_t units_of(int64_t k) { return pairs ? (k + 1) / 2 : k; }
+// Units that a panel takes for k steps.
+template <bool pairs> ANNEAL_INLINE int64_t left_panel_units(int64_t k) { return panel_rows * units_of<pairs>(k) + panel_slack; }
+template <bool pairs> ANNEAL_INLINE int64_t right_panel_units(int64_t k) { return panel_columns * units_of<pairs>(k); }
+ANNEAL_INLINE int64_t ceil_divide(int64_t a, int64_t b) { return (a + b - 1) / b; }
+ANNEAL_INLINE int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
+ANNEAL_INLINE int64_t larger(int64_t a, int64_t b) { return a > b ? a : b; }
+
+// --- Shuffles, written as index patterns: lane i of the result is element at(i) of a followed by b ---
+
+template <int... i> struct Lanes {};
+template <int n, int... i> struct CountLanes : CountLanes<n - 1, n - 1, i...> {};
+template <int... i> struct CountLanes<0, i...> { using type = Lanes<i...>; };
+using AllLanes = typename CountLanes<lanes>::type;
+
+// Within each group of four lanes: a0 b0 a1 b1, a2 b2 a3 b3, a0 a1 b0 b1 and a2 a3 b2 b3.
+struct SinglesLow { static constexpr int at(int i) { return i / 4 * 4 + i % 4 / 2 + i % 2 * lanes; } };
+struct SinglesHigh { static constexpr int at(int i) { return SinglesLow::at(i) + 2; } };
+struct DoublesLow { static constexpr int at(int i) { return i / 4 * 4 + i % 2 + i % 4 / 2 * lanes; } };
+struct DoublesHigh { static constexpr int at(int i) { return DoublesLow::at(i) + 2; } };
+// Groups of four lanes, numbered through a and then b.
+template <int... group> struct Groups {
+  static constexpr int at(int i) {
+    constexpr int order[] = {group...};
+    return order[i / 4] * 4 + i % 4;
+  }
+};
+
+template <class Pattern, int... i> ANNEAL_INLINE vu shuffle_lanes(vu a, vu b, Lanes<i...>) {
+  return __builtin_shufflevector(a, b, Pattern::at(i)...);
+}
+template <class Pattern> ANNEAL_INLINE vu shuffle(vu a, vu b) { return shuffle_lanes<Pattern>(a, b, AllLanes()); }
+
+// Transposes a lanes x lanes block: first 4 x 4 within the groups of four lanes, then the groups.
+ANNEAL_INLINE void transpose(vu* row) {
+  ANNEAL_UNROLL for (int i = 0; i < lanes; i += 4) {
+    vu low = shuffle<SinglesLow>(row[i], row[i + 1]), high = shuffle<SinglesHigh>(row[i], row[i + 1]);
+    vu low2 = shuffle<SinglesLow>(row[i + 2], row[i + 3]), high2 = shuffle<SinglesHigh>(row[i + 2], row[i + 3]);
+    row[i] = shuffle<DoublesLow>(low, low2);
+    row[i + 1] = shuffle<DoublesHigh>(low, low2);
+    row[i + 2] = shuffle<DoublesLow>(high, high2);
+    row[i + 3] = shuffle<DoublesHigh>(high, high2);
+  }
+#if defined(__AVX512F__)
+  ANNEAL_UNROLL for (int i = 0; i < 4; ++i) {
+    vu a = shuffle<Groups<0, 1, 4, 5>>(row[i], row[i + 4]), b = shuffle<Groups<2, 3, 6, 7>>(row[i], row[i + 4]);
+    vu c = shuffle<Groups<0, 1, 4, 5>>(row[i + 8], row[i + 12]), d = shuffle<Groups<2, 3, 6, 7>>(row[i + 8], row[i + 12]);
+    row[i] = shuffle<Groups<0, 2, 4, 6>>(a, c);
+    row[i + 4] = shuffle<Groups<1, 3, 5, 7>>(a, c);
+    row[i + 8] = shuffle<Groups<0, 2, 4, 6>>(b, d);
+    row[i + 12] = shuffle<Groups<1, 3, 5, 7>>(b, d);
+  }
+#elif defined(__AVX2__)
+  ANNEAL_UNROLL for (int i = 0; i < 4; ++i) {
+    vu a = row[i], b = row[i + 4];
+    row[i] = shuffle<Groups<0, 2>>(a, b);
+    row[i + 4] = shuffle<Groups<1, 3>>(a, b);
+  }
+#endif
+}
+
+// --- Loading `lanes` units ---
+
+ANNEAL_INLINE vu load_units(const void* p) { return *static_cast<const vu_unaligned*>(p); }
+ANNEAL_INLINE void store_units(uint32_t* p, vu v) { *reinterpret_cast<vu_unaligned*>(p) = v; }
+// The bf16 of each lane, rounded to nearest even, in the lane's high half; the low half is rubbish. A NaN stays a NaN.
+ANNEAL_INLINE vu rounded_high(vf x) {
+  vu u = (vu)x;
+  return (vu)select((vi)(x == x), (vf)(u + 0x7fff + ((u >> 16) & 1)), (vf)(u | 0x400000));
+}
+
+// Units along a contiguous k axis.
+template <bool pairs> ANNEAL_INLINE vu load_along_k(const float* p) {
+#if defined(__AVX512BF16__)
+  if constexpr (pairs) return (vu)_mm512_cvtne2ps_pbh((__m512)load(p + lanes), (__m512)load(p));
+#endif
+  return load_units(p);
+}
+template <bool pairs> ANNEAL_INLINE vu load_along_k(const bf16* p) {
+  if constexpr (pairs) return load_units(p);
+  return (vu)load(p);
+}
+// Units of consecutive rows or columns at one k, and with pairs at the next k too (null: past the end, so zero).
+template <bool pairs> ANNEAL_INLINE vu load_across_k(const float* p, const float* next) {
+  if constexpr (!pairs) return load_units(p);
+  vu low = rounded_high(load(p)) >> 16;
+  return next ? low | (rounded_high(load(next)) & 0xffff0000u) : low;
+}
+template <bool pairs> ANNEAL_INLINE vu load_across_k(const bf16* p, const bf16* next) {
+  if constexpr (!pairs) return (vu)load(p);
+  vu low = (vu)load(p) >> 16;
+  return next ? low | (vu)load(next) : low;
+}
+
+// --- Packing one panel of `width` rows (left operand) or columns (right operand), of which `count` exist; the others become zero ---
+
+// Element (r, k) is source[r * stride + k].
+template <int width, bool pairs, class T>
+static void pack_along_k(const T* source, int64_t stride, int64_t k, int64_t count, uint32_t* panel) {
+  constexpr int step = pairs ? 2 * lanes : lanes;
+  const int64_t units = units_of<pairs>(k);
+  for (int64_t unit = 0; unit < units; unit += lanes) {
+    const T* from = source + (pairs ? 2 * unit : unit);
+    const int64_t k_left = k - (pairs ? 2 * unit : unit), units_left = smaller(lanes, units - unit);
+    // Downwards: a block's lanes past the panel's width are overwritten by the next unit, or lie in the slack.
+    for (int first = (width - 1) / lanes * lanes; first >= 0; first -= lanes) {
+      vu block[lanes];
+      if (k_left >= step && count >= first + lanes && width >= first + lanes) {
+        ANNEAL_UNROLL for (int i = 0; i < lanes; ++i) block[i] = load_along_k<pairs>(from + (first + i) * stride);
+      } else if (k_left >= step && count >= width) {
+        ANNEAL_UNROLL for (int i = 0; i < lanes; ++i) block[i] = first + i < width ? load_along_k<pairs>(from + (first + i) * stride) : (vu){};
+      } else {
+        ANNEAL_UNROLL for (int i = 0; i < lanes; ++i) {
+          T part[step];
+          memset(part, 0, sizeof part);
+          if (first + i < width && first + i < count)
+            memcpy(part, from + (first + i) * stride, static_cast<size_t>(smaller(step, k_left)) * sizeof(T));
+          block[i] = load_along_k<pairs>(part);
+        }
+      }
+      transpose(block);
+      uint32_t* to = panel + unit * width + first;
+      if (units_left == lanes) {
+        ANNEAL_UNROLL for (int i = 0; i < lanes; ++i) store_units(to + i * width, block[i]);
+      } else {
+        for (int i = 0; i < units_left; ++i) store_units(to + i * width, block[i]);
+      }
+    }
+  }
+}
+
+// Element (r, k) is source[k * stride + r].
+template <int width, bool pairs, class T>
+static void pack_across_k(const T* source, int64_t stride, int64_t k, int64_t count, uint32_t* panel) {
+  const int64_t units = units_of<pairs>(k);
+  for (int64_t unit = 0; unit < units; ++unit) {
+    const T* from = source + (pairs ? 2 * unit : unit) * stride;
+    const T* next = pairs && 2 * unit + 1 < k ? from + stride : nullptr;
+    for (int first = 0; first < width; first += lanes) {
+      const int64_t left = count - first;
+      uint32_t* to = panel + unit * width + first;
+      if (left >= lanes) {
+        store_units(to, load_across_k<pairs>(from + first, next ? next + first : nullptr));
+      } else {
+        T part[2][lanes];
+        memset(part, 0, sizeof part);
+        if (left > 0) {
+          memcpy(part[0], from + first, static_cast<size_t>(left) * sizeof(T));
+          if (next) memcpy(part[1], next + first, static_cast<size_t>(left) * sizeof(T));
+        }
+        store_units(to, load_across_k<pairs>(part[0], part[1]));
+      }
+    }
+  }
+}
+
+}  // namespace
+}  // namespace anneal::cpu
