@@ -57,10 +57,9 @@ template <bool with_weighted, class T> ANNEAL_INLINE LogSum piece_log_sum(const 
 
   vf total[accumulators] = {}, weighted[accumulators] = {};
   auto add = [&](int k, vf z) {
-    vf below = max(splat(-100.f), z - highest);
-    vf e = exp(below);
+    vf below = z - highest, e = exp_low(below);
     total[k] += e;
-    if constexpr (with_weighted) weighted[k] += below * e;
+    if constexpr (with_weighted) weighted[k] += max(splat(-100.f), below) * e;
   };
   i = 0;
   for (; i + step <= n; i += step)

@@ -169,6 +169,27 @@ ANNEAL_INLINE vf exp(vf x) {
   p = select((vi)(x < -87.33f), splat(0), p);
   return select((vi)(x == x), p, x);
 }
+// e^x for x <= 88, meant for softmax: half the steps of exp. The relative error is about 1e-7; 0 below -87.3, NaN for NaN.
+ANNEAL_INLINE vf exp_low(vf x) {
+  const vf magic = splat(12582912.f);
+  vf clamped = max(splat(-87.33f), x);
+  vf t = clamped * 1.44269504088896f + magic;
+  vf n = t - magic;
+#if defined(__FMA__) || defined(__aarch64__)
+  vf f = clamped - n * 0.693147180559945f;  // fused: its only error is n times that of the constant, 2e-9
+#else
+  vf f = clamped - n * 0.693359375f + n * 2.12194440e-4f;
+#endif
+  vf p = splat(0x1.6a2352p-10f);  // (e^f - 1 - f) / f^2, minimax for |f| <= log(2) / 2
+  p = p * f + 0x1.123a6cp-7f;
+  p = p * f + 0x1.5558f4p-5f;
+  p = p * f + 0x1.55549p-3f;
+  p = p * f + 0x1.fffffcp-2f;
+  p = p * f + 1.f;
+  p = p * f + 1.f;
+  vf y = (vf)((vi)p + ((vi)t << 23));  // the low bits of t are n
+  return x < -87.33f ? splat(0) : y;
+}
 ANNEAL_INLINE vf sigmoid(vf x) { return 1.f / (1.f + exp(-x)); }
 // tanh by e^2x, with the odd polynomial near zero where that cancels.
 ANNEAL_INLINE vf tanh(vf x) {
