@@ -1,0 +1,27 @@
+import { nextStream } from '../tensor/random.ts'
+import type { Tensor } from '../tensor/tensor.ts'
+import { emptyLike, expect, fusedOp } from './op.ts'
+import { toDtype } from './primitives.ts'
+
+interface Attributes { p: number; seed: number; stream: number }
+
+function apply(x: Tensor, { p, seed, stream }: Attributes): Tensor {
+  const y = emptyLike(x)
+  x.device.kernels.dropout(y.handle, x.handle, p, seed, stream)
+  return y
+}
+
+const op = fusedOp<readonly [Tensor], Attributes, Tensor>({
+  name: 'dropout',
+  // The mask is the kernel's own: it is a function of seed, stream and index, not of x.
+  definition: ([x], attributes) => toDtype(op([toDtype(x, 'float32')], attributes), x.dtype),
+  forward: ([x], attributes) => apply(x, attributes),
+  // Multiplying by the same mask is its own transpose.
+  backward([dy], context, attributes) { context.give(0, apply(dy!, attributes)) },
+})
+
+/** Sets each number to 0 with probability p and divides the rest by 1 - p. Draws from the next stream of manualSeed(). */
+export function dropout(x: Tensor, p: number): Tensor {
+  expect(p >= 0 && p < 1, 'dropout', () => `p must be at least 0 and below 1, but is ${p}`)
+  return p === 0 ? x : op([x], { p, ...nextStream() })
+}

@@ -1,0 +1,18 @@
+import type { Kernels } from '../../lib/index.js'
+
+type Forward = Exclude<keyof Kernels, `${string}_backward`>
+type Unpaired = { [K in Forward]: `${K}_backward` extends keyof Kernels ? never : K }[Forward]
+
+/** The kernels without a `_backward`, and why. The compiler keeps this list exact: a new kernel must have one or say here why not. */
+export const noBackward = {
+  fill: 'a constant', iota: 'a constant', random_uniform: 'a constant', random_normal: 'a constant',
+  convert: 'its gradient is convert', binary: 'primitives.ts has its gradients', add_into: 'accumulates gradients', scale: 'its gradient is scale',
+  unary: 'primitives.ts has its gradients', where: 'its gradient is where', reduce: 'primitives.ts has its gradients', permute: 'its gradient is permute',
+  slice: 'its gradient is slice_into', slice_into: 'writes into memory that has no gradient', gather_last: 'its gradient is scatter_add_last',
+  scatter_add_last: 'is the gradient of gather_last', gemm: 'its gradients are gemm', sum_rows: 'is the gradient of a bias',
+  scatter_rows: 'writes a key/value cache, which has no gradient', gather_rows: 'reads a key/value cache, which has no gradient',
+  rope: 'its gradient is the inverse rotation', dropout: 'is its own gradient',
+  linear_cross_entropy: 'computes its gradient in the forward pass',
+  sum_squares: 'measures gradients', clip_factor: 'measures gradients', adamw: 'updates parameters', count_non_finite: 'counts',
+  sample: 'draws a token, which has no gradient',
+} satisfies Record<Unpaired, string>

@@ -1,0 +1,64 @@
+import { Tensor } from '../tensor/tensor.ts'
+import { emptyLike, expect, expectDtype, expectShape, fusedOp, shapeText } from './op.ts'
+import { add, concat, equal, matmul, mul, reshape, slice, sub, toDtype } from './primitives.ts'
+
+export interface RopeOptions {
+  /** Pairs entries (2i, 2i + 1), as GPT-J and GLM do, rather than (i, i + half), as Llama does. */
+  interleaved?: boolean
+}
+
+/** table[position] by a product with one-hot rows, so that the definition stays in primitives. */
+function rowsAt(table: Tensor, position: Tensor, dtype: Tensor['dtype']): Tensor {
+  const tokens = position.dim(0)
+  const rows = Tensor.arange(table.dim(0), { dtype })
+  const oneHot = equal(reshape(toDtype(position, dtype), [tokens, 1]), reshape(rows, [1, table.dim(0)]))
+  return matmul(oneHot, toDtype(table, dtype))
+}
+
+const op = fusedOp<readonly [Tensor, Tensor, Tensor, Tensor], { interleaved: boolean }, Tensor>({
+  name: 'rope',
+  definition([x, cosTable, sinTable, position], { interleaved }) {
+    const [tokens, heads, width] = x.shape as [number, number, number]
+    const half = cosTable.dim(1)
+    const rotated = 2 * half
+    const c = reshape(rowsAt(cosTable, position, x.dtype), [tokens, 1, half])
+    const s = reshape(rowsAt(sinTable, position, x.dtype), [tokens, 1, half])
+    const rest = width > rotated ? [slice(x, [0, 0, rotated], [tokens, heads, width - rotated])] : []
+    if (interleaved) {
+      const pairs = reshape(slice(x, [0, 0, 0], [tokens, heads, rotated]), [tokens, heads, half, 2])
+      const a = reshape(slice(pairs, [0, 0, 0, 0], [tokens, heads, half, 1]), [tokens, heads, half])
+      const b = reshape(slice(pairs, [0, 0, 0, 1], [tokens, heads, half, 1]), [tokens, heads, half])
+      const first = reshape(sub(mul(a, c), mul(b, s)), [tokens, heads, half, 1])
+      const second = reshape(add(mul(b, c), mul(a, s)), [tokens, heads, half, 1])
+      return concat([reshape(concat([first, second], 3), [tokens, heads, rotated]), ...rest], 2)
+    }
+    const a = slice(x, [0, 0, 0], [tokens, heads, half])
+    const b = slice(x, [0, 0, half], [tokens, heads, half])
+    return concat([sub(mul(a, c), mul(b, s)), add(mul(b, c), mul(a, s)), ...rest], 2)
+  },
+  forward([x, cosTable, sinTable, position], { interleaved }, save) {
+    const y = emptyLike(x)
+    y.device.kernels.rope(y.handle, x.handle, cosTable.handle, sinTable.handle, position.handle, interleaved, false)
+    save(cosTable, sinTable, position)
+    return y
+  },
+  backward([dy], context, { interleaved }) {
+    const [cosTable, sinTable, position] = context.saved as [Tensor, Tensor, Tensor]
+    const dx = emptyLike(dy!)
+    dx.device.kernels.rope(dx.handle, dy!.handle, cosTable.handle, sinTable.handle, position.handle, interleaved, true)
+    context.give(0, dx)
+  },
+})
+
+/**
+ * Rotary position embedding (Su et al. 2021). x [tokens, heads, headDim]; cosTable and sinTable float32 [positions, rotated / 2]; position int32
+ * [tokens]. The first `rotated` entries of each head are turned, the rest pass.
+ */
+export function rope(x: Tensor, cosTable: Tensor, sinTable: Tensor, position: Tensor, { interleaved = false }: RopeOptions = {}): Tensor {
+  expect(x.rank === 3, 'rope', () => `x must have shape [tokens, heads, headDim], but has ${shapeText(x.shape)}`)
+  expectShape('rope', 'sinTable', sinTable, cosTable.shape, 'that of cosTable')
+  expect(cosTable.rank === 2 && 2 * cosTable.dim(1) <= x.dim(2), 'rope', () => `cosTable ${shapeText(cosTable.shape)} turns more than the ${x.dim(2)} entries of a head`)
+  expectShape('rope', 'position', position, [x.dim(0)], 'one per token')
+  expectDtype('rope', 'position', position, 'int32')
+  return op([x, cosTable, sinTable, position], { interleaved })
+}
