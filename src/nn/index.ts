@@ -1,0 +1,5 @@
+export { Embedding } from './embedding.ts'
+export { Conv1D, Linear, LinearLayer, type LinearInit } from './linear.ts'
+export { matchesName, Module, type InitialiseOptions, type NamePattern } from './module.ts'
+export { LayerNorm, RMSNorm } from './norm.ts'
+export { normal, ones, Parameter, zeros, type Initialisation } from './parameter.ts'

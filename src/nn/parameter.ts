@@ -1,0 +1,119 @@
+import { createHash } from 'node:crypto'
+import { AnnealError, ShapeError } from '../errors.ts'
+import { sizeOf, Tensor, unscoped, type Device, type DType, type Shape } from '../tensor/index.ts'
+
+/** What a parameter holds before training, as transformers initialises it. */
+export type Initialisation =
+  | { readonly kind: 'constant', readonly value: number }
+  /** Normal with mean 0; `zeroRow` is the row of the padding token. */
+  | { readonly kind: 'normal', readonly deviation: number, readonly zeroRow?: number }
+
+export const zeros: Initialisation = { kind: 'constant', value: 0 }
+export const ones: Initialisation = { kind: 'constant', value: 1 }
+export const normal = (deviation: number): Initialisation => ({ kind: 'normal', deviation })
+
+/** Streams of parameters lie above those that dropout counts up from 0. */
+const firstParameterStream = 2 ** 48
+
+/** The stream of random numbers that belongs to a name: the same whatever else the model holds. */
+function streamOf(name: string): number {
+  return firstParameterStream + createHash('sha256').update(name).digest().readUIntBE(0, 6)
+}
+
+/**
+ * A trainable tensor and its place in a model. It has a shape from the start; its memory comes with initialise() or with loading, so that a
+ * model can be compared with a file before anything is allocated. Two modules that share one Parameter are tied.
+ */
+export class Parameter {
+  readonly shape: Shape
+  readonly initialisation: Initialisation
+  #tensor: Tensor | null = null
+  #requiresGrad = true
+
+  constructor(shape: Shape, initialisation: Initialisation) {
+    this.shape = Object.freeze([...shape])
+    this.initialisation = initialisation
+  }
+
+  get size(): number { return sizeOf(this.shape) }
+
+  /** Whether it has memory. */
+  get isMaterialised(): boolean { return this.#tensor !== null }
+
+  /** The numbers. Throws before initialise() or loading, and after dispose(). */
+  get tensor(): Tensor {
+    if (!this.#tensor) {
+      throw new AnnealError('ERR_PARAMETER', `a parameter of shape [${this.shape.join(', ')}] has no values: it was never initialised or loaded, or its model was disposed`)
+    }
+    return this.#tensor
+  }
+
+  get dtype(): DType { return this.tensor.dtype }
+  get device(): Device { return this.tensor.device }
+
+  /** The gradient backward() accumulated, float32 for 16-bit parameters; null where there is none. */
+  get grad(): Tensor | null { return this.#tensor?.grad ?? null }
+
+  get requiresGrad(): boolean { return this.#requiresGrad }
+  set requiresGrad(value: boolean) {
+    this.#requiresGrad = value
+    this.#tensor?.requiresGrad_(value)
+    if (!value) this.zeroGrad()
+  }
+
+  /** Puts another tensor of the same shape in place, of any float dtype, and releases the old one and its gradient. */
+  replace(tensor: Tensor): void {
+    if (tensor.shape.length !== this.shape.length || tensor.shape.some((length, i) => length !== this.shape[i])) {
+      throw new ShapeError(`a parameter of shape [${this.shape.join(', ')}] cannot take a tensor of shape [${tensor.shape.join(', ')}]`)
+    }
+    const old = this.#tensor
+    this.#tensor = tensor.requiresGrad_(this.#requiresGrad)
+    if (old !== tensor) old?.dispose()
+  }
+
+  /** Gives up the tensor without releasing it, for a caller that keeps it. */
+  detach(): Tensor {
+    const { tensor } = this
+    this.#tensor = null
+    return tensor
+  }
+
+  /** Fills it with its initial values. They depend on seed, name and shape only; a 16-bit parameter holds the rounded float32 values. */
+  initialise(name: string, seed: number, dtype: DType, device: Device): void {
+    const { initialisation: start, shape } = this
+    if (start.kind === 'constant') { this.replace(unscoped(() => Tensor.full(shape, start.value, { dtype, device }))); return; }
+    const values = unscoped(() => Tensor.empty(shape, { device }))
+    values.device.kernels.random_normal(values.handle, 0, start.deviation, seed, streamOf(name))
+    if (start.zeroRow !== undefined) {
+      const row = values.viewAs(shape.slice(1), start.zeroRow * sizeOf(shape.slice(1)))
+      device.kernels.fill(row.handle, 0)
+      row.dispose()
+    }
+    this.replace(converted(values, dtype))
+  }
+
+  /** Changes the dtype, rounding to nearest even. The gradient is dropped. */
+  to(dtype: DType): void {
+    if (this.#tensor && this.#tensor.dtype !== dtype) this.replace(converted(this.detach(), dtype))
+  }
+
+  zeroGrad(): void {
+    if (!this.#tensor) return
+    this.#tensor.grad?.dispose()
+    this.#tensor.grad = null
+  }
+
+  dispose(): void {
+    this.#tensor?.dispose()
+    this.#tensor = null
+  }
+}
+
+/** `tensor` in another dtype; the original is released unless it already has it. */
+function converted(tensor: Tensor, dtype: DType): Tensor {
+  if (tensor.dtype === dtype) return tensor
+  const result = unscoped(() => Tensor.empty(tensor.shape, { dtype, device: tensor.device }))
+  result.device.kernels.convert(result.handle, tensor.handle)
+  tensor.dispose()
+  return result
+}
