@@ -1,0 +1,163 @@
+// The output layer of a language model taken in chunks of tokens, so that logits of all tokens never exist at once. Tokens whose label is -100
+// are left out first, which changes no result; a chunk's logits are f32 and become the gradient in place. Internal linkage only.
+#pragma once
+#include "isa.h"
+#include "loss.h"
+
+namespace anneal::cpu::ANNEAL_ISA {
+namespace {
+
+// Logits of a chunk: about this many bytes, unless the vocabulary is so large that too few rows would be left for the matrix products.
+constexpr int64_t chunk_bytes = 32 << 20, fewest_rows = 104;
+
+struct LinearHead {
+  const char* kernel;
+  const Tensor& hidden;
+  const Tensor& weight;
+  const Tensor* bias;
+  const Tensor& labels;
+  float soft_cap;
+  bool half;
+  int64_t tokens() const { return hidden.shape[0]; }
+  int64_t width() const { return hidden.shape[1]; }
+  int64_t vocabulary() const { return weight.shape[0]; }
+  float inverse_cap() const { return soft_cap > 0 ? 1 / soft_cap : 0; }
+};
+
+struct HeadGradients {
+  Tensor* hidden;
+  Tensor* weight;
+  Tensor* bias;
+  bool wanted() const { return hidden || weight || bias; }
+};
+
+struct Chunk {
+  int64_t count;
+  const int64_t* token;  // of each row
+  Tensor hidden, logits;
+};
+
+static Tensor matrix(void* data, DType dtype, int64_t rows, int64_t columns) {
+  return {data, rows * columns, {rows, columns}, dtype, 2};
+}
+
+static void check_head(const LinearHead& head, const HeadGradients& gradients, const char* labels_name) {
+  const char* kernel = head.kernel;
+  const Tensor &hidden = head.hidden, &weight = head.weight;
+  ANNEAL_CHECK(is_float(hidden.dtype) && is_float(weight.dtype), "%s: hidden and weight must be f32 or bf16, but are %s and %s", kernel,
+               name_of(hidden.dtype), name_of(weight.dtype));
+  ANNEAL_CHECK(hidden.rank == 2, "%s: hidden must have shape [tokens, width], but has %s", kernel, ShapeText(hidden).text);
+  ANNEAL_CHECK(weight.rank == 2 && weight.shape[0] > 0 && weight.shape[1] == hidden.shape[1],
+               "%s: weight must have shape [vocabulary, %lld], the width of hidden, but has %s", kernel,
+               static_cast<long long>(hidden.shape[1]), ShapeText(weight).text);
+  const int64_t vocabulary = head.vocabulary();
+  auto check_bias = [&](const char* name, const Tensor& bias) {
+    ANNEAL_CHECK(bias.rank == 1 && bias.size == vocabulary, "%s: %s must have shape [%lld], but has %s", kernel, name,
+                 static_cast<long long>(vocabulary), ShapeText(bias).text);
+  };
+  if (head.bias) {
+    ANNEAL_CHECK(is_float(head.bias->dtype), "%s: bias must be f32 or bf16, but is %s", kernel, name_of(head.bias->dtype));
+    check_bias("bias", *head.bias);
+  }
+  ANNEAL_CHECK(head.soft_cap >= 0 && head.soft_cap < INFINITY, "%s: soft_cap must be 0 (none) or positive, but is %g", kernel,
+               static_cast<double>(head.soft_cap));
+  if (gradients.hidden) {
+    ANNEAL_CHECK(is_float(gradients.hidden->dtype), "%s: dhidden must be f32 or bf16, but is %s", kernel, name_of(gradients.hidden->dtype));
+    check_same_shape(kernel, "hidden", hidden, *gradients.hidden);
+  }
+  if (gradients.weight) {
+    check_dtype(kernel, "dweight", *gradients.weight, DType::f32);
+    check_same_shape(kernel, "weight", weight, *gradients.weight);
+  }
+  if (gradients.bias) {
+    check_dtype(kernel, "dbias", *gradients.bias, DType::f32);
+    check_bias("dbias", *gradients.bias);
+  }
+  check_labels(kernel, labels_name, head.labels, head.tokens(), vocabulary);
+}
+
+// Rows of a chunk: a multiple of 8, all chunks about equally long.
+static int64_t rows_per_chunk(int64_t rows, int64_t vocabulary) {
+  int64_t most = chunk_bytes / (vocabulary * 4) / 8 * 8;
+  if (most < fewest_rows) most = fewest_rows;
+  int64_t chunks = (rows + most - 1) / most;
+  return chunks == 0 ? 0 : ((rows + chunks - 1) / chunks + 7) / 8 * 8;
+}
+
+static void soft_cap_row(float* row, int64_t n, float cap, float inverse_cap) {
+  int64_t j = 0;
+  for (; j + lanes <= n; j += lanes) store(row + j, tanh(load(row + j) * inverse_cap) * cap);
+  if (j < n) store_part(row + j, tanh(load_part(row + j, n - j) * inverse_cap) * cap, n - j);
+}
+
+static bool follow_each_other(const int64_t* token, int64_t count) { return token[count - 1] - token[0] == count - 1; }
+
+static Tensor rows_of(const Tensor& x, int64_t first, int64_t count) {
+  return matrix(x.as<char>() + first * x.shape[1] * bytes_of(x.dtype), x.dtype, count, x.shape[1]);
+}
+
+// Adds a chunk's part of the gradients, chunk.logits being the gradient of the logits; `spare` has room for the gradient of chunk.hidden.
+static void add_gradients(const LinearHead& head, const HeadGradients& gradients, Chunk& chunk, void* spare, bool accumulate) {
+  const int64_t none = static_cast<int64_t>(Activation::none);
+  if (gradients.weight) gemm(*gradients.weight, nullptr, chunk.logits, chunk.hidden, nullptr, true, false, accumulate, none, head.half);
+  if (gradients.bias) sum_rows(*gradients.bias, chunk.logits, accumulate);
+  if (!gradients.hidden) return;
+  Tensor& all = *gradients.hidden;
+  const bool in_place = follow_each_other(chunk.token, chunk.count);
+  Tensor rows = in_place ? rows_of(all, chunk.token[0], chunk.count) : matrix(spare, all.dtype, chunk.count, head.width());
+  gemm(rows, nullptr, chunk.logits, head.weight, nullptr, false, false, false, none, head.half);
+  if (in_place) return;
+  const int64_t row_bytes = head.width() * bytes_of(all.dtype);
+  for (int64_t i = 0; i < chunk.count; ++i)
+    memcpy(all.as<char>() + chunk.token[i] * row_bytes, rows.as<char>() + i * row_bytes, static_cast<size_t>(row_bytes));
+}
+
+// row(logits, token) for each token that counts, with its soft-capped logits, which the call turns into
+// their gradient where gradients are wanted.
+template <class F> static void each_token(const LinearHead& head, const HeadGradients& gradients, bool accumulate, F row) {
+  const int64_t tokens = head.tokens(), width = head.width(), vocabulary = head.vocabulary();
+  const int32_t* labels = head.labels.as<int32_t>();
+  int64_t valid = 0;
+  for (int64_t t = 0; t < tokens; ++t) valid += labels[t] != ignored;
+  if (gradients.hidden && valid < tokens) memset(gradients.hidden->data, 0, static_cast<size_t>(gradients.hidden->bytes()));
+  if (valid == 0) {
+    if (gradients.weight && !accumulate) memset(gradients.weight->data, 0, static_cast<size_t>(gradients.weight->bytes()));
+    if (gradients.bias && !accumulate) memset(gradients.bias->data, 0, static_cast<size_t>(gradients.bias->bytes()));
+    return;
+  }
+  const int64_t most = rows_per_chunk(valid, vocabulary), hidden_bytes = most * width * bytes_of(head.hidden.dtype);
+  const int64_t aligned_hidden = (hidden_bytes + 63) / 64 * 64, spare_bytes = most * width * 4;
+  float* logits = static_cast<float*>(pool().scratch(4, static_cast<size_t>(most * vocabulary * 4)));
+  char* memory = static_cast<char*>(pool().scratch(5, static_cast<size_t>(aligned_hidden + spare_bytes + most * 8)));
+  void* spare = memory + aligned_hidden;
+  int64_t* token = reinterpret_cast<int64_t*>(memory + aligned_hidden + spare_bytes);
+
+  int64_t next = 0;
+  for (int64_t done = 0; done < valid;) {
+    Chunk chunk = {0, token, {}, {}};
+    for (; chunk.count < most && next < tokens; ++next)
+      if (labels[next] != ignored) token[chunk.count++] = next;
+    if (follow_each_other(token, chunk.count)) {
+      chunk.hidden = rows_of(head.hidden, token[0], chunk.count);
+    } else {
+      chunk.hidden = matrix(memory, head.hidden.dtype, chunk.count, width);
+      const int64_t row_bytes = width * bytes_of(head.hidden.dtype);
+      for (int64_t i = 0; i < chunk.count; ++i)
+        memcpy(memory + i * row_bytes, head.hidden.as<char>() + token[i] * row_bytes, static_cast<size_t>(row_bytes));
+    }
+    chunk.logits = matrix(logits, DType::f32, chunk.count, vocabulary);
+    gemm(chunk.logits, nullptr, chunk.hidden, head.weight, head.bias, false, true, false, static_cast<int64_t>(Activation::none), head.half);
+    parallel_for(chunk.count, 16384 / vocabulary + 1, [&](int64_t begin, int64_t end) {
+      for (int64_t i = begin; i < end; ++i) {
+        float* at = logits + i * vocabulary;
+        if (head.soft_cap > 0) soft_cap_row(at, vocabulary, head.soft_cap, head.inverse_cap());
+        row(at, token[i]);
+      }
+    });
+    if (gradients.wanted()) add_gradients(head, gradients, chunk, spare, accumulate || done > 0);
+    done += chunk.count;
+  }
+}
+
+}  // namespace
+}  // namespace anneal::cpu::ANNEAL_ISA
