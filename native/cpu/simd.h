@@ -273,8 +273,11 @@ ANNEAL_INLINE void sin_cos_turns(vf t, vf& sine, vf& cosine) {
 }
 
 // --- walking a row: body(i, span) for each vector of elements, the last one possibly a part; load and store take the span ---
-struct Whole {};
-struct Part { int64_t n; };
+struct Whole { static constexpr bool whole = true; };
+struct Part {
+  static constexpr bool whole = false;
+  int64_t n;
+};
 template <class T> ANNEAL_INLINE vf load(const T* p, Whole) { return load(p); }
 template <class T> ANNEAL_INLINE vf load(const T* p, Part part) { return load_part(p, part.n); }
 template <class T> ANNEAL_INLINE void store(T* p, vf v, Whole) { store(p, v); }
