@@ -1,0 +1,7 @@
+export { Tokenizer, type ApplyChatTemplateOptions, type DecodeOptions, type EncodeOptions } from './tokenizer.ts'
+export type { AddedToken, AddedTokenOptions } from './addedTokens.ts'
+export type { DecodeStream } from './decodeStream.ts'
+export type { NamedSpecialToken, TokenizerConfig } from './tokenizerConfig.ts'
+export { chatMLTemplate, chatMLTokens } from './chatML.ts'
+export { hasGenerationTags, renderChat, type ChatMessage, type RenderOptions } from './chatTemplate.ts'
+export { tokenizeConversation, type TokenizeConversationOptions, type TokenizedConversation } from './conversation.ts'

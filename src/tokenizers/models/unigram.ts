@@ -1,0 +1,182 @@
+import { TokenizerError } from '../../errors.ts'
+import { utf8 } from '../byteLevel.ts'
+import { nextCodePoint } from '../characters.ts'
+import { describe, type Fields } from '../fields.ts'
+import { byteToken } from './bpe.ts'
+import type { TokenModel } from './model.ts'
+import { PairTable } from './pairTable.ts'
+
+/** An unknown character costs this much more than the least likely piece. */
+const unknownPenalty = 10
+
+/** A unigram language model over pieces (https://arxiv.org/abs/1804.10959): the likeliest cut of each word, by Viterbi. */
+export class UnigramModel implements TokenModel {
+  readonly type = 'Unigram'
+  readonly unkId: number | undefined
+  readonly #ids = new Map<string, number>()
+  readonly #tokens: string[] = []
+  readonly #scores: number[] = []
+  readonly #trie: PieceTrie
+  readonly #unkScore: number
+  readonly #fallback: readonly (number | undefined)[] | undefined
+  #best = new Float64Array(256)
+  #from = new Int32Array(256)
+  #piece = new Int32Array(256)
+
+  constructor(fields: Fields) {
+    const vocab = fields.array('vocab')
+    let lowest = Infinity
+    vocab.forEach((entry, id) => {
+      const [token, score] = Array.isArray(entry) ? entry as readonly unknown[] : []
+      if (typeof token !== 'string' || typeof score !== 'number') {
+        fields.fail(`vocab[${id}]`, `expected a token and its score, got ${describe(entry)}`)
+      }
+      this.#ids.set(token, id)
+      this.#tokens.push(token)
+      this.#scores.push(score)
+      lowest = Math.min(lowest, score)
+    })
+    this.unkId = fields.has('unk_id') ? fields.count('unk_id') : undefined
+    if (this.unkId !== undefined && this.unkId >= vocab.length) fields.fail('unk_id', `${this.unkId} is outside the vocabulary of ${vocab.length}`)
+    this.#unkScore = lowest - unknownPenalty
+    this.#trie = new PieceTrie(this.#ids)
+    this.#fallback = fields.boolean('byte_fallback', false)
+      ? Array.from({ length: 256 }, (_, byte) => this.#ids.get(byteToken(byte)))
+      : undefined
+  }
+
+  get size(): number {
+    return this.#tokens.length
+  }
+
+  tokenToId(token: string): number | undefined {
+    return this.#ids.get(token)
+  }
+
+  idToToken(id: number): string | undefined {
+    return this.#tokens[id]
+  }
+
+  *entries(): IterableIterator<[string, number]> {
+    for (let id = 0; id < this.#tokens.length; id++) yield [this.#tokens[id]!, id]
+  }
+
+  encodeWord(word: string, out: number[]): void {
+    if (word === '') return
+    this.#search(word)
+    const ends: number[] = []
+    for (let end = word.length; end > 0; end = this.#from[end]!) ends.push(end)
+    let unknownFrom = -1
+    let start = 0
+    for (const end of ends.reverse()) {
+      const id = this.#piece[end]!
+      if (id === this.unkId) {
+        if (unknownFrom < 0) unknownFrom = start
+      } else {
+        if (unknownFrom >= 0) this.#pushUnknown(word.slice(unknownFrom, start), out)
+        unknownFrom = -1
+        out.push(id)
+      }
+      start = end
+    }
+    if (unknownFrom >= 0) this.#pushUnknown(word.slice(unknownFrom), out)
+  }
+
+  /** Neighbouring unknowns are one token, or their bytes. */
+  #pushUnknown(text: string, out: number[]): void {
+    const whole = this.#ids.get(text)
+    if (whole !== undefined) {
+      out.push(whole)
+      return
+    }
+    if (this.#fallback) {
+      const ids = Array.from(utf8(text), (byte) => this.#fallback?.[byte])
+      if (ids.every((id) => id !== undefined)) {
+        for (const id of ids) out.push(id)
+        return
+      }
+    }
+    out.push(this.unkId!)
+  }
+
+  /** Fills, for each end, the best score, where its last piece starts and which piece it is. */
+  #search(word: string): void {
+    const length = word.length
+    if (this.#best.length <= length) {
+      this.#best = new Float64Array(length * 2)
+      this.#from = new Int32Array(length * 2)
+      this.#piece = new Int32Array(length * 2)
+    }
+    const best = this.#best
+    const from = this.#from
+    const piece = this.#piece
+    from.fill(-1, 0, length + 1)
+    best[0] = 0
+    for (let start = 0; start < length;) {
+      const next = nextCodePoint(word, start)
+      const here = best[start]!
+      let single = false
+      let node = 0
+      for (let end = start; end < length;) {
+        node = this.#trie.child(node, word.charCodeAt(end++))
+        if (node < 0) break
+        const id = this.#trie.piece(node)
+        if (id < 0) continue
+        const score = this.#scores[id]! + here
+        if (from[end]! < 0 || score > best[end]!) {
+          best[end] = score
+          from[end] = start
+          piece[end] = id
+        }
+        single ||= end === next
+      }
+      if (!single) {
+        const score = this.#unkScore + here
+        if (from[next]! < 0 || score > best[next]!) {
+          if (this.unkId === undefined) {
+            throw new TokenizerError(`${JSON.stringify(word.slice(start, next))} is not in the Unigram vocabulary and the model has no unk_id; add one`)
+          }
+          best[next] = score
+          from[next] = start
+          piece[next] = this.unkId
+        }
+      }
+      start = next
+    }
+  }
+}
+
+/** Prefix tree of the pieces over UTF-16 code units. */
+export class PieceTrie {
+  readonly #children: PairTable
+  #pieces: number[] = [-1]
+
+  constructor(pieces: Iterable<[string, number]>) {
+    this.#children = new PairTable(1024)
+    for (const [token, id] of pieces) {
+      if (token === '') continue
+      let node = 0
+      for (let i = 0; i < token.length; i++) {
+        let child = this.child(node, token.charCodeAt(i))
+        if (child < 0) {
+          child = this.#pieces.length
+          this.#children.set(node, token.charCodeAt(i), child, 0)
+          this.#pieces.push(-1)
+        }
+        node = child
+      }
+      this.#pieces[node] = id
+    }
+  }
+
+  /** The node reached by a code unit, or -1. */
+  child(node: number, unit: number): number {
+    const slot = this.#children.find(node, unit)
+    return slot < 0 ? -1 : this.#children.first(slot)
+  }
+
+  /** The piece that ends at a node, or -1. */
+  piece(node: number): number {
+    return this.#pieces[node]!
+  }
+}
