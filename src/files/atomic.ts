@@ -140,7 +140,7 @@ async function hashFile(path: string, fileSystem: FileSystem, sync: boolean): Pr
   const file = await fileSystem.open(path, sync ? 'r+' : 'r')
   try {
     const hash = createHash('sha256')
-    const piece = new Uint8Array(1 << 20)
+    const piece = Buffer.allocUnsafeSlow(1 << 20)
     let bytes = 0
     for (;;) {
       const got = await readFully(file, piece, bytes)
