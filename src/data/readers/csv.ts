@@ -3,7 +3,14 @@ import { readText } from './bytes.ts'
 import { refuse } from './jsonl.ts'
 import type { Reader, ReadOptions, SourceRow } from './types.ts'
 
-const newlines = (text: string): number => text.split(/\r\n|\n|\r/).length - 1
+const newlines = (text: string): number => /[\r\n]/.test(text) ? text.split(/\r\n|\n|\r/).length - 1 : 0
+
+/** The delimiter that stands most often in the header, outside quotes. */
+function delimiterOf(text: string): string {
+  const header = /^(?:"(?:[^"]|"")*"|[^"\r\n])*/.exec(text)![0].replace(/"(?:[^"]|"")*"/g, '')
+  const count = (delimiter: string): number => header.split(delimiter).length
+  return [',', '\t', ';', '|'].reduce((best, delimiter) => count(delimiter) > count(best) ? delimiter : best)
+}
 
 /**
  * Cuts CSV text into whole records: a line break inside quotes does not end one. `push` returns the text up to the last break
@@ -41,8 +48,8 @@ export function csvReader(file: string): Reader {
     let delimiter = ''
     let line = 1
     const parse = function* (text: string): Generator<{ fields: string[], line: number, problem?: string }> {
-      const result = papa.parse<string[]>(text, { delimiter, skipEmptyLines: false, delimitersToGuess: [',', '\t', ';', '|'] })
-      delimiter ||= result.meta.delimiter
+      delimiter ||= delimiterOf(text)
+      const result = papa.parse<string[]>(text, { delimiter, skipEmptyLines: false })
       const problems = new Map(result.errors.filter((error) => error.type === 'Quotes').map((error) => [error.row, error.message]))
       for (const [i, fields] of result.data.entries()) {
         const problem = problems.get(i)

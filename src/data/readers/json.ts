@@ -122,7 +122,7 @@ class ArraySplitter {
 
   end(): void {
     if (!this.found) {
-      if (this.line === 1 && this.column === 0) this.fail('the file is empty')
+      if (this.line === 1 && this.column === 0) this.fail('expected an array of rows, got an empty file')
       this.fail(this.depth > 0 ? 'the file ends inside a value' : 'expected an array of rows, or an object with a "data" array; give one object a line the name .jsonl')
     }
     if (this.depth > 0 || this.inString) this.fail('the file ends inside a value; it may be cut off')
