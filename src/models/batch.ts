@@ -1,4 +1,5 @@
 import { ShapeError } from '../errors.ts'
+import { ignoreIndex, Spans } from '../ops/index.ts'
 import { Tensor, type Device } from '../tensor/index.ts'
 import type { CacheSequence, KeyValueCache } from './cache.ts'
 
@@ -10,9 +11,6 @@ export type TokenArray = readonly number[] | Int32Array
  * cuSeqlens (one sequence without it).
  */
 export type TokenInput = readonly TokenArray[] | TokenArray
-
-/** The label that is left out of the loss. */
-export const ignoredLabel = -100
 
 export interface BatchInput {
   /** An int32 tensor [tokens] is taken as it is, with cuSeqlens. */
@@ -43,8 +41,8 @@ export interface FlatBatch {
   readonly positions: Int32Array
   /** The highest position plus one. */
   readonly length: number
-  /** int32 [sequences, 4] for attention: q_begin, q_length, k_begin, k_length. */
-  readonly spans: Tensor
+  /** Which queries see which keys. */
+  readonly spans: Spans
   /** int32 [tokens], shifted. */
   readonly labels: Tensor | undefined
   /** How many labels count; undefined when they are only known to the device. */
@@ -104,7 +102,7 @@ function countOnes(mask: TokenArray): number {
 
 /** Label t moves to place t - 1; the last place of each sequence has none. */
 function shift(labels: Int32Array, lengths: readonly number[]): Int32Array {
-  const result = new Int32Array(labels.length).fill(ignoredLabel)
+  const result = new Int32Array(labels.length).fill(ignoreIndex)
   let at = 0
   for (const length of lengths) {
     if (length) result.set(labels.subarray(at + 1, at + length), at)
@@ -138,7 +136,7 @@ export function flattenBatch(input: BatchInput, vocabSize: number, device: Devic
   if (tokens === 0) throw new ShapeError('inputIds: expected at least one token, got none')
 
   const flat = (name: string, value: TokenInput) => flatten(name, sequencesOf(name, value, padded), padded, mask)
-  const ints = (values: Int32Array, shape = [values.length]) => Tensor.from(values, shape, { device })
+  const ints = (values: Int32Array) => Tensor.from(values, [values.length], { device })
   const ids = parts && flat('inputIds', parts)
   if (ids) checkRange('inputIds', ids, vocabSize)
 
@@ -150,14 +148,14 @@ export function flattenBatch(input: BatchInput, vocabSize: number, device: Devic
   const labels = input.labels && shift(flat('labels', input.labels), lengths)
     || (input.shiftLabels && !(input.shiftLabels instanceof Tensor) ? flat('shiftLabels', input.shiftLabels) : undefined)
   if (input.labels && input.shiftLabels) throw new ShapeError('labels and shiftLabels: expected one of them, got both')
-  if (labels) checkRange('labels', labels, vocabSize, ignoredLabel)
+  if (labels) checkRange('labels', labels, vocabSize, ignoreIndex)
   const cuSeqlens = new Int32Array(lengths.length + 1)
   lengths.forEach((n, i) => { cuSeqlens[i + 1] = cuSeqlens[i]! + n })
   return {
     inputIds: onDevice ? inputIds : ints(ids!), tokens, lengths, cuSeqlens, positions, length,
-    spans: ints(spansOf(lengths, cuSeqlens, cacheSequences), [lengths.length, 4]),
+    spans: spansOf(lengths, cuSeqlens, cacheSequences, device),
     labels: labels ? ints(labels) : input.shiftLabels instanceof Tensor ? input.shiftLabels : undefined,
-    numLabels: labels?.reduce((sum, label) => sum + (label === ignoredLabel ? 0 : 1), 0),
+    numLabels: labels?.reduce((sum, label) => sum + (label === ignoreIndex ? 0 : 1), 0),
     slots: cacheSequences && ints(slotsOf(lengths, cacheSequences, tokens)),
   }
 }
@@ -179,11 +177,11 @@ function countPositions(lengths: readonly number[], held: readonly number[], tok
   return result
 }
 
-function spansOf(lengths: readonly number[], begins: Int32Array, sequences: readonly CacheSequence[] | undefined): Int32Array {
-  return Int32Array.from(lengths.flatMap((length, i) => {
-    const sequence = sequences?.[i]
-    return sequence ? [begins[i]!, length, sequence.begin, sequence.length + length] : [begins[i]!, length, begins[i]!, length]
-  }))
+function spansOf(lengths: readonly number[], begins: Int32Array, sequences: readonly CacheSequence[] | undefined, device: Device): Spans {
+  return new Spans(lengths.map((length, i) => {
+    const cached = sequences?.[i]
+    return { queryBegin: begins[i]!, queryLength: length, keyBegin: cached?.begin ?? begins[i]!, keyLength: (cached?.length ?? 0) + length }
+  }), device)
 }
 
 function slotsOf(lengths: readonly number[], sequences: readonly CacheSequence[], tokens: number): Int32Array {

@@ -78,25 +78,22 @@ function longRope(config: RopeConfig & { type: 'longrope' }, length: number): Ro
   return { inverseFrequencies: bases.map((base, i) => 1 / fround(fround(factors[i]!) * base)), attentionFactor }
 }
 
-/** Whether the frequencies depend on the length of the call. */
-export const ropeDependsOnLength = (config: RopeConfig): boolean => config.type === 'dynamic' || config.type === 'longrope'
-
-/** Which lengths share frequencies: 0 where all do. */
+/** Which frequencies a length needs: 0 for those of short sequences, else a number that equal lengths share. */
 export function ropeLengthKey(config: RopeConfig, length: number): number {
   if (config.type === 'dynamic') return length > config.maxPositionEmbeddings ? length : 0
   if (config.type === 'longrope') return length > config.originalMaxPositionEmbeddings ? 1 : 0
   return 0
 }
 
-/** cos and sin of positions 0 … `positions` - 1: float32 [positions, rotaryDim / 2], the attention factor included. */
-export function ropeTable({ inverseFrequencies, attentionFactor }: RopeFrequencies, positions: number): { cos: Float32Array, sin: Float32Array } {
+/** cos and sin of each position: float32 [positions, rotaryDim / 2], the attention factor included. */
+export function ropeRows({ inverseFrequencies, attentionFactor }: RopeFrequencies, positions: Int32Array): { cos: Float32Array, sin: Float32Array } {
   const half = inverseFrequencies.length
-  const cos = new Float32Array(positions * half)
-  const sin = new Float32Array(positions * half)
+  const cos = new Float32Array(positions.length * half)
+  const sin = new Float32Array(positions.length * half)
   const factor = fround(attentionFactor)
-  for (let p = 0; p < positions; p++) {
+  for (let p = 0; p < positions.length; p++) {
     for (let i = 0; i < half; i++) {
-      const angle = fround(p * inverseFrequencies[i]!)
+      const angle = fround(positions[p]! * inverseFrequencies[i]!)
       cos[p * half + i] = fround(Math.cos(angle)) * factor
       sin[p * half + i] = fround(Math.sin(angle)) * factor
     }

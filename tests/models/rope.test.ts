@@ -4,7 +4,7 @@ import { describe, expect, test } from 'vitest'
 import { z } from 'zod'
 import { readRope, ropeFields } from '../../src/models/configs/rope.ts'
 import { parseFields, type RawConfig } from '../../src/models/configs/common.ts'
-import { ropeFrequencies, ropeTable } from '../../src/models/rope.ts'
+import { ropeFrequencies, ropeRows } from '../../src/models/rope.ts'
 
 interface Case { headDim: number, maxPositionEmbeddings: number, length: number | null, rope: RawConfig, inverseFrequencies: number[], attentionFactor: number }
 
@@ -29,11 +29,11 @@ describe('rotary embeddings', () => {
 
   test('tables hold cos and sin of position times frequency', () => {
     const { positions, cos, sin } = recorded.table
-    const table = ropeTable(ropeFrequencies(read({ rope_theta: 10000 }, 64, 4096)), 4096)
+    const table = ropeRows(ropeFrequencies(read({ rope_theta: 10000 }, 64, 4096)), Int32Array.from(positions))
     positions.forEach((p, row) => {
       for (let i = 0; i < 32; i++) {
-        expect(Math.abs(table.cos[p * 32 + i]! - cos[row * 32 + i]!)).toBeLessThan(3e-4 * (p / 4096) + 2e-7)
-        expect(Math.abs(table.sin[p * 32 + i]! - sin[row * 32 + i]!)).toBeLessThan(3e-4 * (p / 4096) + 2e-7)
+        expect(Math.abs(table.cos[row * 32 + i]! - cos[row * 32 + i]!)).toBeLessThan(3e-4 * (p / 4096) + 2e-7)
+        expect(Math.abs(table.sin[row * 32 + i]! - sin[row * 32 + i]!)).toBeLessThan(3e-4 * (p / 4096) + 2e-7)
       }
     })
   })

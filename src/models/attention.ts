@@ -1,0 +1,51 @@
+import { attention, attentionProbabilities, concat, dropout, matmul, permute, reshape, slice, type Spans } from '../ops/index.ts'
+import type { Tensor } from '../tensor/index.ts'
+import type { KeyValueCache } from './cache.ts'
+import type { RopeRows } from './ropeTables.ts'
+
+/** What the layers of one forward pass share. */
+export interface LayerContext {
+  readonly spans: Spans
+  readonly rope: RopeRows | undefined
+  readonly cache: KeyValueCache | undefined
+  /** int32 [tokens]: where in the cache new keys and values go. */
+  readonly slots: Tensor | undefined
+  /** Receives each layer's probabilities where they were asked for. */
+  readonly attentions: Tensor[][] | undefined
+}
+
+export interface SelfAttentionOptions {
+  layer: number
+  scale: number
+  /** How many of the last keys a query sees; 0: all. */
+  window: number
+  /** Probability of dropping an attention weight; 0 outside training. */
+  dropout: number
+}
+
+/** Causal self-attention of new tokens over themselves and what the cache holds of their sequences. q [tokens, heads, headDim]. */
+export function selfAttention(q: Tensor, k: Tensor, v: Tensor, context: LayerContext, { layer, scale, window, dropout: p }: SelfAttentionOptions): Tensor {
+  const { spans, cache, slots, attentions } = context
+  let [keys, values] = [k, v]
+  if (cache && slots) {
+    [keys, values] = [cache.keys[layer]!, cache.values[layer]!]
+    keys.device.kernels.scatter_rows(keys.handle, k.handle, slots.handle)
+    values.device.kernels.scatter_rows(values.handle, v.handle, slots.handle)
+  }
+  const options = { scale, window, causal: true }
+  if (p === 0 && !attentions) return attention(q, keys, values, spans, options)
+  const probabilities = attentionProbabilities(q, keys, values, spans, options)
+  attentions?.push(probabilities)
+  return p === 0 ? attention(q, keys, values, spans, options) : weighted(probabilities.map((one) => dropout(one, p)), values, spans)
+}
+
+/** probabilities [heads, queries, keys] of each sequence times its values: [tokens, heads, headDim]. Dropout needs them one by one. */
+function weighted(probabilities: readonly Tensor[], values: Tensor, spans: Spans): Tensor {
+  const [, kvHeads, width] = values.shape as [number, number, number]
+  return concat(spans.spans.map(({ queryLength, keyBegin, keyLength }, i) => {
+    const heads = probabilities[i]!.dim(0)
+    const own = permute(slice(values, [keyBegin, 0, 0], [keyLength, kvHeads, width]), [1, 0, 2])
+    const product = matmul(reshape(probabilities[i]!, [kvHeads, (heads / kvHeads) * queryLength, keyLength]), own)
+    return permute(reshape(product, [heads, queryLength, width]), [1, 0, 2])
+  }))
+}

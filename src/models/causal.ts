@@ -1,0 +1,158 @@
+import { ShapeError } from '../errors.ts'
+import type { JsonValue } from '../files/index.ts'
+import { Linear, type LinearLayer, Module, type Parameter } from '../nn/index.ts'
+import { crossEntropy, embedding, linearCrossEntropy, linearLogprob, mul, selectiveLogSoftmax, sum, toDtype, type LogprobResult } from '../ops/index.ts'
+import { isRecording } from '../tensor/autograd.ts'
+import { noGrad, scope, Tensor, type Device, type DType } from '../tensor/index.ts'
+import { usesHalf } from '../ops/compute.ts'
+import type { LayerContext } from './attention.ts'
+import { flattenBatch, type BatchInput, type FlatBatch } from './batch.ts'
+import type { ModelConfig } from './config.ts'
+import type { RunOptions } from './layers.ts'
+import { savePretrained, type SaveOptions } from './weights.ts'
+
+export interface ForwardInput extends BatchInput {
+  /** Default: only without labels. */
+  readonly outputLogits?: boolean
+  /** Logits of the last so many tokens of each sequence only; 0, the default: of all. */
+  readonly logitsToKeep?: number
+  readonly outputHiddenStates?: boolean
+  readonly outputAttentions?: boolean
+  /** The loss is the sum over labels divided by this. Default: the number of labels that count. */
+  readonly numItems?: number
+  readonly labelSmoothing?: number
+}
+
+export interface ForwardOutput {
+  /** [], where labels were given. */
+  readonly loss?: Tensor
+  /** Negative log-likelihood of each label, float32 [tokens], 0 where ignored. Not differentiable. */
+  readonly nll?: Tensor
+  /** 1 where the label has the largest logit, float32 [tokens]. */
+  readonly correct?: Tensor
+  /** How many labels count; undefined when shiftLabels is a tensor. */
+  readonly numLabels?: number | undefined
+  /** float32 [tokens, vocabulary], without padding: sequence i has rows cuSeqlens[i] to cuSeqlens[i + 1]. */
+  readonly logits?: Tensor
+  /** The embeddings, each layer's output, and in place of the last layer's the normalised one: [tokens, hiddenSize] each. */
+  readonly hiddenStates?: readonly Tensor[]
+  /** Each layer's probabilities of each sequence: [heads, queries, keys]. */
+  readonly attentions?: readonly (readonly Tensor[])[]
+  readonly cuSeqlens: Int32Array
+}
+
+/** A causal language model: layers of some kind, and a head that gives logits. */
+export abstract class CausalLanguageModel extends Module {
+  abstract readonly config: ModelConfig
+  abstract lm_head: LinearLayer
+  /** generation_config.json as read; written back by savePretrained(). */
+  generationConfig: { [key: string]: JsonValue } | undefined
+  /** Whether layers are recomputed in backward() rather than kept. */
+  gradientCheckpointing = false
+
+  /** The property that holds everything but the head; base-model checkpoints leave its name out. */
+  abstract readonly baseModelPrefix: string
+  /** Buffers of old checkpoints that hold nothing of use. */
+  abstract readonly ignoredTensors: RegExp
+
+  /** The last hidden states [tokens, hiddenSize], normalised. */
+  protected abstract hidden(batch: FlatBatch, context: Omit<LayerContext, 'rope'>, options: RunOptions): Tensor
+
+  gradientCheckpointingEnable(): void { this.gradientCheckpointing = true }
+  gradientCheckpointingDisable(): void { this.gradientCheckpointing = false }
+
+  /** Where the parameters are. */
+  get device(): Device { return this.#first.device }
+  /** The dtype of the embeddings, and of what flows between layers. */
+  get dtype(): DType { return this.#first.dtype }
+  get #first(): Parameter { return this.parameters()[0]! }
+
+  /**
+   * Runs the model. Everything is computed without padding, all sequences one after another, each seeing only itself. With labels the loss comes
+   * from the hidden states, and logits exist only where asked for. With a cache nothing is recorded for backward().
+   */
+  forward(input: ForwardInput): ForwardOutput {
+    if (input.cache && isRecording()) return noGrad(() => this.forward(input))
+    return scope(() => this.#forward(input))
+  }
+
+  #forward(input: ForwardInput): ForwardOutput {
+    const batch = flattenBatch(input, this.config.vocabSize, this.device)
+    const { hidden, hiddenStates, attentions } = this.#run(input, batch)
+    const wantsLogits = input.outputLogits ?? !batch.labels
+    return {
+      ...(batch.labels ? this.#loss(hidden, batch.labels, batch.numLabels, input) : {}),
+      ...(wantsLogits ? { logits: this.logits(lastTokens(hidden, batch, input.logitsToKeep ?? 0)) } : {}),
+      ...(hiddenStates ? { hiddenStates } : {}),
+      ...(attentions ? { attentions } : {}),
+      cuSeqlens: batch.cuSeqlens,
+    }
+  }
+
+  #run(input: ForwardInput, batch: FlatBatch): { hidden: Tensor, hiddenStates: Tensor[] | undefined, attentions: Tensor[][] | undefined } {
+    const { cache, cacheSequences } = input
+    if (cache && cache.dtype !== this.dtype) throw new ShapeError(`cache: expected dtype ${this.dtype}, the model's, got ${cache.dtype}`)
+    const hiddenStates = input.outputHiddenStates ? [] : undefined
+    const attentions = input.outputAttentions ? [] : undefined
+    const recompute = this.gradientCheckpointing && this.training && !attentions && !cache
+    const hidden = this.hidden(batch, { spans: batch.spans, cache, slots: batch.slots, attentions }, { hiddenStates, recompute })
+    if (cache) cacheSequences?.forEach((sequence, i) => { cache.advance(sequence, batch.lengths[i]!) })
+    return { hidden, hiddenStates, attentions }
+  }
+
+  #loss(hidden: Tensor, labels: Tensor, numLabels: number | undefined, { numItems, labelSmoothing = 0 }: ForwardInput): Pick<ForwardOutput, 'loss' | 'nll' | 'correct' | 'numLabels'> {
+    // Without a single label the sum is 0, and so is the loss.
+    const items = numItems ?? (numLabels === undefined ? undefined : Math.max(numLabels, 1))
+    if (items === undefined) throw new ShapeError('numItems: expected the number of labels that count, as shiftLabels is a tensor')
+    const head = this.lm_head
+    if (head instanceof Linear) {
+      return { ...linearCrossEntropy(hidden, head.weight.tensor, labels, { numItems: items, labelSmoothing, bias: head.bias?.tensor ?? null }), numLabels }
+    }
+    const nll = crossEntropy(this.logits(hidden), labels, { labelSmoothing })
+    return { loss: mul(sum(nll), 1 / items), nll, numLabels }
+  }
+
+  /** float32 logits [rows, vocabulary] of hidden states [rows, hiddenSize]. */
+  logits(hidden: Tensor): Tensor {
+    const head = this.lm_head
+    if (hidden.dtype === 'float32' || !(head instanceof Linear)) return toDtype(head.forward(hidden), 'float32')
+    if (isRecording() && (hidden.requiresGrad || head.weight.requiresGrad)) return head.forward(toDtype(hidden, 'float32'))
+    // The product is summed in float32 anyway; rounding it to 16 bits would only lose what sampling and log-probabilities need.
+    const weight = head.weight.tensor
+    const logits = Tensor.empty([hidden.dim(0), head.outFeatures], { device: hidden.device })
+    logits.device.kernels.gemm(logits.handle, 0, hidden.handle, weight.handle, head.bias?.tensor.handle ?? 0, false, true, false, 0, usesHalf(hidden.dtype, weight.dtype))
+    return logits
+  }
+
+  /**
+   * log p of each token under the model and the entropy of its distribution, float32 [tokens], differentiable: entry t is about the token at t + 1
+   * of the sequence, or about shiftLabels[t] where given, -100 giving 0. Never holds tokens × vocabulary.
+   */
+  logprobs(input: BatchInput & { readonly temperature?: number }): LogprobResult {
+    return scope(() => {
+      const { inputIds, shiftLabels, labels } = input
+      if (!labels && !shiftLabels && inputIds instanceof Tensor) throw new ShapeError('logprobs: expected labels or shiftLabels, as inputIds is a tensor')
+      const named = labels || shiftLabels || inputIds instanceof Tensor ? input : { ...input, labels: inputIds }
+      const batch = flattenBatch(named, this.config.vocabSize, this.device)
+      const { hidden } = this.#run(input, batch)
+      const { temperature = 1 } = input
+      const head = this.lm_head
+      if (head instanceof Linear) return linearLogprob(hidden, head.weight.tensor, batch.labels!, { temperature, bias: head.bias?.tensor ?? null })
+      return selectiveLogSoftmax(this.logits(hidden), batch.labels!, { temperature })
+    })
+  }
+
+  /** Writes config.json, generation_config.json and safetensors so that transformers loads them. */
+  savePretrained(folder: string, options: SaveOptions = {}): Promise<void> { return savePretrained(this, folder, options) }
+}
+
+/** The last `count` rows of each sequence; all for 0. */
+function lastTokens(hidden: Tensor, batch: FlatBatch, count: number): Tensor {
+  if (count === 0) return hidden
+  const rows = batch.lengths.flatMap((length, i) => {
+    const kept = Math.min(count, length)
+    return Array.from({ length: kept }, (_, t) => batch.cuSeqlens[i + 1]! - kept + t)
+  })
+  // A row of the hidden states by number is what embedding() computes, with its gradient.
+  return rows.length === batch.tokens ? hidden : embedding(hidden, Tensor.from(rows, [rows.length], { dtype: 'int32', device: hidden.device }))
+}

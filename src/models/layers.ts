@@ -1,0 +1,61 @@
+import { add } from '../ops/index.ts'
+import { checkpoint, scope, type Tensor } from '../tensor/index.ts'
+import type { LayerContext } from './attention.ts'
+
+/**
+ * The residual stream between layers, as two summands: the next norm adds them in its own pass. The third is the layer's input, summed.
+ */
+export type LayerOutput = readonly [branch: Tensor, residual: Tensor, input: Tensor]
+
+export interface ResidualLayer {
+  /** The layer's input is branch + residual, its output the sum of the first two results; [tokens, hiddenSize] each. */
+  forward(branch: Tensor, residual: Tensor | null, context: LayerContext): LayerOutput
+}
+
+/** A norm that can add the residual first. */
+interface SummingNorm {
+  forward(x: Tensor): Tensor
+  forwardSum(x: Tensor, residual: Tensor): readonly [Tensor, Tensor]
+}
+
+/** x + attention(norm(x)), then x + mlp(norm(x)). What only one half needs is released at its end. */
+export function preNormLayer(
+  branch: Tensor, residual: Tensor | null,
+  parts: { before: SummingNorm, attend: (x: Tensor) => Tensor, between: SummingNorm, mlp: (x: Tensor) => Tensor },
+): LayerOutput {
+  return scope(() => {
+    const [normed, input] = residual ? parts.before.forwardSum(branch, residual) : [parts.before.forward(branch), branch] as const
+    const attended = scope(() => parts.attend(normed))
+    const [normedAgain, sum] = parts.between.forwardSum(attended, input)
+    return [scope(() => parts.mlp(normedAgain)), sum, input]
+  })
+}
+
+export interface RunOptions {
+  /** Whether to forget what is inside a layer and compute it again in backward(). */
+  recompute: boolean
+  /** Receives the input of each layer, and the result. */
+  hiddenStates: Tensor[] | undefined
+}
+
+/** All layers in turn, then the last norm. */
+export function runLayers(layers: readonly ResidualLayer[], norm: SummingNorm, embedded: Tensor, context: LayerContext, { recompute, hiddenStates }: RunOptions): Tensor {
+  let branch = embedded
+  let residual: Tensor | null = null
+  for (const layer of layers) {
+    if (recompute) {
+      hiddenStates?.push(branch)
+      branch = checkpoint((x) => summed(layer.forward(x, null, context)), branch)
+      continue
+    }
+    const [next, nextResidual, input]: LayerOutput = layer.forward(branch, residual, context)
+    hiddenStates?.push(input)
+    branch = next
+    residual = nextResidual
+  }
+  const hidden = residual ? norm.forwardSum(branch, residual)[0] : norm.forward(branch)
+  hiddenStates?.push(hidden)
+  return hidden
+}
+
+const summed = ([branch, residual]: LayerOutput): Tensor => add(branch, residual)
