@@ -4,8 +4,8 @@ export interface Point { x: number, y: number }
 
 export interface Series {
   name: string
-  /** Class of the line, for its colour: `train`, `eval`, … */
-  kind: 'train' | 'eval'
+  /** Class of the line, for its colour; `raw` is faint and not in the legend. */
+  kind: 'raw' | 'train' | 'eval0' | 'eval1' | 'eval2'
   points: readonly Point[]
   /** Draw a dot with a tooltip at each point. */
   dots?: boolean
@@ -71,7 +71,8 @@ export function lineChart(title: string, series: readonly Series[]): string {
   const grid = ticks(y0, y1, 5).map((y) => `<path class="grid" d="M${left} ${py(y)}H${width - right}"/><text class="tick" x="${left - 6}" y="${py(y)}" dy="4" text-anchor="end">${formatTick(y)}</text>`)
   const below = ticks(x0, x1, 6).filter((x) => Number.isInteger(x)).map((x) => `<text class="tick" x="${px(x)}" y="${height - 10}" text-anchor="middle">${formatCount(x)}</text>`)
   const lines = series.map((s) => drawSeries(s, px, py))
-  const legend = series.length > 1 ? `<span class="legend">${series.map((s) => `<i class="${s.kind}"></i>${escapeHtml(s.name)}`).join(' ')}</span>` : ''
+  const named = series.filter((s) => s.kind !== 'raw')
+  const legend = named.length > 1 ? `<span class="legend">${named.map((s) => `<i class="${s.kind}"></i>${escapeHtml(s.name)}`).join(' ')}</span>` : ''
   return `<figure><figcaption>${escapeHtml(title)}${legend}</figcaption><svg viewBox="0 0 ${width} ${height}" role="img" aria-label="${escapeHtml(title)} by step">`
     + `${grid.join('')}${below.join('')}${lines.join('')}</svg></figure>`
 }

@@ -6,15 +6,15 @@ import type { EvaluateEvent, LogEvent, TrainerEvent, TrainerLogger } from './eve
 import { formatCount, formatDuration, formatMetric } from './format.ts'
 
 const style = `
-:root{color-scheme:light dark;--back:#fff;--text:#1c2024;--dim:#60646c;--rule:#d9dce1;--train:#2563c9;--eval:#c2570c;--bad:#c8102e;--panel:#f6f7f9}
-@media(prefers-color-scheme:dark){:root{--back:#111316;--text:#e8eaed;--dim:#9aa0a8;--rule:#30343a;--train:#74a9ff;--eval:#ffa057;--bad:#ff6b81;--panel:#191c20}}
+:root{color-scheme:light dark;--back:#fff;--text:#1c2024;--dim:#60646c;--rule:#d9dce1;--train:#2563c9;--eval0:#c2570c;--eval1:#1a7f4b;--eval2:#8a3fc0;--bad:#c8102e;--panel:#f6f7f9}
+@media(prefers-color-scheme:dark){:root{--back:#111316;--text:#e8eaed;--dim:#9aa0a8;--rule:#30343a;--train:#74a9ff;--eval0:#ffa057;--eval1:#5fd39a;--eval2:#c89bff;--bad:#ff6b81;--panel:#191c20}}
 body{background:var(--back);color:var(--text);font:15px/1.5 system-ui,sans-serif;max-width:1200px;margin:2rem auto;padding:0 1rem}
 h1{font-size:1.5rem;margin:0}h2{font-size:1.1rem;margin:2rem 0 .5rem}p.dim,.dim{color:var(--dim)}
 .facts{display:flex;flex-wrap:wrap;gap:.5rem 2rem;margin:1rem 0}.facts div{display:flex;flex-direction:column}.facts b{font-size:1.15rem;font-weight:600}.facts span{color:var(--dim);font-size:.85rem}
 .charts{display:grid;grid-template-columns:repeat(auto-fill,minmax(min(100%,420px),1fr));gap:1rem}
 figure{margin:0;background:var(--panel);border-radius:6px;padding:.6rem}figcaption{font-weight:600;display:flex;justify-content:space-between}svg{width:100%;height:auto;display:block}
-.legend{font-weight:400;color:var(--dim)}.legend i{display:inline-block;width:.8em;height:.2em;margin:0 .3em 0 .8em;vertical-align:middle}i.train{background:var(--train)}i.eval{background:var(--eval)}
-.grid{stroke:var(--rule);stroke-width:1}.tick{fill:var(--dim);font:11px system-ui,sans-serif}.line{fill:none;stroke-width:1.6;stroke-linejoin:round}.line.train{stroke:var(--train)}.line.eval{stroke:var(--eval)}circle.train{fill:var(--train)}circle.eval{fill:var(--eval)}.bad{fill:var(--bad);font:700 13px sans-serif}
+.legend{font-weight:400;color:var(--dim)}.legend i{display:inline-block;width:.8em;height:.2em;margin:0 .3em 0 .8em;vertical-align:middle}i.train{background:var(--train)}i.eval0{background:var(--eval0)}i.eval1{background:var(--eval1)}i.eval2{background:var(--eval2)}
+.grid{stroke:var(--rule);stroke-width:1}.tick{fill:var(--dim);font:11px system-ui,sans-serif}.line{fill:none;stroke-width:1.6;stroke-linejoin:round}.line.train{stroke:var(--train)}.line.raw{stroke:var(--train);opacity:.3;stroke-width:1}.line.eval0{stroke:var(--eval0)}.line.eval1{stroke:var(--eval1)}.line.eval2{stroke:var(--eval2)}circle.eval0{fill:var(--eval0)}circle.eval1{fill:var(--eval1)}circle.eval2{fill:var(--eval2)}.bad{fill:var(--bad);font:700 13px sans-serif}
 table{border-collapse:collapse;width:100%}.scroll{overflow-x:auto}th,td{text-align:left;padding:.25rem .8rem .25rem 0;border-bottom:1px solid var(--rule);vertical-align:top;overflow-wrap:anywhere}td.n,th.n{text-align:right;font-variant-numeric:tabular-nums}
 pre{white-space:pre-wrap;overflow-wrap:anywhere;background:var(--panel);border-radius:6px;padding:.6rem;margin:.3rem 0 1rem}.failed{color:var(--bad)}`
 
@@ -38,16 +38,20 @@ function pointsOf(events: readonly { step: number }[], value: (event: never) => 
   return [...byStep].map(([x, y]) => ({ x, y })).sort((a, b) => a.x - b.x)
 }
 
+const evalKinds = ['eval0', 'eval1', 'eval2'] as const
+
 function charts(logs: readonly LogEvent[], evaluations: readonly EvaluateEvent[]): string {
   const names = [...new Set(['loss', 'learningRate', 'gradNorm', ...logs.flatMap((e) => Object.keys(e.metrics)), ...evaluations.flatMap((e) => Object.keys(e.metrics))])]
   const datasets = [...new Set(evaluations.map((e) => e.dataset))]
   const drawn = names.flatMap((name) => {
     const train = pointsOf(logs, (e: LogEvent) => e.metrics[name])
     const series: Series[] = []
-    if (train.length) series.push({ name: 'training', kind: 'train', points: name === 'loss' && train.length > 50 ? smooth(train, 0.8) : train })
-    for (const dataset of datasets) {
+    const noisy = name === 'loss' && train.length > 50
+    if (noisy) series.push({ name: 'training, each log', kind: 'raw', points: train })
+    if (train.length) series.push({ name: 'training', kind: 'train', points: noisy ? smooth(train, 0.9).filter((p) => Number.isFinite(p.y)) : train })
+    for (const [i, dataset] of datasets.entries()) {
       const points = pointsOf(evaluations.filter((e) => e.dataset === dataset), (e: EvaluateEvent) => e.metrics[name])
-      if (points.length) series.push({ name: dataset === undefined ? 'evaluation' : `evaluation, ${dataset}`, kind: 'eval', points, dots: true })
+      if (points.length) series.push({ name: dataset === undefined ? 'evaluation' : `evaluation, ${dataset}`, kind: evalKinds[i % evalKinds.length]!, points, dots: true })
     }
     return series.length ? [lineChart(titleOf(name), series)] : []
   })
