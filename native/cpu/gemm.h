@@ -46,23 +46,27 @@ template <bool pairs> static int64_t k_block(int64_t k) {
 #elif defined(__AVX512F__)
   constexpr int64_t longest = pairs ? 768 : 512;
 #else
-  constexpr int64_t longest = 256;
+  constexpr int64_t longest = 384;
 #endif
   const int64_t blocks = ceil_divide(k, longest);
   return blocks <= 1 ? k : ceil_divide(ceil_divide(k, blocks), 64) * 64;
 }
 
 template <int width, bool pairs, class T>
-ANNEAL_INLINE void pack_typed(const Operand& x, int64_t r, int64_t count, int64_t k0, int64_t k, uint32_t* panel) {
+static void pack_typed(const Operand& x, int64_t r, int64_t length, int64_t k0, int64_t k, uint32_t* panel, int64_t panels, int64_t panel_units) {
   const T* data = static_cast<const T*>(x.data);
-  if (x.along_k) pack_along_k<width, pairs>(data + r * x.stride + k0, x.stride, k, smaller(count, width), panel);
-  else pack_across_k<width, pairs>(data + k0 * x.stride + r, x.stride, k, smaller(count, width), panel);
+  if (!x.along_k) {
+    pack_across_k<width, pairs>(data + k0 * x.stride + r, x.stride, k, smaller(panels * width, length - r), panel, panels, panel_units);
+    return;
+  }
+  for (int64_t p = 0; p < panels; ++p, r += width)
+    pack_along_k<width, pairs>(data + r * x.stride + k0, x.stride, k, smaller(width, length - r), panel + p * panel_units);
 }
-// Packs the rows (columns) r … r + width of an operand that has `length` of them, k0 … k0 + k.
+// Packs `panels` panels, panel_units apart, from row (column) r and k0 on, of an operand that has `length` rows (columns).
 template <int width, bool pairs>
-static void pack_panel(const Operand& x, int64_t r, int64_t length, int64_t k0, int64_t k, uint32_t* panel) {
-  if (x.dtype == DType::f32) pack_typed<width, pairs, float>(x, r, length - r, k0, k, panel);
-  else pack_typed<width, pairs, bf16>(x, r, length - r, k0, k, panel);
+static void pack_panels(const Operand& x, int64_t r, int64_t length, int64_t k0, int64_t k, uint32_t* panel, int64_t panels, int64_t panel_units) {
+  if (x.dtype == DType::f32) pack_typed<width, pairs, float>(x, r, length, k0, k, panel, panels, panel_units);
+  else pack_typed<width, pairs, bf16>(x, r, length, k0, k, panel, panels, panel_units);
 }
 
 }  // namespace

@@ -37,7 +37,7 @@ static void multiply_tile(const Product& p, const KStep& step, const uint32_t* l
                           float* sums, int64_t sums_stride) {
   const Output& out = p.out;
   const int64_t rows = smaller(panel_rows, p.m - row), columns = smaller(panel_columns, p.n - column), units = units_of<pairs>(step.k);
-  const TileKernel kernel = tile_kernel_for<pairs>(rows);
+  const TileKernel kernel = tile_kernel_for<pairs>(rows, columns);
   const bool in_c = out.sums_in_c(), plain = out.plain();
   float* running = in_c ? out.c_at(row, column) : sums;
   const int64_t stride = in_c ? out.stride : sums_stride;
@@ -69,12 +69,13 @@ template <bool pairs> static void multiply_blocks(const Product& p, const Team& 
         const int64_t right_chunks = ceil_divide(right_wanted, right_chunk), left_chunks = ceil_divide(left_panels, left_chunk);
         team.take(right_chunks + left_chunks, [&](int64_t chunk) {
           if (chunk < right_chunks) {
-            for (int64_t j = chunk * right_chunk; j < smaller(right_wanted, (chunk + 1) * right_chunk); ++j)
-              pack_panel<panel_columns, pairs>(p.b, column0 + j * panel_columns, p.n, k0, k, team.right + j * right_units);
+            const int64_t j = chunk * right_chunk;
+            pack_panels<panel_columns, pairs>(p.b, column0 + j * panel_columns, p.n, k0, k, team.right + j * right_units,
+                                              smaller(right_chunk, right_wanted - j), right_units);
           } else {
-            chunk -= right_chunks;
-            for (int64_t i = chunk * left_chunk; i < smaller(left_panels, (chunk + 1) * left_chunk); ++i)
-              pack_panel<panel_rows, pairs>(p.a, row0 + i * panel_rows, p.m, k0, k, team.left + i * left_units);
+            const int64_t i = (chunk - right_chunks) * left_chunk;
+            pack_panels<panel_rows, pairs>(p.a, row0 + i * panel_rows, p.m, k0, k, team.left + i * left_units,
+                                           smaller(left_chunk, left_panels - i), left_units);
           }
         });
         team.barrier();

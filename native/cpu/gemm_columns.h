@@ -12,37 +12,48 @@ template <bool pairs> ANNEAL_INLINE int64_t column_left_units(const Product& p) 
   const int64_t block = k_block<pairs>(p.k);
   return ceil_divide(p.m, panel_rows) * larger(1, ceil_divide(p.k, larger(1, block))) * left_panel_units<pairs>(block) + lanes;
 }
-// Units of one thread's memory: a packed panel and the tiles of one panel of columns.
+// Panels of op(b) that are packed together: several where memory holds a row of each k, to read more of it at a time.
+ANNEAL_INLINE int64_t column_panels(const Product& p) { return p.b.along_k ? 1 : smaller(8, ceil_divide(p.n, panel_columns)); }
+// Units of one thread's memory: the packed panels and their tiles.
 template <bool pairs> ANNEAL_INLINE int64_t column_thread_units(const Product& p) {
-  return right_panel_units<pairs>(k_block<pairs>(p.k)) + (p.m + panel_rows) * panel_columns + lanes;
+  return column_panels(p) * (right_panel_units<pairs>(k_block<pairs>(p.k)) + (p.m + panel_rows) * panel_columns) + lanes;
 }
 
 template <bool pairs> static void multiply_columns(const Product& p, const Team& team) {
   const Output& out = p.out;
   const int64_t block = k_block<pairs>(p.k), blocks = larger(1, ceil_divide(p.k, larger(1, block)));
   const int64_t left_panels = ceil_divide(p.m, panel_rows), left_units = left_panel_units<pairs>(block);
+  const int64_t right_panels = ceil_divide(p.n, panel_columns), right_units = right_panel_units<pairs>(block), together = column_panels(p);
   team.take(left_panels * blocks, [&](int64_t i) {
     const int64_t k0 = i / left_panels * block;
-    pack_panel<panel_rows, pairs>(p.a, i % left_panels * panel_rows, p.m, k0, smaller(block, p.k - k0), team.left + i * left_units);
+    pack_panels<panel_rows, pairs>(p.a, i % left_panels * panel_rows, p.m, k0, smaller(block, p.k - k0), team.left + i * left_units, 1, 0);
   });
   team.barrier();
-  uint32_t* packed = team.right;
-  float* tiles = reinterpret_cast<float*>(packed + right_panel_units<pairs>(block));
+  const int64_t tile_size = left_panels * panel_rows * panel_columns;
+  float* tiles = reinterpret_cast<float*>(team.right + together * right_units);
   const bool start_from_c = out.plain() && out.accumulate;
-  team.take(ceil_divide(p.n, panel_columns), [&](int64_t panel) {
-    const int64_t column = panel * panel_columns, columns = smaller(panel_columns, p.n - column);
+  team.take(ceil_divide(right_panels, together), [&](int64_t group) {
+    const int64_t first = group * together, panels = smaller(together, right_panels - first);
+    auto column_of = [&](int64_t panel) { return (first + panel) * panel_columns; };
+    auto columns_of = [&](int64_t panel) { return smaller(panel_columns, p.n - column_of(panel)); };
     if (start_from_c)
-      for (int64_t i = 0; i < p.m; ++i) memcpy(tiles + i * panel_columns, out.c_at(i, column), static_cast<size_t>(columns) * 4);
+      for (int64_t j = 0; j < panels; ++j)
+        for (int64_t i = 0; i < p.m; ++i)
+          memcpy(tiles + j * tile_size + i * panel_columns, out.c_at(i, column_of(j)), static_cast<size_t>(columns_of(j)) * 4);
     for (int64_t b = 0; b < blocks; ++b) {
       const int64_t k0 = b * block, k = smaller(block, p.k - k0);
-      pack_panel<panel_columns, pairs>(p.b, column, p.n, k0, k, packed);
-      for (int64_t i = 0; i < left_panels; ++i)
-        tile_kernel_for<pairs>(smaller(panel_rows, p.m - i * panel_rows))(
-            units_of<pairs>(k), team.left + (b * left_panels + i) * left_units, packed, tiles + i * panel_rows * panel_columns, panel_columns,
-            b > 0 || start_from_c);
+      pack_panels<panel_columns, pairs>(p.b, column_of(0), p.n, k0, k, team.right, panels, right_units);
+      for (int64_t j = 0; j < panels; ++j)
+        for (int64_t i = 0; i < left_panels; ++i)
+          tile_kernel_for<pairs>(smaller(panel_rows, p.m - i * panel_rows), columns_of(j))(
+              units_of<pairs>(k), team.left + (b * left_panels + i) * left_units, team.right + j * right_units,
+              tiles + j * tile_size + i * panel_rows * panel_columns, panel_columns, b > 0 || start_from_c);
     }
-    if (out.plain()) store_tile(tiles, p.m, columns, out.c_at(0, column), out.stride, false);
-    else finish_tile(tiles, p.m, columns, 0, column, nullptr, 0, out);
+    for (int64_t j = 0; j < panels; ++j) {
+      const float* tile = tiles + j * tile_size;
+      if (out.plain()) store_tile(tile, p.m, columns_of(j), out.c_at(0, column_of(j)), out.stride, false);
+      else finish_tile(tile, p.m, columns_of(j), 0, column_of(j), nullptr, 0, out);
+    }
   });
 }
 

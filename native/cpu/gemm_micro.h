@@ -7,50 +7,50 @@
 namespace anneal::cpu {
 namespace {
 
-// out[i][j] (+)= sum over the units of left[unit][i] * right[unit][j], for i < rows and all panel_columns of j.
+// out[i][j] (+)= sum over the units of left[unit][i] * right[unit][j], for i < rows and j < panel_columns, or lanes where that is enough.
 using TileKernel = void (*)(int64_t units, const uint32_t* left, const uint32_t* right, float* out, int64_t stride, bool add);
 
-template <int rows, bool pairs>
+template <int rows, int vectors, bool pairs>
 static void tile_kernel(int64_t units, const uint32_t* left, const uint32_t* right, float* out, int64_t stride, bool add) {
-  vf sums[rows][panel_vectors];
+  vf sums[rows][vectors];
   ANNEAL_UNROLL for (int i = 0; i < rows; ++i) {
-    ANNEAL_UNROLL for (int j = 0; j < panel_vectors; ++j) sums[i][j] = (vf){};
+    ANNEAL_UNROLL for (int j = 0; j < vectors; ++j) sums[i][j] = (vf){};
     __builtin_prefetch(out + i * stride, 1);
-    __builtin_prefetch(out + i * stride + panel_columns - 1, 1);
+    __builtin_prefetch(out + i * stride + vectors * lanes - 1, 1);
   }
   for (int64_t unit = 0; unit < units; ++unit) {
-    vf b[panel_vectors];
-    ANNEAL_UNROLL for (int j = 0; j < panel_vectors; ++j) b[j] = (vf)load_units(right + j * lanes);
+    vf b[vectors];
+    ANNEAL_UNROLL for (int j = 0; j < vectors; ++j) b[j] = (vf)load_units(right + j * lanes);
     ANNEAL_UNROLL for (int i = 0; i < rows; ++i) {
 #if defined(__AVX512BF16__)
       if constexpr (pairs) {
         __m512bh a = (__m512bh)_mm512_set1_epi32(static_cast<int>(left[i]));
-        ANNEAL_UNROLL for (int j = 0; j < panel_vectors; ++j)
+        ANNEAL_UNROLL for (int j = 0; j < vectors; ++j)
           sums[i][j] = (vf)_mm512_dpbf16_ps((__m512)sums[i][j], a, (__m512bh)b[j]);
         continue;
       }
 #endif
       vf a = splat(bits_to_float(left[i]));
-      ANNEAL_UNROLL for (int j = 0; j < panel_vectors; ++j) sums[i][j] += a * b[j];
+      ANNEAL_UNROLL for (int j = 0; j < vectors; ++j) sums[i][j] += a * b[j];
     }
     left += panel_rows;
     right += panel_columns;
   }
   ANNEAL_UNROLL for (int i = 0; i < rows; ++i) {
-    ANNEAL_UNROLL for (int j = 0; j < panel_vectors; ++j) {
+    ANNEAL_UNROLL for (int j = 0; j < vectors; ++j) {
       float* to = out + i * stride + j * lanes;
       store(to, add ? load(to) + sums[i][j] : sums[i][j]);
     }
   }
 }
 
-template <bool pairs, int... i> constexpr TileKernel tile_kernel_of(int64_t rows, Lanes<i...>) {
-  constexpr TileKernel kernels[] = {tile_kernel<i + 1, pairs>...};
-  return kernels[rows - 1];
+template <bool pairs, int... i> constexpr TileKernel tile_kernel_of(int64_t rows, int64_t columns, Lanes<i...>) {
+  constexpr TileKernel wide[] = {tile_kernel<i + 1, panel_vectors, pairs>...}, narrow[] = {tile_kernel<i + 1, 1, pairs>...};
+  return columns > lanes ? wide[rows - 1] : narrow[rows - 1];
 }
-// The kernel for 1 … panel_rows rows.
-template <bool pairs> ANNEAL_INLINE TileKernel tile_kernel_for(int64_t rows) {
-  return tile_kernel_of<pairs>(rows, typename CountLanes<panel_rows>::type());
+// The kernel for 1 … panel_rows rows, of which the first `columns` columns are wanted.
+template <bool pairs> ANNEAL_INLINE TileKernel tile_kernel_for(int64_t rows, int64_t columns) {
+  return tile_kernel_of<pairs>(rows, columns, typename CountLanes<panel_rows>::type());
 }
 
 }  // namespace

@@ -155,26 +155,28 @@ static void pack_along_k(const T* source, int64_t stride, int64_t k, int64_t cou
   }
 }
 
-// Element (r, k) is source[k * stride + r].
+// Element (r, k) is source[k * stride + r]. Packs `panels` neighbouring panels, panel_units apart, side by side: rows of memory are read in one go.
 template <int width, bool pairs, class T>
-static void pack_across_k(const T* source, int64_t stride, int64_t k, int64_t count, uint32_t* panel) {
+static void pack_across_k(const T* source, int64_t stride, int64_t k, int64_t count, uint32_t* panel, int64_t panels, int64_t panel_units) {
   const int64_t units = units_of<pairs>(k);
   for (int64_t unit = 0; unit < units; ++unit) {
     const T* from = source + (pairs ? 2 * unit : unit) * stride;
     const T* next = pairs && 2 * unit + 1 < k ? from + stride : nullptr;
-    for (int first = 0; first < width; first += lanes) {
-      const int64_t left = count - first;
-      uint32_t* to = panel + unit * width + first;
-      if (left >= lanes) {
-        store_units(to, load_across_k<pairs>(from + first, next ? next + first : nullptr));
-      } else {
-        T part[2][lanes];
-        memset(part, 0, sizeof part);
-        if (left > 0) {
-          memcpy(part[0], from + first, static_cast<size_t>(left) * sizeof(T));
-          if (next) memcpy(part[1], next + first, static_cast<size_t>(left) * sizeof(T));
+    for (int64_t p = 0; p < panels; ++p) {
+      ANNEAL_UNROLL for (int first = 0; first < width; first += lanes) {
+        const int64_t at = p * width + first, left = count - at;
+        uint32_t* to = panel + p * panel_units + unit * width + first;
+        if (left >= lanes) {
+          store_units(to, load_across_k<pairs>(from + at, next ? next + at : nullptr));
+        } else {
+          T part[2][lanes];
+          memset(part, 0, sizeof part);
+          if (left > 0) {
+            memcpy(part[0], from + at, static_cast<size_t>(left) * sizeof(T));
+            if (next) memcpy(part[1], next + at, static_cast<size_t>(left) * sizeof(T));
+          }
+          store_units(to, load_across_k<pairs>(part[0], part[1]));
         }
-        store_units(to, load_across_k<pairs>(part[0], part[1]));
       }
     }
   }
