@@ -4,12 +4,11 @@
 
 namespace anneal::cpu {
 
+// The build defines ANNEAL_HAS_… for each instruction set it compiles.
 namespace baseline { extern const KernelTable kernels; }
-#if defined(__x86_64__)
 namespace avx2 { extern const KernelTable kernels; }
 namespace avx512 { extern const KernelTable kernels; }
 namespace avx512bf16 { extern const KernelTable kernels; }
-#endif
 
 namespace {
 
@@ -22,9 +21,16 @@ struct List {
     bool has_avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c");
     bool has_avx512 = has_avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
                       __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq");
+    (void)has_avx512;
+#if defined(ANNEAL_HAS_AVX512BF16)
     if (has_avx512 && __builtin_cpu_supports("avx512bf16")) isas[n++] = {"avx512bf16", &avx512bf16::kernels};
+#endif
+#if defined(ANNEAL_HAS_AVX512)
     if (has_avx512) isas[n++] = {"avx512", &avx512::kernels};
+#endif
+#if defined(ANNEAL_HAS_AVX2)
     if (has_avx2) isas[n++] = {"avx2", &avx2::kernels};
+#endif
 #endif
     isas[n++] = {"baseline", &baseline::kernels};
   }

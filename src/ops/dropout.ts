@@ -1,7 +1,7 @@
 import { nextStream } from '../tensor/random.ts'
-import type { Tensor } from '../tensor/tensor.ts'
+import { Tensor } from '../tensor/tensor.ts'
 import { emptyLike, expect, fusedOp } from './op.ts'
-import { toDtype } from './primitives.ts'
+import { mul, toDtype } from './primitives.ts'
 
 interface Attributes { p: number; seed: number; stream: number }
 
@@ -14,7 +14,7 @@ function apply(x: Tensor, { p, seed, stream }: Attributes): Tensor {
 const op = fusedOp<readonly [Tensor], Attributes, Tensor>({
   name: 'dropout',
   // The mask is the kernel's own: it is a function of seed, stream and index, not of x.
-  definition: ([x], attributes) => toDtype(op([toDtype(x, 'float32')], attributes), x.dtype),
+  definition: ([x], attributes) => mul(x, toDtype(apply(Tensor.ones(x.shape, { device: x.device }), attributes), x.dtype)),
   forward: ([x], attributes) => apply(x, attributes),
   // Multiplying by the same mask is its own transpose.
   backward([dy], context, attributes) { context.give(0, apply(dy!, attributes)) },
