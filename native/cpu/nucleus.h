@@ -16,15 +16,16 @@ struct TokenRow {
 };
 constexpr int token_bins = 2048;
 
-// The tokens that are left: those above `logit`, and of those equal to it the ones numbered `token` or higher. (transformers sorts upwards and removes
-// from the front, so that of equal logits the higher numbers stay.)
+// The tokens that are left: those above `logit`, and of those equal to it the ones numbered up to `token`. (Which of equal logits top-p keeps is not
+// defined by torch.sort; here the lower numbers stay, so that a tiny top-p gives the same token as the largest logit does.)
 struct Cut {
   float logit;
   int64_t token;
 };
-constexpr Cut no_cut = {-__builtin_inff(), 0};
+constexpr int64_t all_tokens = INT32_MAX;
+constexpr Cut no_cut = {-__builtin_inff(), all_tokens};
 
-ANNEAL_INLINE bool is_kept(Cut cut, float logit, int64_t token) { return logit > cut.logit || (logit == cut.logit && token >= cut.token); }
+ANNEAL_INLINE bool is_kept(Cut cut, float logit, int64_t token) { return logit > cut.logit || (logit == cut.logit && token <= cut.token); }
 
 // Unsigned numbers in the order of the floats.
 ANNEAL_INLINE uint32_t ordered_bits(float x) {
@@ -67,9 +68,9 @@ template <TokenMeasure measure> static Cut find_cut(const TokenRow& row, Cut cut
     }
     members = left;
   }
-  // The members have one logit; they are in order of their numbers and are taken from the highest down.
-  int64_t last = members - 1;
-  while (last > 0 && (above += measured(row.member[last])) < wanted) --last;
+  // The members have one logit and are in order of their numbers.
+  int64_t last = 0;
+  while (last < members - 1 && (above += measured(row.member[last])) < wanted) ++last;
   return {row.logit[row.member[last]], row.member[last]};
 }
 

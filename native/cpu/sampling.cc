@@ -94,7 +94,7 @@ int64_t draw_token(const TokenRow& row, Cut cut, float min_p, double uniform) {
     vf lane_sums[4] = {};
     each_vector_by_4(row.size - base < piece ? row.size - base : piece, [&](int64_t i, auto span, int k) {
       vf logit = load(row.logit + base + i, span), weight = load(row.weight + base + i, span);
-      vi equal_kept = lane_numbers() >= static_cast<int32_t>(cut.token - base - i);
+      vi equal_kept = lane_numbers() <= static_cast<int32_t>(cut.token - base - i);
       vi kept = ((vi)(logit > cut.logit) | ((vi)(logit == cut.logit) & equal_kept)) & (vi)(weight >= min_p);
       weight = inside((vf)(kept & (vi)weight), span);
       store(row.weight + base + i, weight, span);
@@ -138,7 +138,7 @@ template <class T> int64_t choose(const TokenRow& row, const T* logits, const Op
   Cut cut = no_cut;
   if (options.top_k > 0 && options.top_k < static_cast<float>(row.size)) {
     cut = find_cut<TokenMeasure::count>(row, cut, static_cast<double>(options.top_k));
-    cut.token = 0;  // tokens that tie with the k-th stay
+    cut.token = all_tokens;  // those that tie with the k-th stay
   }
   if (options.top_p < 1) cut = find_cut<TokenMeasure::mass>(row, cut, static_cast<double>(options.top_p) * total_weight(row, cut));
   return draw_token(row, cut, options.min_p, uniform(draw[0], draw[1]));
