@@ -21,7 +21,10 @@ const dtypeRank = new Map(Object.keys(safetensorsDtypes).map((dtype, rank) => [d
 
 /** The reference implementation's order: dtype rank falling, so wide types come first and stay aligned, then name by UTF-8 bytes. */
 function inFileOrder<T extends TensorLayout>(tensors: readonly T[]): T[] {
-  return [...tensors].sort((a, b) => dtypeRank.get(b.dtype)! - dtypeRank.get(a.dtype)! || Buffer.compare(Buffer.from(a.name), Buffer.from(b.name)))
+  return tensors
+    .map((tensor) => ({ tensor, rank: dtypeRank.get(tensor.dtype)!, name: Buffer.from(tensor.name) }))
+    .sort((a, b) => b.rank - a.rank || Buffer.compare(a.name, b.name))
+    .map(({ tensor }) => tensor)
 }
 
 /** The header bytes, length prefix included, and where each tensor goes. */

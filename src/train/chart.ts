@@ -13,7 +13,7 @@ export interface Series {
 
 export const escapeHtml = (text: string): string => text.replace(/[&<>"']/g, (c) => `&#${c.charCodeAt(0)};`)
 
-const [width, height, left, right, top, bottom] = [560, 240, 56, 12, 10, 28]
+const [width, height, left, right, top, bottom] = [560, 240, 56, 22, 10, 28]
 
 /** At most about 2 × `buckets` points: the lowest and the highest of every bucket, so that no peak is lost. */
 export function thin(points: readonly Point[], buckets = 400): Point[] {
@@ -69,7 +69,7 @@ export function lineChart(title: string, series: readonly Series[]): string {
   const px = (x: number) => (left + ((x - x0) / (x1 - x0)) * (width - left - right)).toFixed(1)
   const py = (y: number) => (height - bottom - ((y - y0) / (y1 - y0)) * (height - top - bottom)).toFixed(1)
   const grid = ticks(y0, y1, 5).map((y) => `<path class="grid" d="M${left} ${py(y)}H${width - right}"/><text class="tick" x="${left - 6}" y="${py(y)}" dy="4" text-anchor="end">${formatTick(y)}</text>`)
-  const below = ticks(x0, x1, 6).filter((x) => Number.isInteger(x)).map((x) => `<text class="tick" x="${px(x)}" y="${height - 10}" text-anchor="middle">${formatCount(x)}</text>`)
+  const below = ticks(x0, x1, 6).filter((x) => Number.isInteger(x)).map((x) => `<text class="tick" x="${px(x)}" y="${height - 10}" text-anchor="middle">${formatTick(x)}</text>`)
   const lines = series.map((s) => drawSeries(s, px, py))
   const named = series.filter((s) => s.kind !== 'raw')
   const legend = named.length > 1 ? `<span class="legend">${named.map((s) => `<i class="${s.kind}"></i>${escapeHtml(s.name)}`).join(' ')}</span>` : ''
@@ -77,8 +77,9 @@ export function lineChart(title: string, series: readonly Series[]): string {
     + `${grid.join('')}${below.join('')}${lines.join('')}</svg></figure>`
 }
 
+/** Round numbers need no zeros after the point: `1k`, not `1.00k`. */
 function formatTick(value: number): string {
-  return Math.abs(value) >= 1000 ? formatCount(value) : formatMetric(value)
+  return Math.abs(value) >= 1000 ? formatCount(value).replace(/(\.\d*?)0+(?=[kMBT])/, (_, digits: string) => (digits === '.' ? '' : digits)) : formatMetric(value)
 }
 
 function drawSeries({ name, kind, points, dots }: Series, px: (x: number) => string, py: (y: number) => string): string {

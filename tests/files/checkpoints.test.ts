@@ -1,5 +1,5 @@
 // Proves that the latest whole checkpoint is always found, whatever failed or was killed while saving, and that rotation keeps the right ones.
-import { spawn } from 'node:child_process'
+import { spawn, spawnSync } from 'node:child_process'
 import { appendFileSync, mkdirSync, readFileSync, readdirSync, rmSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
@@ -125,5 +125,14 @@ describe('failures while saving', () => {
     }
     expect(before).toBeGreaterThan(5)
     expect(killedInside).toBeGreaterThan(3)
+  })
+
+  it('a real refusal of the system, too large a file, is a DiskFullError and leaves nothing behind', async () => {
+    const folder = temporaryFolder()
+    await save(folder, 7)
+    const child = spawnSync('sh', ['-c', 'ulimit -f 100; exec "$0" --import "$1" "$2" "$3"', process.execPath, import.meta.resolve('tsx'), join(import.meta.dirname, 'saver.ts'), folder], { encoding: 'utf8' })
+    expect(child.stderr).toMatch(/DiskFullError: .*checkpoint-8.*: the file is larger than the system allows/)
+    expect(readdirSync(folder)).toEqual(['checkpoint-7'])
+    expect((await latestCheckpoint(folder))?.step).toBe(7)
   })
 })
