@@ -1,6 +1,6 @@
 import { createHash } from 'node:crypto'
-import { basename, dirname, join } from 'node:path'
-import { DiskFullError, FileFormatError } from '../errors.ts'
+import { basename, dirname, join, resolve } from 'node:path'
+import { DiskFullError, FileFormatError, LockedError } from '../errors.ts'
 import { errnoOf, formatBytes, nodeFileSystem, readError, readFully, writeError, writeFully, isMissing, type FileSystem, type OpenFile } from './filesystem.ts'
 import { decodeUtf8, parseStrictJson, type JsonValue } from './json.ts'
 
@@ -17,6 +17,9 @@ export interface Manifest { files: Record<string, { bytes: number, sha256: strin
 
 /** `name.tmp-<pid>`: what a write in progress is called; `name.old-<pid>`: what it replaces, for the instant between two renames. */
 const leftover = /^(.+)\.(tmp|old)-(\d+)$/
+
+/** Temporary directories this process is writing right now: no one's leftovers. */
+const inProgress = new Set<string>()
 
 export const isTemporaryName = (name: string): boolean => leftover.test(name)
 
@@ -83,6 +86,8 @@ export async function replaceDirectory(path: string, write: (folder: string) => 
   const parent = dirname(path)
   const temporary = `${path}.tmp-${process.pid}`
   const old = `${path}.old-${process.pid}`
+  if (inProgress.has(resolve(temporary))) throw new LockedError(`${path} is being written already; await the first save before the next of that name`)
+  inProgress.add(resolve(temporary)).add(resolve(old))
   try {
     await fileSystem.mkdir(parent)
     if (options.bytesNeeded) await requireFreeSpace(path, options.bytesNeeded, fileSystem)
@@ -108,6 +113,9 @@ export async function replaceDirectory(path: string, write: (folder: string) => 
   } catch (error) {
     await removeQuietly(temporary, fileSystem)
     throw writeError(error, path, options.bytesNeeded)
+  } finally {
+    inProgress.delete(resolve(temporary))
+    inProgress.delete(resolve(old))
   }
 }
 
@@ -214,13 +222,13 @@ const isAlive = (pid: number): boolean => {
 
 /**
  * Clears what a killed process left in a folder: puts back a directory that was about to be replaced, removes half-written ones.
- * Leaves alone what belongs to a living process. Only names whose base passes `mine` are touched.
+ * Leaves alone what belongs to a living process or to a save under way. Only names whose base passes `mine` are touched.
  */
 export async function recoverLeftovers(folder: string, mine: (name: string) => boolean, fileSystem: FileSystem = nodeFileSystem): Promise<void> {
   const names = (await fileSystem.readdir(folder)).map((entry) => entry.name)
   for (const name of names) {
     const [, base, kind, pid] = leftover.exec(name) ?? []
-    if (base === undefined || !mine(base) || (Number(pid) !== process.pid && isAlive(Number(pid)))) continue
+    if (base === undefined || !mine(base) || inProgress.has(resolve(folder, name)) || (Number(pid) !== process.pid && isAlive(Number(pid)))) continue
     if (kind === 'old' && !names.includes(base)) await fileSystem.rename(join(folder, name), join(folder, base))
     else await fileSystem.rm(join(folder, name))
   }

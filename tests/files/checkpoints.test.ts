@@ -4,7 +4,7 @@ import { appendFileSync, mkdirSync, readFileSync, readdirSync, rmSync, writeFile
 import { join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { describe, expect, it } from 'vitest'
-import { AnnealError, ConfigError, DiskFullError, FileFormatError } from '../../src/errors.ts'
+import { AnnealError, ConfigError, DiskFullError, FileFormatError, LockedError } from '../../src/errors.ts'
 import { latestCheckpoint, listCheckpoints, rotateCheckpoints, saveCheckpoint, verifyCheckpoint, type SaveCheckpointOptions } from '../../src/files/checkpoints.ts'
 import { nodeFileSystem } from '../../src/files/filesystem.ts'
 import { replaceFile } from '../../src/files/atomic.ts'
@@ -50,6 +50,19 @@ describe('saving and finding', () => {
     await saveCheckpoint(folder, 1, (to) => replaceFile(join(to, 'state.json'), 'again'))
     expect(readFileSync(join(folder, 'checkpoint-1', 'state.json'), 'utf8')).toBe('again')
     expect(readdirSync(folder)).toEqual(['checkpoint-1'])
+  })
+
+  it('leaves a save under way alone', async () => {
+    const folder = temporaryFolder()
+    const slow = saveCheckpoint(folder, 1, async (to) => {
+      await save(folder, 2)
+      expect((await latestCheckpoint(folder))?.step).toBe(2)
+      await expect(save(folder, 1)).rejects.toThrow(LockedError)
+      await replaceFile(join(to, 'state.json'), 'slow')
+    })
+    await slow
+    expect(await stepsIn(folder)).toEqual([1, 2])
+    await verifyCheckpoint(join(folder, 'checkpoint-1'))
   })
 
   it.each([-1, 1.5, NaN])('refuses step %d', async (step) => { await expect(save(temporaryFolder(), step)).rejects.toThrow(ConfigError) })
