@@ -6,8 +6,8 @@ import { translatePattern } from './oniguruma.ts'
 const patternTimeLimitMs = 1000
 /** Shorter texts cannot make a pattern without nested repetition slow. */
 const shortText = 1024
-/** Above this length matches are taken one by one, so that a large text is not held twice. */
-const longText = 1 << 20
+/** A long text is matched window by window, so that its words never exist all at once. */
+const windowLength = 1 << 16
 
 const gpt2 = String.raw`'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+`
 
@@ -56,7 +56,7 @@ export class Pattern {
 
   /** All matches if they cover the text without a gap; undefined if they do not. */
   cover(text: string): string[] | undefined {
-    if (text.length > longText) return this.#coverSlowly(text)
+    if (text.length > windowLength) return this.#trusted ? this.#coverByWindows(text) : this.#coverSlowly(text)
     const matches = this.#guard(text, () => text.match(this.#global))
     if (matches === null) return undefined
     let length = 0
@@ -81,6 +81,28 @@ export class Pattern {
 
   replace(text: string, content: string): string {
     return this.#guard(text, () => text.replace(this.#global, () => content))
+  }
+
+  /** Trusted patterns look one character ahead and none back, so a match that ends before the window does is a match of the text. */
+  #coverByWindows(text: string): string[] | undefined {
+    const all: string[] = []
+    let start = 0
+    for (let length = windowLength; start < text.length;) {
+      const end = Math.min(text.length, start + length)
+      const matches = text.slice(start, end).match(this.#global)
+      if (matches === null) return undefined
+      if (end < text.length) matches.pop()
+      if (matches.length === 0) {
+        length *= 2
+        continue
+      }
+      length = windowLength
+      for (const match of matches) {
+        all.push(match)
+        start += match.length
+      }
+    }
+    return all
   }
 
   #coverSlowly(text: string): string[] | undefined {

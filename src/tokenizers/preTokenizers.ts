@@ -10,7 +10,7 @@ export type SplitBehavior = 'Removed' | 'Isolated' | 'MergedWithPrevious' | 'Mer
 const behaviors: readonly SplitBehavior[] = ['Removed', 'Isolated', 'MergedWithPrevious', 'MergedWithNext', 'Contiguous']
 
 /** Cuts texts into words. `atStart` tells whether the first one begins the whole input. */
-export type PreTokenizer = (texts: string[], atStart: boolean) => string[]
+export type PreTokenizer = (texts: readonly string[], atStart: boolean) => readonly string[]
 
 /** A pre-tokenizer split in two, so that byte-level models can work on raw text and skip the mapping of bytes to characters. */
 export interface PreTokenizerPlan {
@@ -29,7 +29,7 @@ export function createPreTokenizer(value: unknown, path: string): PreTokenizerPl
   const steps = parts.map((part, index) => step(part, byteLevel && index === parts.length - 1)).filter((each) => each !== undefined)
   if (steps.length === 0) return { split: undefined, byteLevel }
   if (steps.length === 1) return { split: steps[0], byteLevel }
-  return { split: (texts, atStart) => steps.reduce((current, each) => each(current, atStart), texts), byteLevel }
+  return { split: (texts, atStart) => steps.reduce<readonly string[]>((current, each) => each(current, atStart), texts), byteLevel }
 }
 
 function flatten(fields: Fields, depth: number): Fields[] {
@@ -77,7 +77,10 @@ const words = /[\p{Alphabetic}\p{M}\p{Nd}\p{Pc}\p{Join_Control}]+|[^\p{Alphabeti
 
 function each(work: (text: string) => readonly string[]): PreTokenizer {
   return (texts) => {
-    if (texts.length === 1) return work(texts[0]!).filter((piece) => piece !== '')
+    if (texts.length === 1) {
+      const pieces = work(texts[0]!)
+      return pieces.includes('') ? pieces.filter((piece) => piece !== '') : pieces
+    }
     const out: string[] = []
     for (const text of texts) for (const piece of work(text)) if (piece !== '') out.push(piece)
     return out

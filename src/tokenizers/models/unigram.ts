@@ -33,8 +33,9 @@ export class UnigramModel implements TokenModel {
       }
       this.#ids.set(token, id)
       this.#tokens.push(token)
-      this.#scores.push(score)
-      lowest = Math.min(lowest, score)
+      const read = serdeFloat(score)
+      this.#scores.push(read)
+      lowest = Math.min(lowest, read)
     })
     this.unkId = fields.has('unk_id') ? fields.count('unk_id') : undefined
     if (this.unkId !== undefined && this.unkId >= vocab.length) fields.fail('unk_id', `${this.unkId} is outside the vocabulary of ${vocab.length}`)
@@ -179,4 +180,18 @@ export class PieceTrie {
   piece(node: number): number {
     return this.#pieces[node]!
   }
+}
+
+/**
+ * The number that Rust's serde_json reads: digits as an integer, then one multiplication or division by a power of ten. It can
+ * be one unit in the last place off, and ties between cuts of a word depend on it.
+ */
+function serdeFloat(value: number): number {
+  const found = /^(-?)(\d+)(?:\.(\d+))?(?:e([+-]\d+))?$/.exec(String(value))
+  if (!found) return value
+  const [, sign, whole, fraction = '', exponent = '0'] = found
+  const digits = Number(BigInt(whole! + fraction))
+  const power = Number(exponent) - fraction.length
+  const size = power < 0 ? digits / 10 ** -power : digits * 10 ** power
+  return sign === '-' ? -size : size
 }
