@@ -1,6 +1,6 @@
-import { DataError } from '../errors.ts'
+import { DataError, TokenizerError } from '../errors.ts'
 import type { DataRow } from './formats.ts'
-import { ignoreIndex, type ChatMessage, type Example, type TextTokenizer, type TokenizeConversation } from './types.ts'
+import { ignoreIndex, type ChatMessage, type ConversationOptions, type Example, type TextTokenizer, type TokenizedConversation } from './types.ts'
 
 export interface ExampleOptions {
   /** Longest example in tokens; null never truncates. Default 1024. */
@@ -19,10 +19,10 @@ export interface ExampleOptions {
   allowSpecial?: boolean
 }
 
-/** A tokenizer and the function that renders conversations for it. */
-export interface Tokenization<T extends TextTokenizer = TextTokenizer> {
-  tokenizer: T
-  tokenizeConversation: TokenizeConversation<T>
+/** A tokenizer, and what renders conversations for it. */
+export interface Tokenization {
+  tokenizer: TextTokenizer
+  tokenizeConversation: (messages: ChatMessage[], options?: ConversationOptions) => TokenizedConversation
 }
 
 /** What was noticed while rows became examples; all are counts of rows but for the tokens. */
@@ -56,6 +56,8 @@ export function addStats(sum: ExampleStats, more: ExampleStats): void {
 
 /** The tokens of a row before truncation; `mask[i]` tells whether token i is trained. */
 interface Tokens { ids: ArrayLike<number>, mask: Uint8Array, boundaryMismatch: boolean }
+
+interface Extras { tools?: unknown[], chatTemplateKwargs?: Record<string, unknown> }
 
 const isMessages = (content: string | ChatMessage[]): content is ChatMessage[] => typeof content !== 'string'
 
@@ -120,7 +122,7 @@ export class ExampleMaker {
         return { ids, mask: new Uint8Array(ids.length).fill(1), boundaryMismatch: false }
       }
       case 'messages': {
-        const { inputIds, assistantMask } = this.tokenization.tokenizeConversation(this.tokenization.tokenizer, row.messages, conversationOptions(row))
+        const { inputIds, assistantMask } = this.render(row.messages, row, { assistantMask: assistantOnlyLoss }, place)
         const mask = assistantOnlyLoss ? Uint8Array.from(assistantMask) : new Uint8Array(inputIds.length).fill(1)
         return { ids: inputIds, mask, boundaryMismatch: false }
       }
@@ -132,14 +134,12 @@ export class ExampleMaker {
 
   private promptCompletion(row: DataRow & { kind: 'promptCompletion' }, place: string): Tokens {
     const { completionOnlyLoss = true, assistantOnlyLoss = false } = this.options
-    const { tokenizer, tokenizeConversation } = this.tokenization
     let prompt: ArrayLike<number>
     let ids: ArrayLike<number>
     let mask: Uint8Array
     if (isMessages(row.prompt) && isMessages(row.completion)) {
-      const shared = conversationOptions(row)
-      prompt = tokenizeConversation(tokenizer, row.prompt, { ...shared, addGenerationPrompt: true }).inputIds
-      const whole = tokenizeConversation(tokenizer, [...row.prompt, ...row.completion], shared)
+      prompt = this.render(row.prompt, row, { addGenerationPrompt: true, assistantMask: false }, place).inputIds
+      const whole = this.render([...row.prompt, ...row.completion], row, { assistantMask: assistantOnlyLoss }, place)
       ids = whole.inputIds
       mask = assistantOnlyLoss ? Uint8Array.from(whole.assistantMask) : new Uint8Array(ids.length).fill(1)
     } else {
@@ -154,20 +154,27 @@ export class ExampleMaker {
     return { ids, mask, boundaryMismatch }
   }
 
+  private render(messages: ChatMessage[], row: Extras, options: ConversationOptions, place: string): TokenizedConversation {
+    const { allowSpecial = false } = this.options
+    const extras = { ...row.tools && { tools: row.tools }, ...row.chatTemplateKwargs && { chatTemplateKwargs: row.chatTemplateKwargs } }
+    try {
+      return this.tokenization.tokenizeConversation(messages, { ...extras, ...options, allowSpecial })
+    } catch (error) {
+      if (error instanceof TokenizerError) throw new DataError(`${place}: ${error.message}`, { cause: error })
+      throw error
+    }
+  }
+
   private encode(text: string, begins: boolean, ends: boolean): number[] {
     const { tokenizer } = this.tokenization
     const { addSpecialTokens = true, allowSpecial = false, appendEos = true } = this.options
     const ids = tokenizer.encode(text, { addSpecialTokens: addSpecialTokens && begins, allowSpecial })
-    if (ends && appendEos && tokenizer.eosTokenId !== null && ids.at(-1) !== tokenizer.eosTokenId) ids.push(tokenizer.eosTokenId)
+    if (ends && appendEos && tokenizer.eosTokenId != null && ids.at(-1) !== tokenizer.eosTokenId) ids.push(tokenizer.eosTokenId)
     return ids
   }
 }
 
 const described = { prompt: 'a prompt without a completion', preference: 'a pair of chosen and rejected', unpairedPreference: 'a completion with a label' }
-
-function conversationOptions(row: { tools?: unknown[], chatTemplateKwargs?: Record<string, unknown> }): { tools?: unknown[], chatTemplateKwargs?: Record<string, unknown> } {
-  return { ...row.tools && { tools: row.tools }, ...row.chatTemplateKwargs && { chatTemplateKwargs: row.chatTemplateKwargs } }
-}
 
 /** The advice that goes with an empty loss mask. */
 export const emptyMaskAdvice = 'raise maxLength if prompts fill it; with assistantOnlyLoss check that the chat template marks the assistant\'s turns (see `anneal inspect`)'

@@ -13,6 +13,7 @@ import { rowsReader } from './readers/rows.ts'
 import type { SampleBy } from './readers/text.ts'
 import type { Reader } from './readers/types.ts'
 import { tokenizeChunk, type TokenizeOptions } from './tokenizeChunk.ts'
+import { tokenizationOf, tokenizerFingerprint, workerRecipe } from './tokenization.ts'
 import type { Dataset, Example, TextTokenizer, TokenizeConversation } from './types.ts'
 import type { TokenizerRecipe } from './workers.ts'
 
@@ -31,10 +32,10 @@ export interface SourceOptions extends FormatOptions {
 }
 
 export interface LoadDatasetOptions<T extends TextTokenizer = TextTokenizer> extends SourceOptions, ExampleOptions {
+  /** anneal's Tokenizer, or any other with `tokenizeConversation` for rows of messages. */
   tokenizer: T
-  /** Renders conversations; needed for rows of messages. */
   tokenizeConversation?: TokenizeConversation<T>
-  /** How worker threads make the tokenizer; without it, tokenizing stays in this thread. */
+  /** How worker threads make a tokenizer that is not anneal's; without it, tokenizing stays in this thread. */
   tokenizerRecipe?: TokenizerRecipe
   /** Several sources instead of one. Options of formats given beside it hold for all that do not give their own. */
   datasets?: SourceOptions[]
@@ -90,10 +91,6 @@ export interface LoadedDataset {
 }
 
 interface LoadedSource { dataset: Dataset, stats: ExampleStats, cached: boolean, fingerprint: string, close?: () => void }
-
-const noConversations: TokenizeConversation = () => {
-  throw new DataError('the rows are conversations; give tokenizeConversation, and a tokenizer with a chat template')
-}
 
 /** Reads, tokenizes (once, into a cache), mixes, splits and packs data for training. */
 export async function loadDataset<T extends TextTokenizer>(options: LoadDatasetOptions<T>): Promise<LoadedDataset> {
@@ -169,10 +166,7 @@ async function loadSource<T extends TextTokenizer>(source: SourceOptions, option
     ...pick(options, ['truncationMode', 'completionOnlyLoss', 'assistantOnlyLoss', 'appendEos', 'addSpecialTokens', 'allowSpecial', 'onBadRow', 'onEmptyMask']),
     maxLength: losesTail ? options.maxLength === undefined ? 1024 : options.maxLength : null,
   }
-  const tokenization: Tokenization = {
-    tokenizer: options.tokenizer,
-    tokenizeConversation: (options.tokenizeConversation ?? noConversations) as TokenizeConversation,
-  }
+  const tokenization = tokenizationOf(options.tokenizer, options.tokenizeConversation)
   if (source.rows) {
     if (source.files) throw new ConfigError(`${name}: give either files or rows, not both`)
     const fingerprint = fingerprintOf({ rows: source.rows, tokenizer: tokenizerFingerprint(options.tokenizer), tokenize })
@@ -196,10 +190,12 @@ async function loadCached<T extends TextTokenizer>(
   cacheDir: string, readers: Reader[], tokenization: Tokenization, tokenize: TokenizeOptions, fingerprint: string, options: LoadDatasetOptions<T>, stamps: { size: number }[],
 ): Promise<Omit<LoadedSource, 'fingerprint'>> {
   const bytes = stamps.reduce((sum, { size }) => sum + size, 0)
-  const workers = options.workers ?? (options.tokenizerRecipe && bytes > 4e6 ? Math.min(16, availableParallelism()) : 0)
+  const wanted = options.workers ?? (bytes > 4e6 ? Math.min(16, availableParallelism()) : 0)
+  const recipe = wanted > 0 ? options.tokenizerRecipe ?? await workerRecipe(options.tokenizer, resolve(cacheDir)) : undefined
   const { dataset, stats, reused } = await openCache({
-    directory: join(resolve(cacheDir), fingerprint.slice(0, 32)), fingerprint, readers, tokenization, options: tokenize, workers,
-    ...options.tokenizerRecipe && { recipe: options.tokenizerRecipe },
+    directory: join(resolve(cacheDir), fingerprint.slice(0, 32)), fingerprint, readers, tokenization, options: tokenize,
+    workers: options.workers ?? (recipe ? wanted : 0),
+    ...recipe && { recipe },
     ...options.verifyCache !== undefined && { verify: options.verifyCache },
     ...options.onProgress && { onProgress: options.onProgress },
     ...options.signal && { signal: options.signal },
@@ -225,14 +221,6 @@ export function defaultCacheDir(): string {
   return join(ANNEAL_CACHE ?? join(XDG_CACHE_HOME ?? join(homedir(), '.cache'), 'anneal'), 'datasets')
 }
 
-const probe = 'The quick brown fox\tjumps over 12,345 lazy dogs — naïve Straße, 日本語, 🦊 <|im_end|></s>\n\n  def f(x): return x**2'
-
-/** The tokenizer's own fingerprint, or what it makes of a probe text. */
-function tokenizerFingerprint(tokenizer: TextTokenizer): unknown {
-  if (tokenizer.fingerprint !== undefined) return tokenizer.fingerprint
-  return { ids: [...tokenizer.encode(probe)], bos: tokenizer.bosTokenId, eos: tokenizer.eosTokenId, vocabSize: tokenizer.vocabSize }
-}
-
 function warningsOf(stats: ExampleStats, tokenizer: TextTokenizer): string[] {
   const share = (count: number): string => `${count} of ${stats.rows} rows`
   const warnings: string[] = []
@@ -240,6 +228,6 @@ function warningsOf(stats: ExampleStats, tokenizer: TextTokenizer): string[] {
   if (stats.emptyMask > 0) warnings.push(`${share(stats.emptyMask)} were dropped: no token of them is trained; ${emptyMaskAdvice}`)
   if (stats.truncatedEnd > 0) warnings.push(`${share(stats.truncatedEnd)} lost their trained end to maxLength; such rows teach the model not to stop`)
   if (stats.boundaryMismatch > 0) warnings.push(`${share(stats.boundaryMismatch)} tokenize differently at the end of the prompt; end prompts without a blank, or start completions with one`)
-  if (tokenizer.eosTokenId !== null && stats.examples > 0 && stats.withoutTrainedEos === stats.examples) warnings.push('no row trains the EOS token; the model will not learn to stop')
+  if (tokenizer.eosTokenId != null && stats.examples > 0 && stats.withoutTrainedEos === stats.examples) warnings.push('no row trains the EOS token; the model will not learn to stop')
   return warnings
 }

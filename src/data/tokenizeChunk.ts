@@ -1,7 +1,7 @@
 import { setImmediate } from 'node:timers/promises'
 import { DataError } from '../errors.ts'
 import { emptyMaskAdvice, ExampleMaker, emptyStats, type ExampleOptions, type ExampleStats, type Tokenization } from './examples.ts'
-import { readRow, type DataRow, type FormatOptions } from './formats.ts'
+import { readRow, type FormatOptions } from './formats.ts'
 import { placeOf, type SourceRow } from './readers/types.ts'
 import type { SourcePosition } from './shards.ts'
 import type { Example } from './types.ts'
@@ -26,24 +26,18 @@ export interface Chunk {
 /** The event loop gets a turn after this many milliseconds. */
 const maxBlockingMs = 8
 
-/** Reads the row, or undefined if it is malformed and may be skipped. */
-function tryRead(source: SourceRow, options: TokenizeOptions): DataRow | undefined {
-  try {
-    return readRow(source, options)
-  } catch (error) {
-    if (options.onBadRow === 'skip' && error instanceof DataError) return undefined
-    throw error
-  }
-}
-
-/** Makes the examples of rows, one at a time. Counts go to `maker.stats`. */
+/** The row's example; undefined, and counted in `maker.stats`, if it is malformed and may be skipped or has nothing to train on. */
 export function tokenizeRow(source: SourceRow, maker: ExampleMaker, options: TokenizeOptions): Example | undefined {
-  const row = tryRead(source, options)
-  if (!row) { maker.stats.badRows++; return undefined }
-  const example = maker.make(row, placeOf(source))
-  if (!example && options.onEmptyMask === 'error') {
-    throw new DataError(`${placeOf(source)}: no token of the row is trained; ${emptyMaskAdvice}, or pass onEmptyMask: 'drop'`)
+  const place = placeOf(source)
+  let example: Example | undefined
+  try {
+    example = maker.make(readRow(source, options), place)
+  } catch (error) {
+    if (options.onBadRow !== 'skip' || !(error instanceof DataError)) throw error
+    maker.stats.badRows++
+    return undefined
   }
+  if (!example && options.onEmptyMask === 'error') throw new DataError(`${place}: no token of the row is trained; ${emptyMaskAdvice}, or pass onEmptyMask: 'drop'`)
   return example
 }
 

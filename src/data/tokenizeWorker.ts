@@ -20,7 +20,7 @@ const failed = (error: unknown): void => {
 }
 
 try {
-  const module = await import(recipe.module) as Record<string, (...args: unknown[]) => Tokenization | Promise<Tokenization>>
+  const module = await import(new URL(recipe.module, import.meta.url).href) as Record<string, (...args: unknown[]) => Tokenization | Promise<Tokenization>>
   const factory = module[recipe.factory]
   if (!factory) throw new Error(`${recipe.module} exports no ${recipe.factory}`)
   const tokenization = await factory(...recipe.args)

@@ -15,12 +15,12 @@ export type Content = string | ChatMessage[]
 export interface TextTokenizer {
   /** Names the tokenizer's content, so that a cache made with another one is not used. */
   readonly fingerprint?: string | undefined
-  readonly bosTokenId: number | null
-  readonly eosTokenId: number | null
-  readonly padTokenId: number | null
+  readonly bosTokenId: number | null | undefined
+  readonly eosTokenId: number | null | undefined
+  readonly padTokenId: number | null | undefined
   readonly vocabSize: number
   encode(text: string, options?: { addSpecialTokens?: boolean, allowSpecial?: boolean }): number[]
-  decode?(ids: Iterable<number>): string
+  decode?(ids: ArrayLike<number>): string
 }
 
 /** What a conversation is rendered with, besides its messages. */
@@ -28,13 +28,17 @@ export interface ConversationOptions {
   tools?: unknown[]
   addGenerationPrompt?: boolean
   chatTemplateKwargs?: Record<string, unknown>
+  /** Read the names of special tokens inside messages as special tokens. Default false. */
+  allowSpecial?: boolean
+  /** Work out `assistantMask`; without, it may be all zeros. Default true. */
+  assistantMask?: boolean
 }
 
 /** A rendered conversation: its token ids, and 1 where the assistant speaks. */
 export interface TokenizedConversation { inputIds: ArrayLike<number>, assistantMask: ArrayLike<number> }
 
 /** Renders messages with the tokenizer's chat template and tokenizes them. */
-export type TokenizeConversation<T extends TextTokenizer = TextTokenizer> =
+export type TokenizeConversation<T extends TextTokenizer> =
   (tokenizer: T, messages: ChatMessage[], options?: ConversationOptions) => TokenizedConversation
 
 /**

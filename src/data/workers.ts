@@ -5,7 +5,7 @@ import { AnnealError, ConfigError, DataError, DiskFullError, TokenizerError } fr
 import type { ExampleStats } from './examples.ts'
 import type { Chunk, TokenizeOptions } from './tokenizeChunk.ts'
 
-/** How a thread makes its own tokenizer: it imports `module` and awaits `factory(...args)`, which returns a Tokenization. Arguments are plain data. */
+/** How a thread makes its own tokenizer: it imports `module` (a URL, or a path from the worker's file) and awaits `factory(...args)`, which returns a Tokenization. Arguments are plain data. */
 export interface TokenizerRecipe { module: string, factory: string, args: unknown[] }
 
 /** What a worker is started with. */

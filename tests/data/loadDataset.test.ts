@@ -11,6 +11,11 @@ const folder = temporaryFolder()
 const cacheDir = join(folder, 'cache')
 const tokenizer = new CharacterTokenizer()
 const load = (options: Partial<LoadDatasetOptions<CharacterTokenizer>>) => loadDataset({ tokenizer, tokenizeConversation, cacheDir, ...options })
+/** `close` apart, so that it can be called by itself. */
+const opened = async (options: Parameters<typeof load>[0]) => {
+  const loaded = await load(options)
+  return { ...loaded, close: () => { loaded.close() } }
+}
 const texts = (dataset: Dataset) => Array.from({ length: dataset.length }, (_, i) => tokenizer.decode(dataset.get(i).inputIds))
 
 const chat = write(folder, 'chat.jsonl', Array.from({ length: 20 }, (_, i) => JSON.stringify({ messages: [{ role: 'user', content: `q${i}` }, { role: 'assistant', content: `a${i}` }] })).join('\n'))
@@ -20,7 +25,7 @@ write(folder, 'table.csv', 'prompt,completion\n1+1=,2\n2+2=,4\n')
 
 describe('loadDataset', () => {
   it('reads files of several kinds', async () => {
-    const { train, stats, warnings, close } = await load({ files: [join(folder, 'books'), join(folder, '*.csv'), chat] })
+    const { train, stats, warnings, close } = await opened({ files: [join(folder, 'books'), join(folder, '*.csv'), chat] })
     expect(texts(train).slice(0, 5)).toEqual(['One<|eos|>', 'Two<|eos|>', '1+1=2<|eos|>', '2+2=4<|eos|>', '<|user|>q0<|end|><|assistant|>a0<|end|>'])
     expect(stats).toMatchObject({ rows: 24, examples: 24, trainRows: 24, evalRows: 0, cached: false, badRows: 0 })
     expect(stats.trainedShare).toBeCloseTo(stats.trainedTokens / stats.tokens)
@@ -65,7 +70,7 @@ describe('loadDataset', () => {
   })
 
   it('splits, shuffles and packs', async () => {
-    const { train, eval: held, stats, close } = await load({ files: chat, evalSplit: 0.2, packing: true, maxLength: 40, shuffleDataset: true })
+    const { train, eval: held, stats, close } = await opened({ files: chat, evalSplit: 0.2, packing: true, maxLength: 40, shuffleDataset: true })
     expect(stats.evalRows).toBe(held!.length)
     expect(stats.packingDensity).toBeGreaterThan(0.5)
     const all = [...texts(train), ...texts(held!)].join('').split('<|user|>').filter((text) => text).sort()
@@ -75,14 +80,14 @@ describe('loadDataset', () => {
   })
 
   it('takes rows for evaluation apart', async () => {
-    const { train, eval: held, close } = await load({ files: chat, evalRows: [{ messages: [{ role: 'user', content: 'e' }, { role: 'assistant', content: 'f' }] }], assistantOnlyLoss: true })
+    const { train, eval: held, close } = await opened({ files: chat, evalRows: [{ messages: [{ role: 'user', content: 'e' }, { role: 'assistant', content: 'f' }] }], assistantOnlyLoss: true })
     expect([train.length, held!.length]).toEqual([20, 1])
     expect([...held!.get(0).labels].filter((label) => label !== -100)).toEqual([102, 1])
     close()
   })
 
   it('mixes sources with their own shapes', async () => {
-    const { train, close } = await load({
+    const { train, close } = await opened({
       datasets: [{ rows: Array.from({ length: 50 }, (_, i) => ({ body: `x${i}` })), columns: { text: 'body' }, weight: 0.9 }, { files: chat, weight: 0.1 }],
     })
     const fromChat = texts(train).filter((text) => text.startsWith('<|user|>')).length

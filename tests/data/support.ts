@@ -41,8 +41,8 @@ export class CharacterTokenizer implements TextTokenizer {
     return text.split(/(<\|\w+\|>)/).flatMap((part) => specials.includes(part) ? [specials.indexOf(part)] : this.encode(part))
   }
 
-  decode(ids: Iterable<number>): string {
-    return [...ids].map((id) => specials[id] ?? String.fromCharCode(id)).join('')
+  decode(ids: ArrayLike<number>): string {
+    return Array.from(ids).map((id) => specials[id] ?? String.fromCharCode(id)).join('')
   }
 }
 
@@ -60,4 +60,7 @@ export function tokenizeConversation(tokenizer: TextTokenizer, messages: ChatMes
   return { inputIds, assistantMask }
 }
 
-export const characters = (): Tokenization<CharacterTokenizer> => ({ tokenizer: new CharacterTokenizer(), tokenizeConversation })
+export function characters(): Tokenization & { tokenizer: CharacterTokenizer } {
+  const tokenizer = new CharacterTokenizer()
+  return { tokenizer, tokenizeConversation: (messages, options) => tokenizeConversation(tokenizer, messages, options) }
+}
