@@ -3,7 +3,7 @@ import type { JsonValue } from '../files/index.ts'
 import { Linear, type LinearLayer, Module, type Parameter } from '../nn/index.ts'
 import { crossEntropy, embedding, linearCrossEntropy, linearLogprob, mul, selectiveLogSoftmax, sum, toDtype, type LogprobResult } from '../ops/index.ts'
 import { isRecording } from '../tensor/autograd.ts'
-import { noGrad, scope, Tensor, type Device, type DType } from '../tensor/index.ts'
+import { bytesOf, noGrad, scope, Tensor, type Device, type DType } from '../tensor/index.ts'
 import { usesHalf } from '../ops/compute.ts'
 import type { LayerContext } from './attention.ts'
 import { flattenBatch, type BatchInput, type FlatBatch } from './batch.ts'
@@ -93,11 +93,11 @@ export abstract class CausalLanguageModel extends Module {
     const { cache, cacheSequences } = input
     if (cache && cache.dtype !== this.dtype) throw new ShapeError(`cache: expected dtype ${this.dtype}, the model's, got ${cache.dtype}`)
     const hiddenStates = input.outputHiddenStates ? [] : undefined
-    const attentions = input.outputAttentions ? [] : undefined
+    const attentions: Tensor[][] | undefined = input.outputAttentions ? [] : undefined
     const recompute = this.gradientCheckpointing && this.training && !attentions && !cache
     const hidden = this.hidden(batch, { spans: batch.spans, cache, slots: batch.slots, attentions }, { hiddenStates, recompute })
     if (cache) cacheSequences?.forEach((sequence, i) => { cache.advance(sequence, batch.lengths[i]!) })
-    return { hidden, hiddenStates, attentions }
+    return { hidden, hiddenStates, attentions: attentions?.map((layer) => layer.map(intoScope)) }
   }
 
   #loss(hidden: Tensor, labels: Tensor, numLabels: number | undefined, { numItems, labelSmoothing = 0 }: ForwardInput): Pick<ForwardOutput, 'loss' | 'nll' | 'correct' | 'numLabels'> {
@@ -112,10 +112,11 @@ export abstract class CausalLanguageModel extends Module {
     return { loss: mul(sum(nll), 1 / items), nll, numLabels }
   }
 
-  /** float32 logits [rows, vocabulary] of hidden states [rows, hiddenSize]. */
+  /** Logits [rows, vocabulary] of hidden states [rows, hiddenSize]; float32 where the model has 16 bits. */
   logits(hidden: Tensor): Tensor {
     const head = this.lm_head
-    if (hidden.dtype === 'float32' || !(head instanceof Linear)) return toDtype(head.forward(hidden), 'float32')
+    if (bytesOf(hidden.dtype) !== 2) return head.forward(hidden)
+    if (!(head instanceof Linear)) return toDtype(head.forward(hidden), 'float32')
     if (isRecording() && (hidden.requiresGrad || head.weight.requiresGrad)) return head.forward(toDtype(hidden, 'float32'))
     // The product is summed in float32 anyway; rounding it to 16 bits would only lose what sampling and log-probabilities need.
     const weight = head.weight.tensor
@@ -144,6 +145,13 @@ export abstract class CausalLanguageModel extends Module {
 
   /** Writes config.json, generation_config.json and safetensors so that transformers loads them. */
   savePretrained(folder: string, options: SaveOptions = {}): Promise<void> { return savePretrained(this, folder, options) }
+}
+
+/** The same numbers, held by the current scope. */
+function intoScope(tensor: Tensor): Tensor {
+  const own = tensor.alias()
+  tensor.dispose()
+  return own
 }
 
 /** The last `count` rows of each sequence; all for 0. */

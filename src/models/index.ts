@@ -5,5 +5,6 @@ export { configToJson, createConfig, knownModelTypes, parseConfig, readConfig } 
 export type { ConfigOptions, DecoderConfig, Gpt2Config, ModelConfig, ModelConfigBase, RopeConfig } from './config.ts'
 export { DecoderForCausalLM } from './decoder.ts'
 export { Gpt2LMHeadModel } from './gpt2.ts'
+export { memoryEstimate, type MemoryEstimate, type MemoryOptions } from './memory.ts'
 export { AutoModelForCausalLM, buildModel, type FromConfigOptions, type FromPretrainedOptions } from './pretrained.ts'
 export type { SaveOptions } from './weights.ts'

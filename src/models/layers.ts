@@ -1,4 +1,4 @@
-import { add } from '../ops/index.ts'
+import { add, Spans } from '../ops/index.ts'
 import { checkpoint, scope, type Tensor } from '../tensor/index.ts'
 import type { LayerContext } from './attention.ts'
 
@@ -45,7 +45,7 @@ export function runLayers(layers: readonly ResidualLayer[], norm: SummingNorm, e
   for (const layer of layers) {
     if (recompute) {
       hiddenStates?.push(branch)
-      branch = checkpoint((x) => summed(layer.forward(x, null, context)), branch)
+      branch = recomputed(layer, branch, context)
       continue
     }
     const [next, nextResidual, input]: LayerOutput = layer.forward(branch, residual, context)
@@ -58,4 +58,12 @@ export function runLayers(layers: readonly ResidualLayer[], norm: SummingNorm, e
   return hidden
 }
 
-const summed = ([branch, residual]: LayerOutput): Tensor => add(branch, residual)
+/** The layer's result, whose inside is computed again in backward(). What the layer reads is handed over, as it must live until then. */
+function recomputed(layer: ResidualLayer, input: Tensor, context: LayerContext): Tensor {
+  const { spans, rope } = context
+  return checkpoint((x, cos?: Tensor, sin?: Tensor, row?: Tensor) => {
+    const own = { ...context, spans: new Spans(spans.spans, x.device), rope: cos && sin && row ? { cos, sin, row } : undefined }
+    const [branch, residual] = layer.forward(x, null, own)
+    return add(branch, residual)
+  }, input, ...(rope ? [rope.cos, rope.sin, rope.row] : []))
+}

@@ -1,0 +1,61 @@
+import { bytesOf, type DType } from '../tensor/index.ts'
+import type { ModelConfig } from './config.ts'
+import { buildModel } from './pretrained.ts'
+
+export interface MemoryOptions {
+  /** Of weights and activations. Default float32. */
+  dtype?: DType
+  /** Tokens of one micro-batch, padding excluded. */
+  tokens: number
+  /** Length of the sequences; only matters where attention dropout is on, which keeps queries × keys. Default: `tokens`. */
+  sequenceLength?: number
+  /** How many parameters are trained. Default: all. */
+  trainable?: number
+  gradientCheckpointing?: boolean
+  /** Whether dropout is on, as in training. Default true. */
+  training?: boolean
+}
+
+/** Bytes that a training needs, by what they are for. */
+export interface MemoryEstimate {
+  parameters: number
+  weights: number
+  /** float32. */
+  gradients: number
+  /** AdamW's two moments, and float32 master weights of a 16-bit model. */
+  optimizer: number
+  /** What one micro-batch keeps for backward(), and its largest working set. */
+  activations: number
+  total: number
+}
+
+/** What one layer keeps for backward(), and the most that it needs besides while it runs; bytes a token. */
+function layerBytes(config: ModelConfig, bytes: number, sequenceLength: number, training: boolean): { kept: number, working: number } {
+  const { hiddenSize: hidden, intermediateSize: inner, numAttentionHeads: heads, numKeyValueHeads: kvHeads, headDim } = config
+  const [q, kv] = [heads * headDim, kvHeads * headDim]
+  // Both norms keep their input and give theirs to a product that keeps it too; attention keeps q, k, v, its result and one number a head.
+  const shared = 4 * hidden + 2 * q + 2 * kv
+  const statistics = 4 * (heads + 2)
+  // Scores, their exponentials, sums and the dropped weights exist as queries × keys.
+  const plain = training && config.attentionDropout > 0 ? 9 * heads * sequenceLength * bytes : 0
+  if (config.kind === 'gpt2') return { kept: (shared + 2 * inner) * bytes + statistics + plain, working: (2 * inner + 2 * hidden) * bytes }
+  const normed = config.qkNorm ? (q + kv) * bytes + 4 * (heads + kvHeads) : 0
+  return { kept: (shared + 3 * inner) * bytes + statistics + normed + plain, working: (3 * inner + 2 * hidden) * bytes }
+}
+
+/** Estimates the memory of a training before anything is allocated. */
+export function memoryEstimate(config: ModelConfig, options: MemoryOptions): MemoryEstimate {
+  const { dtype = 'float32', tokens, sequenceLength = tokens, gradientCheckpointing = false, training = true } = options
+  const parameters = buildModel(config).numParameters()
+  const trainable = options.trainable ?? parameters
+  const bytes = bytesOf(dtype)
+  const weights = parameters * bytes
+  const gradients = trainable * 4
+  const optimizer = trainable * (bytes === 2 ? 12 : 8)
+  const { kept, working } = layerBytes(config, bytes, sequenceLength, training)
+  // The embeddings, the last norm's input and result, and their gradient.
+  const ends = 3 * config.hiddenSize * bytes
+  const layers = gradientCheckpointing ? config.numHiddenLayers * config.hiddenSize * bytes + kept : config.numHiddenLayers * kept
+  const activations = tokens * (layers + working + ends)
+  return { parameters, weights, gradients, optimizer, activations, total: weights + gradients + optimizer + activations }
+}
