@@ -23,7 +23,7 @@ template <Activation kind> ANNEAL_INLINE vf activate(vf x) {
 template <Activation kind> ANNEAL_INLINE ValueAndSlope activate_with_slope(vf x) {
   if constexpr (kind == Activation::gelu) {
     vf area = 0.5f * (1.f + erf(x * 0.70710678118654752f));
-    vf density = 0.3989422804014327f * exp(x * x * -0.5f);
+    vf density = 0.3989422804014327f * exp_low(x * x * -0.5f);
     return {x * area, area + x * density};
   } else if constexpr (kind == Activation::gelu_tanh) {
     vf s = sigmoid(gelu_tanh_inner(x));

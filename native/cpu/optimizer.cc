@@ -29,11 +29,11 @@ template <class T> double block_squares(const T* x, int64_t n) {
 }
 
 template <class T> int64_t block_non_finite(const T* x, int64_t n) {
-  vi count = {};
+  vi count[4] = {};
   // A comparison that holds is -1.
-  each_vector(n, [&](int64_t i, auto span) { count -= ((vi)load(x + i, span) & 0x7f800000) == 0x7f800000; });
+  each_vector_by_4(n, [&](int64_t i, auto span, int k) { count[k] -= ((vi)load(x + i, span) & 0x7f800000) == 0x7f800000; });
   int64_t total = 0;
-  for (int i = 0; i < lanes; ++i) total += count[i];
+  for (int i = 0; i < lanes; ++i) total += count[0][i] + count[1][i] + count[2][i] + count[3][i];
   return total;
 }
 

@@ -18,19 +18,21 @@ template <class T> ANNEAL_INLINE void rotate_halves(T* y, const T* x, const floa
   });
 }
 
-// The lanes 2i and 2i + 1 are a pair: each entry needs its neighbour and its pair's angle twice.
-ANNEAL_INLINE vf swap_neighbours(vf v) { return __builtin_shuffle(v, lane_numbers() ^ 1); }
-ANNEAL_INLINE vf repeat_twice(const float* p, int64_t n) {
-  vf v = {};
-  for (int i = 0; i < lanes / 2; ++i) v[2 * i] = v[2 * i + 1] = i < n ? p[i] : 0.f;
-  return v;
+// Adjacent pairs: an entry needs its neighbour, its pair's cosine, and the sine with a minus for the even entries. These angles are spread out once
+// per token and block of entries, for all heads.
+constexpr int64_t spread_block = 512;
+struct SpreadAngles { float cosine[spread_block], sine[spread_block]; };
+ANNEAL_INLINE void spread(SpreadAngles& to, const float* cosine, const float* sine, int64_t pairs, float direction) {
+  for (int64_t i = 0; i < pairs; ++i) {
+    to.cosine[2 * i] = to.cosine[2 * i + 1] = cosine[i];
+    to.sine[2 * i + 1] = sine[i] * direction;
+    to.sine[2 * i] = -to.sine[2 * i + 1];
+  }
 }
-template <class T> ANNEAL_INLINE void rotate_neighbours(T* y, const T* x, const float* cosine, const float* sine, int64_t half, float direction) {
-  const vf sign = __builtin_convertvector((lane_numbers() & 1) * 2 - 1, vf) * direction;  // the even entry gets -sin
-  each_vector(2 * half, [&](int64_t i, auto span) {
-    vf c = repeat_twice(cosine + i / 2, half - i / 2), s = repeat_twice(sine + i / 2, half - i / 2) * sign;
-    vf v = load(x + i, span);
-    store(y + i, v * c + swap_neighbours(v) * s, span);
+template <class T> ANNEAL_INLINE void rotate_neighbours(T* y, const T* x, const SpreadAngles& angles, int64_t entries) {
+  each_vector(entries, [&](int64_t i, auto span) {
+    vf v = load(x + i, span), swapped = __builtin_shuffle(v, lane_numbers() ^ 1);
+    store(y + i, v * load(angles.cosine + i, span) + swapped * load(angles.sine + i, span), span);
   });
 }
 
@@ -48,13 +50,20 @@ template <bool interleaved, class T> void rotate(T* y, const T* x, const Call& c
     for (int64_t t = begin; t < end; ++t) {
       const float* cosine = call.cosine + call.position[t] * call.half;
       const float* sine = call.sine + call.position[t] * call.half;
-      for (int64_t head = 0; head < call.heads; ++head) {
-        const T* from = x + t * per_token + head * call.head_dim;
-        T* to = y + t * per_token + head * call.head_dim;
-        if constexpr (interleaved) rotate_neighbours(to, from, cosine, sine, call.half, call.direction);
-        else rotate_halves(to, from, cosine, sine, call.half, call.direction);
-        if (rest > 0 && to != from) memcpy(to + 2 * call.half, from + 2 * call.half, static_cast<size_t>(rest) * sizeof(T));
+      const T* from = x + t * per_token;
+      T* to = y + t * per_token;
+      if constexpr (interleaved) {
+        SpreadAngles angles;
+        for (int64_t pair = 0; pair < call.half; pair += spread_block / 2) {
+          const int64_t pairs = call.half - pair < spread_block / 2 ? call.half - pair : spread_block / 2;
+          spread(angles, cosine + pair, sine + pair, pairs, call.direction);
+          for (int64_t at = 2 * pair; at < per_token; at += call.head_dim) rotate_neighbours(to + at, from + at, angles, 2 * pairs);
+        }
+      } else {
+        for (int64_t at = 0; at < per_token; at += call.head_dim) rotate_halves(to + at, from + at, cosine, sine, call.half, call.direction);
       }
+      if (rest > 0 && to != from)
+        for (int64_t at = 2 * call.half; at < per_token; at += call.head_dim) memcpy(to + at, from + at, static_cast<size_t>(rest) * sizeof(T));
     }
   });
 }

@@ -68,7 +68,7 @@ bool weigh(const TokenRow& row, float temperature) {
   });
   const float largest = max(max(max(top[0], top[1]), max(top[2], top[3])));
   if (!isfinite(largest)) return false;
-  each_vector(row.size, [&](int64_t i, auto span) { store(row.weight + i, exp(load(row.logit + i, span) - largest), span); });
+  each_vector(row.size, [&](int64_t i, auto span) { store(row.weight + i, exp_low(load(row.logit + i, span) - largest), span); });
   return true;
 }
 

@@ -70,8 +70,14 @@ ANNEAL_INLINE vi lane_numbers() {
 }
 ANNEAL_INLINE vf load(const float* p) { return *reinterpret_cast<const vf_unaligned*>(p); }
 ANNEAL_INLINE vf load(const bf16* p) {
+#if defined(__AVX512F__)
+  return (vf)((vu)_mm512_maskz_cvtepu16_epi32(0xffff, _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p))) << 16);
+#elif defined(__AVX2__)
+  return (vf)((vu)_mm256_cvtepu16_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p))) << 16);
+#else
   vh half = *reinterpret_cast<const vh_unaligned*>(p);
   return (vf)(__builtin_convertvector(half, vu) << 16);
+#endif
 }
 ANNEAL_INLINE vf load(const f16* p) {
 #if defined(__AVX512F__)
@@ -127,8 +133,29 @@ template <class T> ANNEAL_INLINE void store_part(T* p, vf v, int64_t n) {
   memcpy(p, part, static_cast<size_t>(n) * sizeof(T));
 }
 
-ANNEAL_INLINE vf max(vf a, vf b) { return a > b ? a : b; }
-ANNEAL_INLINE vf min(vf a, vf b) { return a < b ? a : b; }
+// a > b ? a : b and a < b ? a : b, so a NaN gives b. (gcc makes two instructions of the plain expressions.)
+ANNEAL_INLINE vf max(vf a, vf b) {
+#if defined(__AVX512F__)
+  return (vf)_mm512_maskz_max_ps(0xffff, (__m512)a, (__m512)b);
+#elif defined(__AVX2__)
+  return (vf)_mm256_max_ps((__m256)a, (__m256)b);
+#elif defined(__x86_64__)
+  return (vf)_mm_max_ps((__m128)a, (__m128)b);
+#else
+  return a > b ? a : b;
+#endif
+}
+ANNEAL_INLINE vf min(vf a, vf b) {
+#if defined(__AVX512F__)
+  return (vf)_mm512_maskz_min_ps(0xffff, (__m512)a, (__m512)b);
+#elif defined(__AVX2__)
+  return (vf)_mm256_min_ps((__m256)a, (__m256)b);
+#elif defined(__x86_64__)
+  return (vf)_mm_min_ps((__m128)a, (__m128)b);
+#else
+  return a < b ? a : b;
+#endif
+}
 ANNEAL_INLINE vf select(vi mask, vf a, vf b) { return (vf)((mask & (vi)a) | (~mask & (vi)b)); }
 ANNEAL_INLINE vf abs(vf a) { return (vf)((vi)a & 0x7fffffff); }
 ANNEAL_INLINE vf sqrt(vf a) {
@@ -198,11 +225,11 @@ ANNEAL_INLINE vf exp_low(vf x) {
   vf y = (vf)((vi)p + ((vi)t << 23));  // the low bits of t are n
   return x < -87.33f ? splat(0) : y;
 }
-ANNEAL_INLINE vf sigmoid(vf x) { return 1.f / (1.f + exp(-x)); }
+ANNEAL_INLINE vf sigmoid(vf x) { return 1.f / (1.f + exp_low(min(splat(88.f), -x))); }
 // tanh by e^2x, with the odd polynomial near zero where that cancels.
 ANNEAL_INLINE vf tanh(vf x) {
   vf a = abs(x);
-  vf e = exp(2.f * min(a, splat(10.f)));
+  vf e = exp_low(2.f * min(a, splat(10.f)));
   vf big = 1.f - 2.f / (e + 1.f);
   vf s = x * x;
   vf p = splat(-5.70498872745e-3f);
@@ -255,7 +282,7 @@ ANNEAL_INLINE vf erf(vf x) {
   q = q * a + -1.1294883490f;
   q = q * a + 1.6920386406e-4f;
   vf sign = (vf)((vi)x & (int32_t)0x80000000);
-  vf big = (vf)((vi)(1.f - exp(q)) | (vi)sign);
+  vf big = (vf)((vi)(1.f - exp_low(q)) | (vi)sign);
   vf y = select((vi)(abs(x) < 0.92f), x * p, big);
   return select((vi)(x == x), y, x);
 }

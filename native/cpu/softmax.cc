@@ -12,7 +12,7 @@ int64_t row_grain(int64_t columns) { return columns >= 4096 ? 1 : 4096 / (column
 template <class T> void forward_row(T* y, const T* x, int64_t n) {
   LogSum all = row_log_sum(x, n);
   const float scale = 1 / all.sum;
-  each_vector(n, [&](int64_t i, auto span) { store(y + i, exp(load(x + i, span) - all.max) * scale, span); });
+  each_vector(n, [&](int64_t i, auto span) { store(y + i, exp_low(load(x + i, span) - all.max) * scale, span); });
 }
 
 // dx = y * (dy - sum(dy * y))
