@@ -143,7 +143,10 @@ export function flattenBatch(input: BatchInput, vocabSize: number, device: Devic
   const held = cachedLengths(cache, cacheSequences, lengths)
   const positions = input.positionIds ? flat('positionIds', input.positionIds) : countPositions(lengths, held, tokens)
   let length = 0
-  for (const position of positions) length = Math.max(length, position + 1)
+  for (const position of positions) {
+    if (position < 0) throw new ShapeError(`positionIds: expected 0 or more, got ${position}`)
+    length = Math.max(length, position + 1)
+  }
 
   const labels = input.labels && shift(flat('labels', input.labels), lengths)
     || (input.shiftLabels && !(input.shiftLabels instanceof Tensor) ? flat('shiftLabels', input.shiftLabels) : undefined)

@@ -1,6 +1,6 @@
 import { ShapeError } from '../errors.ts'
 import type { JsonValue } from '../files/index.ts'
-import { Linear, type LinearLayer, Module, type Parameter } from '../nn/index.ts'
+import { type Embedding, Linear, type LinearLayer, Module } from '../nn/index.ts'
 import { crossEntropy, embedding, linearCrossEntropy, linearLogprob, mul, selectiveLogSoftmax, sum, toDtype, type LogprobResult } from '../ops/index.ts'
 import { isRecording } from '../tensor/autograd.ts'
 import { bytesOf, noGrad, scope, Tensor, type Device, type DType } from '../tensor/index.ts'
@@ -61,11 +61,13 @@ export abstract class CausalLanguageModel extends Module {
   gradientCheckpointingEnable(): void { this.gradientCheckpointing = true }
   gradientCheckpointingDisable(): void { this.gradientCheckpointing = false }
 
-  /** Where the parameters are. */
-  get device(): Device { return this.#first.device }
+  /** Token ids to hidden states. */
+  abstract getInputEmbeddings(): Embedding
+
+  /** Where the model computes. */
+  get device(): Device { return this.getInputEmbeddings().weight.device }
   /** The dtype of the embeddings, and of what flows between layers. */
-  get dtype(): DType { return this.#first.dtype }
-  get #first(): Parameter { return this.parameters()[0]! }
+  get dtype(): DType { return this.getInputEmbeddings().weight.dtype }
 
   /**
    * Runs the model. Everything is computed without padding, all sequences one after another, each seeing only itself. With labels the loss comes

@@ -141,6 +141,8 @@ export class DecoderForCausalLM extends CausalLanguageModel {
     this.lm_head = head
   }
 
+  override getInputEmbeddings(): Embedding { return this.model.embed_tokens }
+
   protected override hidden(batch: FlatBatch, context: Omit<LayerContext, 'rope'>, options: RunOptions): Tensor {
     return this.model.forward(batch, context, options)
   }

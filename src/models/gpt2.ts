@@ -91,7 +91,7 @@ class Gpt2Model extends Module {
 
   forward(batch: FlatBatch, context: LayerContext, options: RunOptions): Tensor {
     const { maxPositionEmbeddings, embdPdrop } = this.#config
-    if (batch.length > maxPositionEmbeddings || batch.positions.some((position) => position < 0)) {
+    if (batch.length > maxPositionEmbeddings) {
       throw new ShapeError(`positionIds: expected positions below ${maxPositionEmbeddings}, GPT-2's n_positions, but a sequence of the batch needs ${batch.length}; shorten it`)
     }
     const positions = Tensor.from(batch.positions, [batch.tokens], { device: this.wte.weight.device })
@@ -116,6 +116,8 @@ export class Gpt2LMHeadModel extends CausalLanguageModel {
     if (config.tieWordEmbeddings) head.weight = this.transformer.wte.weight
     this.lm_head = head
   }
+
+  override getInputEmbeddings(): Embedding { return this.transformer.wte }
 
   protected override hidden(batch: FlatBatch, context: Omit<LayerContext, 'rope'>, options: RunOptions): Tensor {
     return this.transformer.forward(batch, { ...context, rope: undefined }, options)

@@ -6,5 +6,5 @@ export type { ConfigOptions, DecoderConfig, Gpt2Config, ModelConfig, ModelConfig
 export { DecoderForCausalLM } from './decoder.ts'
 export { Gpt2LMHeadModel } from './gpt2.ts'
 export { memoryEstimate, type MemoryEstimate, type MemoryOptions } from './memory.ts'
-export { AutoModelForCausalLM, buildModel, type FromConfigOptions, type FromPretrainedOptions } from './pretrained.ts'
+export { AutoModelForCausalLM, buildModel, modelDtypes, type FromConfigOptions, type FromPretrainedOptions, type ModelDtype } from './pretrained.ts'
 export type { SaveOptions } from './weights.ts'

@@ -1,24 +1,30 @@
 import { access } from 'node:fs/promises'
 import { join } from 'node:path'
+import { ConfigError } from '../errors.ts'
 import { readJsonObject } from '../files/index.ts'
-import { cpu, type Device, type DType } from '../tensor/index.ts'
+import { didYouMean } from '../suggest.ts'
+import { cpu, type Device } from '../tensor/index.ts'
 import type { CausalLanguageModel } from './causal.ts'
 import { createConfig, parseConfig, readConfig, type ConfigOptions, type ModelConfig, type RawConfig } from './config.ts'
 import { DecoderForCausalLM } from './decoder.ts'
 import { Gpt2LMHeadModel } from './gpt2.ts'
 import { loadWeights } from './weights.ts'
 
+/** The dtypes a model can compute in; float64 on the CPU only, slowly, for checks. Files may also hold float16. */
+export const modelDtypes = ['float32', 'bfloat16', 'float64'] as const
+export type ModelDtype = (typeof modelDtypes)[number]
+
 export interface FromConfigOptions {
   /** Default float32. */
-  dtype?: DType
+  dtype?: ModelDtype
   /** The same seed gives the same weights. Default 42. */
   seed?: number
   device?: Device
 }
 
 export interface FromPretrainedOptions {
-  /** Default float32; 'auto' keeps what is stored. */
-  dtype?: DType | 'auto'
+  /** Default float32; 'auto' keeps what is stored, with float32 for float16. */
+  dtype?: ModelDtype | 'auto'
   device?: Device
   /** Fields of config.json to read instead of the file's, by the names that stand there. */
   config?: RawConfig
@@ -27,6 +33,10 @@ export interface FromPretrainedOptions {
 /** The model a config describes, without memory for its weights. */
 export function buildModel(config: ModelConfig): CausalLanguageModel {
   return config.kind === 'gpt2' ? new Gpt2LMHeadModel(config) : new DecoderForCausalLM(config)
+}
+
+function checkDtype(dtype: string, known: readonly string[]): void {
+  if (!known.includes(dtype)) throw new ConfigError(`dtype: expected ${known.join(', ')}, got ${JSON.stringify(dtype)}${didYouMean(dtype, known)}`)
 }
 
 const isParsed = (config: ModelConfig | ConfigOptions): config is ModelConfig => 'kind' in config && 'raw' in config
@@ -41,6 +51,7 @@ async function readGenerationConfig(folder: string): Promise<CausalLanguageModel
 export const AutoModelForCausalLM = {
   /** A new model with initial weights, as transformers draws them. Takes a config that was read, or createConfig()'s options. */
   fromConfig(config: ModelConfig | ConfigOptions, { dtype = 'float32', seed = 42, device = cpu }: FromConfigOptions = {}): CausalLanguageModel {
+    checkDtype(dtype, modelDtypes)
     const model = buildModel(isParsed(config) ? config : createConfig(config))
     model.initialise({ seed, dtype, device })
     return model
@@ -51,6 +62,7 @@ export const AutoModelForCausalLM = {
    * off until train(). Throws ConfigError or FileFormatError naming what does not fit.
    */
   async fromPretrained(folder: string, { dtype = 'float32', device = cpu, config: overrides }: FromPretrainedOptions = {}): Promise<CausalLanguageModel> {
+    checkDtype(dtype, [...modelDtypes, 'auto'])
     const read = await readConfig(folder)
     const config = overrides ? parseConfig({ ...read.raw, ...overrides }, join(folder, 'config.json')) : read
     const generationConfig = await readGenerationConfig(folder)

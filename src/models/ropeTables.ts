@@ -10,6 +10,9 @@ export interface RopeRows {
   readonly row: Tensor
 }
 
+/** Beyond this and beyond max_position_embeddings no table is kept: one odd position must not cost a gigabyte. */
+const largestTable = 8192
+
 /** cos and sin on the device. One table serves every length where frequencies do not depend on it; it doubles as positions grow. */
 export class RopeTables {
   readonly config: RopeConfig
@@ -25,8 +28,8 @@ export class RopeTables {
   /** The rows for a batch whose highest position plus one is `length`. */
   lookup(positions: Int32Array, length: number): RopeRows {
     const row = (values: Int32Array) => Tensor.from(values, [values.length], { device: this.device })
-    // Frequencies of this length alone: only the rows in use are made.
-    if (ropeLengthKey(this.config, length) !== 0) return { ...this.#make(positions, length), row: row(positions.map((_, i) => i)) }
+    // Frequencies of this length alone, or positions far out: only the rows in use are made.
+    if (ropeLengthKey(this.config, length) !== 0 || length > Math.max(largestTable, this.config.maxPositionEmbeddings)) return { ...this.#make(positions, length), row: row(positions.map((_, i) => i)) }
     let table = this.#tables.at(-1)
     if (!table || table.cos.dim(0) < length) {
       const rows = Math.max(256, 2 ** Math.ceil(Math.log2(length)))

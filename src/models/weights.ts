@@ -54,6 +54,9 @@ function matchTensors(model: CausalLanguageModel, weights: CheckpointWeights): M
   return found
 }
 
+/** float16 is for storage only. */
+const ownDtype = (entry: CheckpointTensor): DType => (entry.dtype === 'F16' ? 'float32' : floatDtypes[entry.dtype]!)
+
 /** The stored bytes, read by native code straight into a tensor, then converted where the dtype differs. */
 function readTensor(entry: CheckpointTensor, dtype: DType, device: Device): Tensor {
   const { shape, byteOffset, file } = entry
@@ -68,14 +71,14 @@ function readTensor(entry: CheckpointTensor, dtype: DType, device: Device): Tens
 
 /**
  * Fills the parameters from a model folder, tensor by tensor: at no time are there more than the weights and one tensor of the file.
- * `dtype` 'auto' keeps each tensor's own. Throws FileFormatError naming the tensor that is missing, unknown or of another shape.
+ * `dtype` 'auto' keeps each tensor's own, with float32 for float16. Throws FileFormatError naming the tensor that is missing, unknown or of another shape.
  */
 export async function loadWeights(model: CausalLanguageModel, folder: string, dtype: DType | 'auto', device: Device): Promise<void> {
   const weights = await openCheckpoint(folder)
   try {
     const parameters = new Map(model.namedParameters())
     for (const [name, entry] of matchTensors(model, weights)) {
-      parameters.get(name)!.replace(unscoped(() => readTensor(entry, dtype === 'auto' ? floatDtypes[entry.dtype]! : dtype, device)))
+      parameters.get(name)!.replace(unscoped(() => readTensor(entry, dtype === 'auto' ? ownDtype(entry) : dtype, device)))
     }
     await device.fence()
   } catch (error) {

@@ -7,8 +7,8 @@ import { distance, everyModel, type Recorded } from './recorded.ts'
 const live: { dispose(): void }[] = []
 afterEach(() => { for (const one of live.splice(0)) one.dispose() })
 
-async function load(folder: string, recorded: Recorded): Promise<CausalLanguageModel> {
-  const model = await AutoModelForCausalLM.fromPretrained(folder, { config: recorded.config })
+async function load(folder: string, recorded: Recorded, dtype: 'float32' | 'bfloat16' = 'float32'): Promise<CausalLanguageModel> {
+  const model = await AutoModelForCausalLM.fromPretrained(folder, { config: recorded.config, dtype })
   live.push(model)
   return model
 }
@@ -44,6 +44,16 @@ describe.each(everyModel)('%s', (_, folder, recorded) => {
     for (const { sequence, position, values: expected } of recorded.logits) {
       const row = rowOf(inputIds, sequence, position)
       expect(distance(values.subarray(row * vocabulary, (row + 1) * vocabulary), expected)).toBeLessThan(2e-5)
+    }
+  })
+
+  test('logits in bfloat16, as far as 8 bits go', async () => {
+    const model = await load(folder, recorded, 'bfloat16')
+    const values = await model.forward({ inputIds }).logits!.data() as Float32Array
+    const vocabulary = model.config.vocabSize
+    for (const { sequence, position, values: expected } of recorded.logits) {
+      const row = rowOf(inputIds, sequence, position)
+      expect(distance(values.subarray(row * vocabulary, (row + 1) * vocabulary), expected)).toBeLessThan(0.04)
     }
   })
 

@@ -240,6 +240,18 @@ describe('the cache', () => {
   })
 })
 
+describe('positions', () => {
+  test('only differences matter, however far out', async () => {
+    const near = await logitsOf(llama, { inputIds: [[5, 6, 7]], positionIds: [[0, 2, 3]] })
+    for (const start of [100, 9000, 20_000_000]) {
+      const far = await logitsOf(llama, { inputIds: [[5, 6, 7]], positionIds: [[start, start + 2, start + 3]] })
+      // float32 angles of far positions are coarse, in transformers too.
+      if (start < 10_000) expect(distance(far, near)).toBeLessThan(2e-3)
+      expect(far.every(Number.isFinite)).toBe(true)
+    }
+  })
+})
+
 describe('a wrong input', () => {
   test.each([
     ['an id outside the vocabulary', { inputIds: [[5, 160]] }, 'inputIds: expected ids from 0 to 159, the model\'s vocabulary, got 160 at token 1'],
@@ -252,6 +264,7 @@ describe('a wrong input', () => {
     ['a mask of another shape', { inputIds: [[5, 6]], attentionMask: [[1]] }, 'attentionMask[0]: expected 2 entries'],
     ['cuSeqlens that end early', { inputIds: [5, 6, 7], cuSeqlens: [0, 2] }, 'cuSeqlens: expected to start at 0 and end at the number of tokens (3), got 0 and 2'],
     ['cuSeqlens that fall', { inputIds: [5, 6, 7], cuSeqlens: [0, 4, 3] }, 'cuSeqlens: expected whole numbers that never fall, got 4 before 3'],
+    ['a negative position', { inputIds: [[5, 6]], positionIds: [[0, -1]] }, 'positionIds: expected 0 or more, got -1'],
     ['both kinds of labels', { inputIds: [[5]], labels: [[5]], shiftLabels: [[5]] }, 'labels and shiftLabels: expected one of them'],
   ] as [string, ForwardInput, string][])('%s', (_, input, message) => {
     expect(() => llama.forward(input)).toThrow(message)

@@ -1,5 +1,5 @@
 // Proves that models are read from and written to Hugging Face folders: round trips, shards, tied weights, dtypes, old layouts, and errors by tensor name.
-import { mkdtemp, readdir, readFile, rm, copyFile, writeFile } from 'node:fs/promises'
+import { copyFile, mkdir, mkdtemp, readdir, readFile, rm, writeFile } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { afterAll, afterEach, beforeAll, describe, expect, test } from 'vitest'
@@ -7,7 +7,7 @@ import { ConfigError, FileFormatError } from '../../src/errors.ts'
 import { openCheckpoint, writeSafetensors, type SafetensorsDtype } from '../../src/files/index.ts'
 import { AutoModelForCausalLM, type CausalLanguageModel } from '../../src/models/index.ts'
 import { cpu, Tensor } from '../../src/tensor/index.ts'
-import { families, folderOf, recordedOf } from './recorded.ts'
+import { distance, families, folderOf, recordedOf } from './recorded.ts'
 
 let root: string
 beforeAll(async () => { root = await mkdtemp(join(tmpdir(), 'anneal-models-')) })
@@ -33,7 +33,7 @@ type Entry = { dtype: SafetensorsDtype, shape: readonly number[], bytes: Uint8Ar
 /** A copy of a recorded model with some of its tensors changed. */
 async function edited(family: string, edit: (tensors: Map<string, Entry>) => void): Promise<string> {
   const folder = newFolder()
-  await (await import('node:fs/promises')).mkdir(folder)
+  await mkdir(folder)
   for (const name of ['config.json', 'generation_config.json']) await copyFile(join(folderOf(family), name), join(folder, name))
   const weights = await openCheckpoint(folderOf(family))
   const tensors = new Map<string, Entry>()
@@ -89,6 +89,17 @@ describe('a model written and read again', () => {
       expect(await auto.getParameter(name).tensor.data()).toEqual(await parameter.tensor.data())
       expect(await wide.getParameter(name).tensor.data()).toEqual(await parameter.tensor.data())
     }
+  })
+
+  test('in float16, which is read as float32', async () => {
+    const model = await load(folderOf('llama2'))
+    const folder = newFolder()
+    await model.savePretrained(folder, { dtype: 'float16' })
+    expect([...(await stored(folder)).values()].every((entry) => entry.dtype === 'F16')).toBe(true)
+    const auto = await load(folder, { dtype: 'auto' })
+    expect(auto.dtype).toBe('float32')
+    expect(distance(await logitsOf(auto) as Float32Array, await logitsOf(model) as Float32Array)).toBeLessThan(2e-3)
+    await expect(load(folder, { dtype: 'float16' as never })).rejects.toThrow('dtype: expected float32, bfloat16, float64, auto, got "float16"')
   })
 
   test('with other values for some parameters', async () => {
