@@ -41,9 +41,7 @@ struct Team {
 
 // k is summed in blocks of this length, which depends on k alone: the order of an output's sum never depends on m or n.
 template <bool pairs> static int64_t k_block(int64_t k) {
-#ifdef GEMM_KC
-  constexpr int64_t longest = GEMM_KC;
-#elif defined(__AVX512F__)
+#if defined(__AVX512F__)
   constexpr int64_t longest = pairs ? 768 : 512;
 #else
   constexpr int64_t longest = 384;

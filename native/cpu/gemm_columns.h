@@ -2,6 +2,7 @@
 // uses it, so that op(b), the weights, is read once and never written. The micro-kernel and the order of the sums are those of gemm_blocks.h.
 #pragma once
 #include "gemm.h"
+#include "gemm_stream.h"
 
 namespace anneal::cpu {
 namespace {
@@ -17,6 +18,13 @@ ANNEAL_INLINE int64_t column_panels(const Product& p) { return p.b.along_k ? 1 :
 // Units of one thread's memory: the packed panels and their tiles.
 template <bool pairs> ANNEAL_INLINE int64_t column_thread_units(const Product& p) {
   return column_panels(p) * (right_panel_units<pairs>(k_block<pairs>(p.k)) + (p.m + panel_rows) * panel_columns) + lanes;
+}
+
+template <bool pairs>
+static void stream(int64_t rows, int64_t k, const uint32_t* left, const Operand& b, int64_t column, int64_t k0, float* out, bool add) {
+  const int64_t offset = column * b.stride + k0;
+  if (b.dtype == DType::f32) stream_rows<pairs>(rows, k, left, static_cast<const float*>(b.data) + offset, b.stride, out, panel_columns, add);
+  else stream_rows<pairs>(rows, k, left, static_cast<const bf16*>(b.data) + offset, b.stride, out, panel_columns, add);
 }
 
 template <bool pairs> static void multiply_columns(const Product& p, const Team& team) {
@@ -42,6 +50,10 @@ template <bool pairs> static void multiply_columns(const Product& p, const Team&
           memcpy(tiles + j * tile_size + i * panel_columns, out.c_at(i, column_of(j)), static_cast<size_t>(columns_of(j)) * 4);
     for (int64_t b = 0; b < blocks; ++b) {
       const int64_t k0 = b * block, k = smaller(block, p.k - k0);
+      if (p.b.along_k && p.m <= most_stream_rows && columns_of(0) == panel_columns) {
+        stream<pairs>(p.m, k, team.left + b * left_units, p.b, column_of(0), k0, tiles, b > 0 || start_from_c);
+        continue;
+      }
       pack_panels<panel_columns, pairs>(p.b, column_of(0), p.n, k0, k, team.right, panels, right_units);
       for (int64_t j = 0; j < panels; ++j)
         for (int64_t i = 0; i < left_panels; ++i)

@@ -7,6 +7,14 @@
 namespace anneal::cpu {
 namespace {
 
+// sum + a * b, the unit a standing for all lanes.
+template <bool pairs> ANNEAL_INLINE vf multiply_add(vf sum, uint32_t a, vu b) {
+#if defined(__AVX512BF16__)
+  if constexpr (pairs) return (vf)_mm512_dpbf16_ps((__m512)sum, (__m512bh)_mm512_set1_epi32(static_cast<int>(a)), (__m512bh)b);
+#endif
+  return sum + splat(bits_to_float(a)) * (vf)b;
+}
+
 // out[i][j] (+)= sum over the units of left[unit][i] * right[unit][j], for i < rows and j < panel_columns, or lanes where that is enough.
 using TileKernel = void (*)(int64_t units, const uint32_t* left, const uint32_t* right, float* out, int64_t stride, bool add);
 
@@ -19,19 +27,10 @@ static void tile_kernel(int64_t units, const uint32_t* left, const uint32_t* rig
     __builtin_prefetch(out + i * stride + vectors * lanes - 1, 1);
   }
   for (int64_t unit = 0; unit < units; ++unit) {
-    vf b[vectors];
-    ANNEAL_UNROLL for (int j = 0; j < vectors; ++j) b[j] = (vf)load_units(right + j * lanes);
+    vu b[vectors];
+    ANNEAL_UNROLL for (int j = 0; j < vectors; ++j) b[j] = load_units(right + j * lanes);
     ANNEAL_UNROLL for (int i = 0; i < rows; ++i) {
-#if defined(__AVX512BF16__)
-      if constexpr (pairs) {
-        __m512bh a = (__m512bh)_mm512_set1_epi32(static_cast<int>(left[i]));
-        ANNEAL_UNROLL for (int j = 0; j < vectors; ++j)
-          sums[i][j] = (vf)_mm512_dpbf16_ps((__m512)sums[i][j], a, (__m512bh)b[j]);
-        continue;
-      }
-#endif
-      vf a = splat(bits_to_float(left[i]));
-      ANNEAL_UNROLL for (int j = 0; j < vectors; ++j) sums[i][j] += a * b[j];
+      ANNEAL_UNROLL for (int j = 0; j < vectors; ++j) sums[i][j] = multiply_add<pairs>(sums[i][j], left[i], b[j]);
     }
     left += panel_rows;
     right += panel_columns;

@@ -95,17 +95,14 @@ ANNEAL_INLINE vu rounded_high(vf x) {
   return (vu)select((vi)(x == x), (vf)(u + 0x7fff + ((u >> 16) & 1)), (vf)(u | 0x400000));
 }
 
-// Units along a contiguous k axis.
+// `lanes` 32-bit words along a contiguous k axis: f32, or two bf16 each. From bf16 the words are pairs even where the units are f32.
 template <bool pairs> ANNEAL_INLINE vu load_along_k(const float* p) {
 #if defined(__AVX512BF16__)
   if constexpr (pairs) return (vu)_mm512_cvtne2ps_pbh((__m512)load(p + lanes), (__m512)load(p));
 #endif
   return load_units(p);
 }
-template <bool pairs> ANNEAL_INLINE vu load_along_k(const bf16* p) {
-  if constexpr (pairs) return load_units(p);
-  return (vu)load(p);
-}
+template <bool pairs> ANNEAL_INLINE vu load_along_k(const bf16* p) { return load_units(p); }
 // Units of consecutive rows or columns at one k, and with pairs at the next k too (null: past the end, so zero).
 template <bool pairs> ANNEAL_INLINE vu load_across_k(const float* p, const float* next) {
   if constexpr (!pairs) return load_units(p);
@@ -118,38 +115,61 @@ template <bool pairs> ANNEAL_INLINE vu load_across_k(const bf16* p, const bf16* 
   return next ? low | (vu)load(next) : low;
 }
 
-// --- Packing one panel of `width` rows (left operand) or columns (right operand), of which `count` exist; the others become zero ---
+// A block of `lanes` rows (of the left operand) or columns (of the right one) along a contiguous k axis, transposed: units_per_block units.
+template <bool pairs, class T> struct AlongK {
+  static constexpr bool splits = !pairs && sizeof(T) == 2;  // words of two bf16 become two f32 units
+  static constexpr int k_per_block = pairs || splits ? 2 * lanes : lanes, units_per_block = splits ? 2 * lanes : lanes;
+  vu words[lanes];
+
+  // All of the block exists.
+  inline __attribute__((always_inline)) void load_whole(const T* from, int64_t stride) {
+    ANNEAL_UNROLL for (int i = 0; i < lanes; ++i) words[i] = load_along_k<pairs>(from + i * stride);
+    transpose(words);
+  }
+  // Only `count` rows and k steps exist; the rest is zero.
+  inline __attribute__((always_inline)) void load_some(const T* from, int64_t stride, int64_t count, int64_t k) {
+    const bool whole_k = k >= k_per_block;
+    ANNEAL_UNROLL for (int i = 0; i < lanes; ++i) {
+      words[i] = (vu){};
+      if (i >= count) continue;
+      if (whole_k) {
+        words[i] = load_along_k<pairs>(from + i * stride);
+      } else {
+        T part[k_per_block];
+        memset(part, 0, sizeof part);
+        memcpy(part, from + i * stride, static_cast<size_t>(k) * sizeof(T));
+        words[i] = load_along_k<pairs>(part);
+      }
+    }
+    transpose(words);
+  }
+  inline __attribute__((always_inline)) vu unit(int i) const {
+    if constexpr (!splits) return words[i];
+    return i % 2 ? words[i / 2] & 0xffff0000u : words[i / 2] << 16;
+  }
+};
+
+// --- Packing panels of `width` rows (left operand) or columns (right operand), of which `count` exist; the others become zero ---
 
 // Element (r, k) is source[r * stride + k].
 template <int width, bool pairs, class T>
 static void pack_along_k(const T* source, int64_t stride, int64_t k, int64_t count, uint32_t* panel) {
-  constexpr int step = pairs ? 2 * lanes : lanes;
+  using Block = AlongK<pairs, T>;
   const int64_t units = units_of<pairs>(k);
-  for (int64_t unit = 0; unit < units; unit += lanes) {
-    const T* from = source + (pairs ? 2 * unit : unit);
-    const int64_t k_left = k - (pairs ? 2 * unit : unit), units_left = smaller(lanes, units - unit);
+  int64_t k0 = 0;
+  for (int64_t unit = 0; unit < units; unit += Block::units_per_block, k0 += Block::k_per_block) {
+    const int64_t units_left = units - unit;
     // Downwards: a block's lanes past the panel's width are overwritten by the next unit, or lie in the slack.
     for (int first = (width - 1) / lanes * lanes; first >= 0; first -= lanes) {
-      vu block[lanes];
-      if (k_left >= step && count >= first + lanes && width >= first + lanes) {
-        ANNEAL_UNROLL for (int i = 0; i < lanes; ++i) block[i] = load_along_k<pairs>(from + (first + i) * stride);
-      } else if (k_left >= step && count >= width) {
-        ANNEAL_UNROLL for (int i = 0; i < lanes; ++i) block[i] = first + i < width ? load_along_k<pairs>(from + (first + i) * stride) : (vu){};
-      } else {
-        ANNEAL_UNROLL for (int i = 0; i < lanes; ++i) {
-          T part[step];
-          memset(part, 0, sizeof part);
-          if (first + i < width && first + i < count)
-            memcpy(part, from + (first + i) * stride, static_cast<size_t>(smaller(step, k_left)) * sizeof(T));
-          block[i] = load_along_k<pairs>(part);
-        }
-      }
-      transpose(block);
+      const T* from = source + first * stride + k0;
       uint32_t* to = panel + unit * width + first;
-      if (units_left == lanes) {
-        ANNEAL_UNROLL for (int i = 0; i < lanes; ++i) store_units(to + i * width, block[i]);
+      Block block;
+      if (k - k0 >= Block::k_per_block && count >= first + lanes) block.load_whole(from, stride);
+      else block.load_some(from, stride, smaller(count, width) - first, k - k0);
+      if (units_left >= Block::units_per_block) {
+        ANNEAL_UNROLL for (int i = 0; i < Block::units_per_block; ++i) store_units(to + i * width, block.unit(i));
       } else {
-        for (int i = 0; i < units_left; ++i) store_units(to + i * width, block[i]);
+        for (int i = 0; i < units_left; ++i) store_units(to + i * width, block.unit(i));
       }
     }
   }

@@ -1,0 +1,148 @@
+// What attention forward and backward share. The rows of one key-value head are its queries times the heads that share it, token by token:
+// row = token * group + head. They meet the keys in tiles that start at the sequence's first key, so a query's sums run in the same order
+// whether it is computed in a long prompt or alone while decoding: the bits agree.
+#pragma once
+#include <math.h>
+
+#include "gemm_micro.h"
+#include "gemm_stream.h"
+#include "isa.h"
+
+namespace anneal::cpu {
+namespace {
+
+constexpr int64_t key_tile = 128;
+constexpr int64_t query_tile = 112 / panel_rows * panel_rows;
+constexpr float log2_e = 1.44269504088896341f, log_2 = 0.69314718055994531f;
+enum AttentionSlot { first_task_slot, mark_slot, attention_sums_slot };
+
+struct Span {
+  int64_t q_begin, q_length, k_begin, k_length;
+};
+struct Visible {
+  int64_t begin, end;  // keys of the sequence
+};
+
+struct Attention {
+  int64_t tokens, heads, kv_heads, head_dim, sequences;
+  const int32_t* spans;
+  float scale, soft_cap;
+  bool causal;
+  int64_t window;
+
+  int64_t group() const { return heads / kv_heads; }
+  int64_t q_stride() const { return heads * head_dim; }
+  int64_t k_stride() const { return kv_heads * head_dim; }
+  // Length of a row of the sums over head_dim: whole panels.
+  int64_t padded_dim() const { return ceil_divide(head_dim, panel_columns) * panel_columns; }
+  Span span(int64_t sequence) const {
+    const int32_t* s = spans + 4 * sequence;
+    return {s[0], s[1], s[2], s[3]};
+  }
+  Visible visible(const Span& span, int64_t row) const {
+    int64_t end = causal ? row / group() + 1 + span.k_length - span.q_length : span.k_length;
+    if (end < 0) end = 0;
+    return {window > 0 ? larger(0, end - window) : 0, end};
+  }
+  // The keys that any of the rows first … last - 1 sees.
+  Visible visible(const Span& span, int64_t first, int64_t last) const {
+    return {visible(span, first).begin, visible(span, last - 1).end};
+  }
+  // Offset of a row's first entry in q and out; lse has it at the same place, divided by head_dim.
+  int64_t q_offset(const Span& span, int64_t kv_head, int64_t row) const {
+    return ((span.q_begin + row / group()) * heads + kv_head * group() + row % group()) * head_dim;
+  }
+  int64_t k_offset(const Span& span, int64_t kv_head, int64_t key) const {
+    return ((span.k_begin + key) * kv_heads + kv_head) * head_dim;
+  }
+  // The factor that takes q k^T to the exponent of a power of two, after the soft cap where there is one.
+  float exponent_scale() const { return soft_cap > 0 ? log2_e : scale * log2_e; }
+};
+
+// 2^x for x <= 0 with a relative error of about 2e-7; 2^-126 below; NaN for NaN.
+ANNEAL_INLINE vf exp2_negative(vf x) {
+  const vf magic = splat(12582912.f);
+  x = max(splat(-126.f), x);
+  vf t = x + magic;
+  vf f = x - (t - magic);
+  vf p = splat(1.535336188319500e-4f);
+  p = p * f + 1.339887440266574e-3f;
+  p = p * f + 9.618437357674640e-3f;
+  p = p * f + 5.550332471162809e-2f;
+  p = p * f + 2.402264791363012e-1f;
+  p = p * f + 6.931472028550421e-1f;
+  p = p * f + 1.f;
+  return (vf)((vi)p + ((vi)t << 23));
+}
+
+// out (+)= left right^T over packed panels; `k` steps of panels that were packed for left_k and right_k steps.
+template <bool pairs>
+static void multiply_panels(const uint32_t* left, int64_t left_k, const uint32_t* right, int64_t right_k, int64_t rows, int64_t columns, int64_t k,
+                            float* out, int64_t stride, bool add) {
+  const int64_t units = units_of<pairs>(k), left_units = left_panel_units<pairs>(left_k), right_units = right_panel_units<pairs>(right_k);
+  for (int64_t column = 0; column < columns; column += panel_columns, right += right_units) {
+    const uint32_t* panel = left;
+    for (int64_t row = 0; row < rows; row += panel_rows, panel += left_units)
+      tile_kernel_for<pairs>(smaller(panel_rows, rows - row), columns - column)(units, panel, right, out + row * stride + column, stride, add);
+  }
+}
+
+// Packs rows x k of a left operand, element (r, i) at source[r * stride + i].
+template <bool pairs, class T>
+static void pack_left(const T* source, int64_t stride, int64_t rows, int64_t k, uint32_t* panels) {
+  for (int64_t row = 0; row < rows; row += panel_rows, panels += left_panel_units<pairs>(k))
+    pack_along_k<panel_rows, pairs>(source + row * stride, stride, k, smaller(panel_rows, rows - row), panels);
+}
+// Packs columns x k of a right operand, element (c, i) at source[c * stride + i].
+template <bool pairs, class T>
+static void pack_right(const T* source, int64_t stride, int64_t columns, int64_t k, uint32_t* panels) {
+  for (int64_t column = 0; column < columns; column += panel_columns, panels += right_panel_units<pairs>(k))
+    pack_along_k<panel_columns, pairs>(source + column * stride, stride, k, smaller(panel_columns, columns - column), panels);
+}
+// The same, element (c, i) at source[i * stride + c].
+template <int width, bool pairs, class T>
+static void pack_transposed(const T* source, int64_t stride, int64_t count, int64_t k, uint32_t* panels) {
+  const int64_t panel_units = width == panel_columns ? right_panel_units<pairs>(k) : left_panel_units<pairs>(k);
+  pack_across_k<width, pairs>(source, stride, k, count, panels, ceil_divide(count, width), panel_units);
+}
+template <bool pairs> ANNEAL_INLINE int64_t left_units(int64_t rows, int64_t k) {
+  return ceil_divide(rows, panel_rows) * left_panel_units<pairs>(k) + lanes;
+}
+template <bool pairs> ANNEAL_INLINE int64_t right_units(int64_t columns, int64_t k) {
+  return ceil_divide(columns, panel_columns) * right_panel_units<pairs>(k);
+}
+
+// Hands out pieces of one block of memory, in 4-byte units, each starting at a cache line. Without memory it only counts.
+struct Carver {
+  uint32_t* memory;
+  int64_t used = 0;
+  uint32_t* units(int64_t count) {
+    uint32_t* piece = memory ? memory + used : nullptr;
+    used += ceil_divide(count, 16) * 16;
+    return piece;
+  }
+  float* floats(int64_t count) { return reinterpret_cast<float*>(units(count)); }
+  size_t bytes() const { return static_cast<size_t>(used) * 4; }
+};
+
+// Finds which sequence a task belongs to, sequence s having the tasks first[s] … first[s + 1] - 1.
+ANNEAL_INLINE int64_t sequence_of(const int64_t* first, int64_t sequences, int64_t task) {
+  int64_t low = 0, high = sequences;
+  while (high - low > 1) {
+    const int64_t middle = (low + high) / 2;
+    if (first[middle] <= task) low = middle;
+    else high = middle;
+  }
+  return low;
+}
+
+template <class F> static void take_tickets(int64_t count, int threads, F&& f) {
+  if (threads == 1) {
+    for (int64_t i = 0; i < count; ++i) f(i);
+  } else {
+    for (int64_t i; (i = pool().ticket()) < count;) f(i);
+  }
+}
+
+}  // namespace
+}  // namespace anneal::cpu
