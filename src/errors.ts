@@ -61,6 +61,11 @@ export class DiskFullError extends AnnealError {
   constructor(message: string, options?: ErrorOptions) { super('ERR_DISK_FULL', message, options) }
 }
 
+/** The operating system refused to read or write a file, for a reason other than a full disk. */
+export class FileAccessError extends AnnealError {
+  constructor(message: string, options?: ErrorOptions) { super('ERR_FILE_ACCESS', message, options) }
+}
+
 /** A loss, gradient or weight stopped being finite; names the first such tensor. */
 export class NonFiniteError extends AnnealError {
   constructor(message: string) { super('ERR_NON_FINITE', message) }

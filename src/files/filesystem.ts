@@ -1,5 +1,5 @@
 import { open, mkdir, rename, rm, readdir, stat, statfs, readFile } from 'node:fs/promises'
-import { AnnealError, DiskFullError } from '../errors.ts'
+import { AnnealError, DiskFullError, FileAccessError } from '../errors.ts'
 
 /** An open file: what node's FileHandle gives, reduced to what anneal uses. `fd` is for native code. */
 export interface OpenFile {
@@ -40,11 +40,6 @@ export const nodeFileSystem: FileSystem = {
     return info.bavail * info.bsize
   },
   readFile,
-}
-
-/** The operating system refused to read or write a file, for a reason other than a full disk. */
-export class FileAccessError extends AnnealError {
-  constructor(message: string, options?: ErrorOptions) { super('ERR_FILE_ACCESS', message, options) }
 }
 
 /** The errno name of an error (`ENOENT`), or undefined. */

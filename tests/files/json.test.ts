@@ -4,7 +4,7 @@ import { join } from 'node:path'
 import fc from 'fast-check'
 import { describe, expect, it } from 'vitest'
 import { FileFormatError } from '../../src/errors.ts'
-import { FileAccessError } from '../../src/files/filesystem.ts'
+import { FileAccessError } from '../../src/errors.ts'
 import { findJsonProblem, lineAndColumn, parseJson, parseStrictJson, readJson, readJsonObject } from '../../src/files/json.ts'
 import { temporaryFolder } from './helpers.ts'
 

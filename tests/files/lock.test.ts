@@ -4,7 +4,7 @@ import { existsSync, readFileSync, readdirSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { describe, expect, it } from 'vitest'
 import { LockedError } from '../../src/errors.ts'
-import { FileAccessError } from '../../src/files/filesystem.ts'
+import { FileAccessError } from '../../src/errors.ts'
 import { lockDirectory, lockName } from '../../src/files/lock.ts'
 import { temporaryFolder } from './helpers.ts'
 

@@ -5,7 +5,7 @@ import fc from 'fast-check'
 import { describe, expect, it } from 'vitest'
 import { FileFormatError } from '../../src/errors.ts'
 import { nameProblem, resolveExistingInside, resolveInside } from '../../src/files/names.ts'
-import { FileAccessError } from '../../src/files/filesystem.ts'
+import { FileAccessError } from '../../src/errors.ts'
 import { temporaryFolder } from './helpers.ts'
 
 const bad = [

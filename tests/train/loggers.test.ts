@@ -3,7 +3,7 @@ import { appendFileSync, readFileSync, readdirSync, truncateSync, writeFileSync,
 import { join } from 'node:path'
 import { describe, expect, it } from 'vitest'
 import { FileFormatError } from '../../src/errors.ts'
-import { FileAccessError } from '../../src/files/filesystem.ts'
+import { FileAccessError } from '../../src/errors.ts'
 import { combineLoggers, JsonlLogger, ProgressLogger, readEvents, renderReport, ReportLogger, TensorBoardLogger, type TrainerEvent, type LogEvent, type StartEvent, type TrainerLogger } from '../../src/train/loggers/index.ts'
 import { crc32c } from '../../src/train/loggers/crc32c.ts'
 import { makeHistogram } from '../../src/train/loggers/tensorboard-events.ts'

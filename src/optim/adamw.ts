@@ -1,0 +1,152 @@
+import { ConfigError, FileFormatError } from '../errors.ts'
+import { openSafetensors, writeSafetensors } from '../files/index.ts'
+import type { TensorSource } from '../files/index.ts'
+import type { Parameter } from '../nn/index.ts'
+import { Tensor, unscoped } from '../tensor/index.ts'
+
+export interface AdamWOptions {
+  /** Default 0.9. */
+  beta1?: number
+  /** Default 0.999. */
+  beta2?: number
+  /** Default 1e-8. */
+  eps?: number
+  /** Decoupled weight decay of matrices; biases and norm weights (rank 1) have none, as in transformers' Trainer. Default 0. */
+  weightDecay?: number
+}
+
+/** What AdamW keeps of one parameter. */
+interface State {
+  readonly parameter: Parameter
+  /** Running means of the gradient and of its square, float32. */
+  readonly expAvg: Tensor
+  readonly expAvgSq: Tensor
+  /** The float32 values of a 16-bit parameter. */
+  readonly master: Tensor | null
+}
+
+export interface StepOptions {
+  learningRate: number
+  /** Largest norm of all gradients together; larger ones are scaled down. 0 for no limit. */
+  maxGradNorm: number
+}
+
+/** AdamW (Loshchilov & Hutter 2019) in PyTorch's formula, over the parameters of a model that have requiresGrad. */
+export class AdamW {
+  readonly options: Required<AdamWOptions>
+  /** Updates done. */
+  steps = 0
+  readonly #states: ReadonlyMap<string, State>
+
+  constructor(parameters: Iterable<readonly [string, Parameter]>, { beta1 = 0.9, beta2 = 0.999, eps = 1e-8, weightDecay = 0 }: AdamWOptions = {}) {
+    for (const [name, value] of Object.entries({ beta1, beta2 })) {
+      if (!(value >= 0 && value < 1)) throw new ConfigError(`${name}: expected a number from 0 up to, but not including, 1, got ${value}`)
+    }
+    this.options = { beta1, beta2, eps, weightDecay }
+    this.#states = new Map([...parameters].filter(([, parameter]) => parameter.requiresGrad).map(([name, parameter]) => [name, createState(parameter)]))
+    if (this.#states.size === 0) throw new ConfigError('no parameter is trainable; unfreeze some with requiresGrad_()')
+  }
+
+  /** The running means of a parameter, by its name in the model. */
+  state(name: string): { expAvg: Tensor; expAvgSq: Tensor; step: number } | undefined {
+    const state = this.#states.get(name)
+    return state && { expAvg: state.expAvg, expAvgSq: state.expAvgSq, step: this.steps }
+  }
+
+  /** The float32 values of 16-bit parameters, by name; empty for a float32 model. */
+  masters(): Map<string, Tensor> {
+    return new Map([...this.#states].flatMap(([name, { master }]) => master ? [[name, master]] : []))
+  }
+
+  /**
+   * One update from the gradients, which are released. Returns the norm of all gradients before clipping, once computed. A norm that is not
+   * finite leaves parameters and state unchanged.
+   */
+  step({ learningRate, maxGradNorm }: StepOptions): Promise<number> {
+    const states = [...this.#states.values()].filter(({ parameter }) => parameter.grad !== null)
+    const first = states[0]
+    if (!first) throw new ConfigError('AdamW.step: no parameter has a gradient; call backward() first')
+    const { device } = first.parameter
+    this.steps++
+    const { norm, factor } = unscoped(() => {
+      const squares = Tensor.empty([1], { dtype: 'float64', device })
+      states.forEach(({ parameter }, i) => { device.kernels.sum_squares(squares.handle, parameter.grad!.handle, i > 0) })
+      const both = Tensor.empty([2], { device })
+      device.kernels.clip_factor(both.handle, squares.handle, maxGradNorm)
+      squares.dispose()
+      return { norm: both.data(), factor: both }
+    })
+    const { beta1, beta2, eps, weightDecay } = this.options
+    for (const { parameter, expAvg, expAvgSq, master } of states) {
+      const decay = parameter.shape.length >= 2 ? weightDecay : 0
+      device.kernels.adamw((master ?? parameter.tensor).handle, expAvg.handle, expAvgSq.handle, master ? parameter.tensor.handle : 0, parameter.grad!.handle,
+        factor.handle, learningRate, beta1, beta2, eps, decay, this.steps)
+      parameter.zeroGrad()
+    }
+    factor.dispose()
+    return norm.then((values) => Number(values[1]))
+  }
+
+  /** Writes the state as safetensors: `<parameter>.exp_avg`, `.exp_avg_sq` and, for 16-bit parameters, `.master`. */
+  async save(path: string): Promise<void> {
+    await writeSafetensors(path, [...this.#tensors()].map(([name, tensor]) => source(name, tensor)), { format: 'pt', step: String(this.steps) })
+  }
+
+  /** Reads what save() wrote; throws FileFormatError naming the tensor that does not fit. */
+  async load(path: string): Promise<void> {
+    const file = await openSafetensors(path)
+    try {
+      const wanted = new Map(this.#tensors())
+      for (const [name, tensor] of wanted) {
+        const entry = file.tensors.get(name)
+        if (!entry) throw new FileFormatError(`${path}: no tensor "${name}"; the checkpoint was made with other trainable parameters`)
+        if (entry.dtype !== 'F32' || entry.shape.join() !== tensor.shape.join()) {
+          throw new FileFormatError(`${path}: tensor "${name}": expected F32 [${tensor.shape.join(', ')}], got ${entry.dtype} [${entry.shape.join(', ')}]`)
+        }
+        tensor.device.native.readFile(tensor.handle, file.fd, entry.byteOffset, path)
+      }
+      const extra = [...file.tensors.keys()].find((name) => !wanted.has(name))
+      if (extra !== undefined) throw new FileFormatError(`${path}: tensor "${extra}" belongs to no trainable parameter of this run`)
+      const steps = Number(file.metadata['step'])
+      if (!Number.isInteger(steps) || steps < 0) throw new FileFormatError(`${path}: the metadata must hold a whole number "step"`)
+      this.steps = steps
+      await [...this.#states.values()][0]!.parameter.device.fence()
+    } finally {
+      await file.close()
+    }
+  }
+
+  *#tensors(): Generator<[string, Tensor]> {
+    for (const [name, { expAvg, expAvgSq, master }] of this.#states) {
+      yield [`${name}.exp_avg`, expAvg]
+      yield [`${name}.exp_avg_sq`, expAvgSq]
+      if (master) yield [`${name}.master`, master]
+    }
+  }
+
+  dispose(): void {
+    for (const { expAvg, expAvgSq, master } of this.#states.values()) for (const tensor of [expAvg, expAvgSq, master]) tensor?.dispose()
+  }
+}
+
+function createState(parameter: Parameter): State {
+  return unscoped(() => {
+    const { device, shape } = parameter
+    let master: Tensor | null = null
+    if (parameter.dtype !== 'float32') {
+      master = Tensor.empty(shape, { device })
+      device.kernels.convert(master.handle, parameter.tensor.handle)
+    }
+    return { parameter, expAvg: Tensor.zeros(shape, { device }), expAvgSq: Tensor.zeros(shape, { device }), master }
+  })
+}
+
+function source(name: string, tensor: Tensor): TensorSource {
+  return {
+    name, dtype: 'F32', shape: tensor.shape,
+    writeTo: async (file, offset) => {
+      tensor.device.native.writeFile(tensor.handle, file.fd, offset, name)
+      await tensor.device.fence()
+    },
+  }
+}

@@ -1,0 +1,27 @@
+import type { z } from 'zod'
+import { ConfigError } from './errors.ts'
+import { didYouMean } from './suggest.ts'
+
+/** One problem of an options object in words: the option's path, what was expected, and the right spelling where a name is unknown. */
+export function describeIssue(schema: z.ZodObject, issue: z.core.$ZodIssue): { path: readonly PropertyKey[]; message: string } {
+  if (issue.code !== 'unrecognized_keys') return { path: issue.path, message: issue.message.replace(/^Invalid input: /, '') }
+  const name = issue.keys[0]!
+  let known: readonly string[] = Object.keys(schema.shape)
+  for (const part of issue.path) {
+    let inner = schema.shape[String(part)] as { shape?: Record<string, unknown>; unwrap?: () => never } | undefined
+    while (inner && !inner.shape && inner.unwrap) inner = inner.unwrap()
+    if (inner?.shape) known = Object.keys(inner.shape)
+  }
+  return { path: [...issue.path, name], message: `unknown option${didYouMean(name, known)}` }
+}
+
+/** Checks options against a schema and fills in defaults; throws ConfigError naming every wrong option. */
+export function parseOptions<S extends z.ZodObject>(schema: S, options: unknown, what: string): z.output<S> {
+  const parsed = schema.safeParse(options)
+  if (parsed.success) return parsed.data
+  const lines = parsed.error.issues.map((issue) => {
+    const { path, message } = describeIssue(schema, issue)
+    return `${path.map(String).join('.') || what}: ${message}`
+  })
+  throw new ConfigError(lines.join('\n'), { cause: parsed.error })
+}

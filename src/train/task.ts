@@ -1,0 +1,53 @@
+import type { Module } from '../nn/index.ts'
+import type { Tensor } from '../tensor/index.ts'
+
+/** The micro-batches of one optimizer step. */
+export interface TaskStep<B> {
+  microBatches: readonly B[]
+  /** What the losses of all micro-batches are divided by: usually the trained tokens of the whole step. */
+  numItems: number
+  /** Input tokens of all micro-batches. */
+  tokens: number
+}
+
+/** A metric as a sum over `count` items, so that means over several batches are exact. */
+export interface Sum { sum: Tensor; count: number }
+
+export interface LossResult {
+  /** [], already divided by numItems. */
+  loss: Tensor
+  /** Further metrics by name; not differentiable. */
+  sums?: Record<string, Sum>
+}
+
+/**
+ * What is trained, as a value: where batches come from, what the loss is and how to save. The one training loop does the rest. A method
+ * (pretraining, SFT, DPO, …) makes one of these.
+ */
+export interface TrainingTask<B> {
+  /** `pretrain`, `sft`, … */
+  readonly name: string
+  /** The parameters with requiresGrad are trained. */
+  readonly model: Module
+  readonly stepsPerEpoch: number
+  /** Names the data and its preparation; a run does not resume with another. */
+  readonly fingerprint: string
+  /** The batches of a step: a function of the step's number alone, so that a resumed run sees what the uninterrupted one would. */
+  batches(step: number): TaskStep<B> | Promise<TaskStep<B>>
+  /** Enqueues the loss of one batch. Called inside a scope(). */
+  loss(batch: B, numItems: number): LossResult
+  /** Held-out batches with their number of items; undefined where there are none. */
+  evaluation?(): Iterable<{ batch: B; numItems: number }>
+  /** Writes the model and whatever belongs to it into a folder. */
+  save(folder: string): Promise<void>
+  /** Reads the model's parameters back from such a folder. */
+  load(folder: string): Promise<void>
+  /** Text the model writes, for the log. */
+  sample?(): Promise<{ prompt: string; text: string }[]>
+  /** Tensors of a forward pass in order, by name, to find the first that is not finite. */
+  trace?(batch: B): Iterable<readonly [string, Tensor]>
+  /** Bytes that save() writes, about. */
+  readonly saveBytes?: number
+  /** Shown in the log. */
+  readonly description?: string
+}
