@@ -96,11 +96,26 @@ async function earlierShards(directory: string, fingerprint: string): Promise<Sh
   }
 }
 
+/** Caches being made in this process; a second caller of the same folder waits for the first. */
+const inProgress = new Map<string, Promise<unknown>>()
+
 /**
  * Opens the cache of tokenized examples, or makes it: rows are cut into chunks, each chunk is tokenized into a shard that appears only
  * when whole, and the index is written last. An interrupted run goes on after its last consecutive shard.
  */
 export async function openCache(options: CacheOptions): Promise<{ dataset: CachedDataset, stats: ExampleStats, reused: boolean }> {
+  const { directory } = options
+  while (inProgress.has(directory)) await inProgress.get(directory)
+  const opening = openOrBuild(options)
+  inProgress.set(directory, opening.catch(() => undefined))
+  try {
+    return await opening
+  } finally {
+    inProgress.delete(directory)
+  }
+}
+
+async function openOrBuild(options: CacheOptions): Promise<{ dataset: CachedDataset, stats: ExampleStats, reused: boolean }> {
   const { directory, fingerprint } = options
   const finished = await openFinished(options)
   if (finished) return { dataset: new CachedDataset(finished), stats: sumStats(finished), reused: true }

@@ -54,13 +54,13 @@ export class CachedDataset implements Dataset {
     const inputIds = new Int32Array(count)
     const labels = new Int32Array(count)
     const file = this.file(shard)
-    const ids = Buffer.allocUnsafe(count * header.idBytes)
+    const ids = header.idBytes === 2 ? new Uint16Array(count) : inputIds
     const firstByte = start >> 3
-    const mask = Buffer.allocUnsafe(((start + count + 7) >> 3) - firstByte)
-    this.read(file, ids, idsAt + start * header.idBytes, path)
+    const mask = new Uint8Array(((start + count + 7) >> 3) - firstByte)
+    this.read(file, new Uint8Array(ids.buffer), idsAt + start * header.idBytes, path)
     this.read(file, mask, maskAt + firstByte, path)
     for (let i = 0; i < count; i++) {
-      const id = header.idBytes === 2 ? ids.readUInt16LE(2 * i) : ids.readInt32LE(4 * i)
+      const id = ids[i]!
       const bit = start + i
       inputIds[i] = id
       labels[i] = (mask[(bit >> 3) - firstByte]! >> (bit & 7)) & 1 ? id : ignoreIndex
@@ -68,7 +68,7 @@ export class CachedDataset implements Dataset {
     return { inputIds, labels }
   }
 
-  private read(file: number, target: Buffer, position: number, path: string): void {
+  private read(file: number, target: Uint8Array, position: number, path: string): void {
     let done = 0
     while (done < target.length) {
       const count = readSync(file, target, done, target.length - done, position + done)

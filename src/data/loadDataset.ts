@@ -5,33 +5,19 @@ import { fingerprintOf, openCache, type CacheProgress } from './cache.ts'
 import { readChunks } from './chunks.ts'
 import { memoryDataset, packDataset, shuffleDataset, splitDataset } from './dataset.ts'
 import { addStats, emptyMaskAdvice, emptyStats, type ExampleOptions, type ExampleStats, type Tokenization } from './examples.ts'
-import { checkFormatOptions, type FormatOptions } from './formats.ts'
+import { checkFormatOptions } from './formats.ts'
 import { mixDatasets, type MixStrategy } from './mixture.ts'
 import type { PackingStrategy } from './packing.ts'
-import { expandFiles, fileStamp, openReader, type FileType } from './readers/open.ts'
+import { fileStamp, openReader } from './readers/open.ts'
 import { rowsReader } from './readers/rows.ts'
-import type { SampleBy } from './readers/text.ts'
 import type { Reader } from './readers/types.ts'
+import { filesOf, formatOf, packingOf, pick, sourcesOf, tokenizeOptionsOf, type SourceOptions } from './sources.ts'
 import { tokenizeChunk, type TokenizeOptions } from './tokenizeChunk.ts'
 import { tokenizationOf, tokenizerFingerprint, workerRecipe } from './tokenization.ts'
 import type { Dataset, Example, TextTokenizer, TokenizeConversation } from './types.ts'
 import type { TokenizerRecipe } from './workers.ts'
 
-/** Where rows come from and what they look like. */
-export interface SourceOptions extends FormatOptions {
-  /** Files, folders or globs: .txt .md .jsonl .json .csv .tsv .parquet, all but Parquet also with .gz. */
-  files?: string | string[]
-  /** Rows in memory, instead of files. They are not cached. */
-  rows?: readonly Record<string, unknown>[]
-  /** What the files are, where their names do not tell. */
-  fileType?: FileType
-  /** What one row of a text file is. Default 'document'. */
-  sampleBy?: SampleBy
-  /** The share of a mixture. */
-  weight?: number
-}
-
-export interface LoadDatasetOptions<T extends TextTokenizer = TextTokenizer> extends SourceOptions, ExampleOptions {
+export interface LoadDatasetOptions<T extends TextTokenizer = TextTokenizer> extends Omit<SourceOptions, 'weight'>, ExampleOptions {
   /** anneal's Tokenizer, or any other with `tokenizeConversation` for rows of messages. */
   tokenizer: T
   tokenizeConversation?: TokenizeConversation<T>
@@ -95,15 +81,11 @@ interface LoadedSource { dataset: Dataset, stats: ExampleStats, cached: boolean,
 /** Reads, tokenizes (once, into a cache), mixes, splits and packs data for training. */
 export async function loadDataset<T extends TextTokenizer>(options: LoadDatasetOptions<T>): Promise<LoadedDataset> {
   const { seed = 42, evalSplit } = options
-  const strategy: PackingStrategy | false = options.packing === true ? 'bfd' : options.packing ?? false
-  const maxLength = options.maxLength === undefined ? 1024 : options.maxLength
-  if (strategy && maxLength === null) throw new ConfigError('maxLength: packing needs a length, got null')
-  if (maxLength !== null && (!Number.isInteger(maxLength) || maxLength < 2)) throw new ConfigError(`maxLength: expected a whole number from 2, or null, got ${maxLength}`)
+  const { strategy, maxLength } = packingOf(options)
   if (options.evalSplit !== undefined && (options.evalFiles ?? options.evalRows)) throw new ConfigError('evalSplit: give either evalSplit or evalFiles, not both')
   const opened: LoadedSource[] = []
   try {
-    const sources = options.datasets ? options.datasets.map((source) => ({ ...formatOf(options), ...source })) : [sourceOf(options)]
-    if (options.datasets && (options.files ?? options.rows)) throw new ConfigError('datasets: give either datasets or files, not both')
+    const sources = sourcesOf(options)
     for (const [i, source] of sources.entries()) opened.push(await loadSource(source, options, strategy, options.datasets ? `datasets[${i}]` : 'files'))
     const weighted = sources.some(({ weight }) => weight !== undefined)
     const mixStrategy = options.mixStrategy ?? (weighted && options.datasets ? 'interleave_under' : 'concat')
@@ -150,30 +132,16 @@ export async function loadDataset<T extends TextTokenizer>(options: LoadDatasetO
   }
 }
 
-/** Copies the keys of `from` that are set. */
-function pick<T extends object, K extends keyof T>(from: T, keys: readonly K[]): Pick<T, K> {
-  return Object.fromEntries(keys.filter((key) => from[key] !== undefined).map((key) => [key, from[key]])) as Pick<T, K>
-}
-
-const formatOf = (options: SourceOptions): SourceOptions => pick(options, ['format', 'columns', 'alpacaStyle', 'fileType', 'sampleBy'])
-const sourceOf = (options: SourceOptions): SourceOptions => ({ ...formatOf(options), ...pick(options, ['files', 'rows']) })
-
 async function loadSource<T extends TextTokenizer>(source: SourceOptions, options: LoadDatasetOptions<T>, strategy: PackingStrategy | false, name: string): Promise<LoadedSource> {
   checkFormatOptions(source)
-  const losesTail = !strategy || strategy === 'bfd'
-  const tokenize: TokenizeOptions = {
-    ...pick(source, ['format', 'columns', 'alpacaStyle']),
-    ...pick(options, ['truncationMode', 'completionOnlyLoss', 'assistantOnlyLoss', 'appendEos', 'addSpecialTokens', 'allowSpecial', 'onBadRow', 'onEmptyMask']),
-    maxLength: losesTail ? options.maxLength === undefined ? 1024 : options.maxLength : null,
-  }
+  const tokenize = tokenizeOptionsOf(source, options, strategy)
   const tokenization = tokenizationOf(options.tokenizer, options.tokenizeConversation)
   if (source.rows) {
     if (source.files) throw new ConfigError(`${name}: give either files or rows, not both`)
     const fingerprint = fingerprintOf({ rows: source.rows, tokenizer: tokenizerFingerprint(options.tokenizer), tokenize })
     return { ...await loadInMemory([rowsReader(source.rows, name === 'files' ? 'rows' : `${name}.rows`)], tokenization, tokenize, options.signal), fingerprint }
   }
-  if (!source.files) throw new ConfigError(`${name}: expected files or rows`)
-  const files = await expandFiles(source.files)
+  const files = await filesOf(source, name)
   const stamps = await Promise.all(files.map(fileStamp))
   const readers = files.map((file) => openReader(file, source))
   const fingerprint = fingerprintOf({ version: 1, stamps, ...pick(source, ['fileType', 'sampleBy']), tokenizer: tokenizerFingerprint(options.tokenizer), tokenize })

@@ -32,7 +32,8 @@ export interface Sampler {
   at(step: number): StepIndices
 }
 
-const wholeFrom1 = (name: string, value: number): number => {
+/** Checks an option that must be a whole number from 1. */
+export const wholeFrom1 = (name: string, value: number): number => {
   if (!Number.isInteger(value) || value < 1) throw new ConfigError(`${name}: expected a whole number from 1, got ${value}`)
   return value
 }

@@ -68,12 +68,12 @@ export function encodeShard(content: ShardContent): Uint8Array {
   out.writeUInt32LE(headerLength, 12)
   out.fill(0x20, 16, 16 + headerLength)
   json.copy(out, 16)
+  const ids = idBytes === 2 ? new Uint16Array(out.buffer, out.byteOffset + idsAt, tokens) : new Int32Array(out.buffer, out.byteOffset + idsAt, tokens)
   let at = 0
   for (const [i, { inputIds, labels }] of examples.entries()) {
     out.writeUInt32LE(inputIds.length, 16 + headerLength + 4 * i)
-    for (let j = 0; j < inputIds.length; j++, at++) {
-      if (idBytes === 2) out.writeUInt16LE(inputIds[j]!, idsAt + 2 * at)
-      else out.writeInt32LE(inputIds[j]!, idsAt + 4 * at)
+    ids.set(inputIds, at)
+    for (let j = 0; j < labels.length; j++, at++) {
       if (labels[j] !== ignoreIndex) out[maskAt + (at >> 3)]! |= 1 << (at & 7)
     }
   }
