@@ -7,7 +7,7 @@ export { hasGenerationTags, renderChat, type ChatMessage, type RenderOptions } f
 export { tokenizeConversation, type TokenizeConversationOptions, type TokenizedConversation } from './conversation.ts'
 export { trainBpe, type TrainBpeOptions } from './train/trainBpe.ts'
 export { bertSpecialTokens, trainWordPiece, type TrainWordPieceOptions } from './train/trainWordPiece.ts'
-export { trainUnigram, type TrainUnigramOptions } from './train/trainUnigram.ts'
+export { trainUnigram, unigramSpecialTokens, type TrainUnigramOptions } from './train/trainUnigram.ts'
 export { trainTokenizer, type TrainTokenizerFiles, type TrainTokenizerOptions } from './train/trainTokenizer.ts'
 export type { TrainOptions } from './train/options.ts'
 export type { Texts } from './train/countWords.ts'

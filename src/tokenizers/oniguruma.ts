@@ -22,7 +22,9 @@ const classEscapes: Readonly<Record<string, string>> = {
   0: String.raw`\0`,
 }
 
-const word = `[${wordCharacters}]`
+/** Outside a class Oniguruma also takes the superscript digits and fractions of Latin-1 for word characters. */
+const word = String.raw`[${wordCharacters}\u00b2\u00b3\u00b9\u00bc-\u00be]`
+const nonWord = `[^${word.slice(1)}`
 const anchors: Readonly<Record<string, string>> = {
   A: String.raw`(?<![\s\S])`,
   z: String.raw`(?![\s\S])`,
@@ -185,9 +187,11 @@ class Translator {
   }
 
   #escape(ignoreCase: boolean): string {
-    const shared = this.#sharedEscape()
+    const wordEscape = /^[wW]/.test(this.#source.slice(this.#at, this.#at + 1))
+    const shared = wordEscape ? undefined : this.#sharedEscape()
     if (shared !== undefined) return shared
     const char = this.#next()
+    if (char === 'w' || char === 'W') return char === 'w' ? word : nonWord
     const anchor = Object.hasOwn(anchors, char) ? anchors[char] : undefined
     if (anchor !== undefined) return anchor
     if (/[A-Za-z1-9]/.test(char)) this.#fail(`the escape \\${char}, which is not supported,`)

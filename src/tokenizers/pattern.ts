@@ -148,6 +148,7 @@ export function runWithTimeLimit<T>(work: () => T, limitMs: number): T {
   }
 }
 
+/** The error may come from another realm, so its class says nothing. */
 export function isTimeout(error: unknown): boolean {
-  return error instanceof Error && 'code' in error && error.code === 'ERR_SCRIPT_EXECUTION_TIMEOUT'
+  return typeof error === 'object' && error !== null && 'code' in error && error.code === 'ERR_SCRIPT_EXECUTION_TIMEOUT'
 }

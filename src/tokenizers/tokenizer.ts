@@ -247,7 +247,9 @@ export class Tokenizer {
 
   #encodeInto(text: string, allowSpecial: boolean, out: number[], plainAt?: ReadonlySet<number>): void {
     if (text === '') return
-    for (const section of this.#added.sections(text, allowSpecial, plainAt)) {
+    // A lone surrogate has no UTF-8; it is read as U+FFFD, as everywhere in JavaScript. The length stays the same.
+    const wellFormed = /[\ud800-\udfff]/.test(text) ? text.replace(/\p{Surrogate}/gu, '\ufffd') : text
+    for (const section of this.#added.sections(wellFormed, allowSpecial, plainAt)) {
       if ('id' in section) {
         out.push(section.id)
       } else if (section.text !== '') {

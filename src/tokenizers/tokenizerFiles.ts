@@ -43,6 +43,7 @@ export async function writeTokenizerFolder(dir: string, source: string, config: 
 function formatConfig(config: TokenizerConfig): string {
   const fields: Record<string, unknown> = { tokenizer_class: 'PreTrainedTokenizerFast', ...config.rest }
   fields['clean_up_tokenization_spaces'] = config.cleanUpTokenizationSpaces
+  if (config.modelMaxLength !== undefined) fields['model_max_length'] = config.modelMaxLength
   for (const [name, key] of specialTokenKeys) if (config.tokens[name] !== undefined) fields[key] = config.tokens[name]
   if (config.addedTokens.length > 0) {
     fields['added_tokens_decoder'] = Object.fromEntries(config.addedTokens.map((token) => [token.id, {

@@ -4,7 +4,6 @@ import { nextCodePoint } from '../characters.ts'
 import { describe, type Fields } from '../fields.ts'
 import { byteToken } from './bpe.ts'
 import type { TokenModel } from './model.ts'
-import { PairTable } from './pairTable.ts'
 
 /** An unknown character costs this much more than the least likely piece. */
 const unknownPenalty = 10
@@ -147,24 +146,22 @@ export class UnigramModel implements TokenModel {
   }
 }
 
-/** Prefix tree of the pieces over UTF-16 code units. */
+/** Prefix tree of the pieces over UTF-16 code units, as an open-addressing table from node and code unit to node. */
 export class PieceTrie {
-  readonly #children: PairTable
-  #pieces: number[] = [-1]
+  #nodes = new Int32Array(2048).fill(-1)
+  #units = new Uint16Array(2048)
+  #targets = new Int32Array(2048)
+  #mask = 2047
+  readonly #pieces: number[] = [-1]
 
   constructor(pieces: Iterable<[string, number]>) {
-    this.#children = new PairTable(1024)
     for (const [token, id] of pieces) {
       if (token === '') continue
       let node = 0
       for (let i = 0; i < token.length; i++) {
-        let child = this.child(node, token.charCodeAt(i))
-        if (child < 0) {
-          child = this.#pieces.length
-          this.#children.set(node, token.charCodeAt(i), child, 0)
-          this.#pieces.push(-1)
-        }
-        node = child
+        const unit = token.charCodeAt(i)
+        const child = this.child(node, unit)
+        node = child < 0 ? this.#insert(node, unit) : child
       }
       this.#pieces[node] = id
     }
@@ -172,8 +169,43 @@ export class PieceTrie {
 
   /** The node reached by a code unit, or -1. */
   child(node: number, unit: number): number {
-    const slot = this.#children.find(node, unit)
-    return slot < 0 ? -1 : this.#children.first(slot)
+    const nodes = this.#nodes
+    const mask = this.#mask
+    let hash = Math.imul(node, 0x9e3779b1) ^ Math.imul(unit, 0x85ebca6b)
+    hash ^= hash >>> 15
+    for (let slot = hash & mask; ; slot = (slot + 1) & mask) {
+      const found = nodes[slot]!
+      if (found === -1) return -1
+      if (found === node && this.#units[slot] === unit) return this.#targets[slot]!
+    }
+  }
+
+  #insert(node: number, unit: number): number {
+    const child = this.#pieces.length
+    this.#pieces.push(-1)
+    if (child * 2 > this.#mask) this.#grow()
+    this.#place(node, unit, child)
+    return child
+  }
+
+  #place(node: number, unit: number, target: number): void {
+    let hash = Math.imul(node, 0x9e3779b1) ^ Math.imul(unit, 0x85ebca6b)
+    hash ^= hash >>> 15
+    let slot = hash & this.#mask
+    while (this.#nodes[slot] !== -1) slot = (slot + 1) & this.#mask
+    this.#nodes[slot] = node
+    this.#units[slot] = unit
+    this.#targets[slot] = target
+  }
+
+  #grow(): void {
+    const [nodes, units, targets] = [this.#nodes, this.#units, this.#targets]
+    const capacity = nodes.length * 2
+    this.#nodes = new Int32Array(capacity).fill(-1)
+    this.#units = new Uint16Array(capacity)
+    this.#targets = new Int32Array(capacity)
+    this.#mask = capacity - 1
+    for (let slot = 0; slot < nodes.length; slot++) if (nodes[slot] !== -1) this.#place(nodes[slot]!, units[slot]!, targets[slot]!)
   }
 
   /** The piece that ends at a node, or -1. */

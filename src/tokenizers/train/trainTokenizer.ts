@@ -2,8 +2,8 @@ import { createReadStream } from 'node:fs'
 import { TokenizerError } from '../../errors.ts'
 import type { Tokenizer } from '../tokenizer.ts'
 import { trainBpe, type TrainBpeOptions } from './trainBpe.ts'
-import { trainUnigram, type TrainUnigramOptions } from './trainUnigram.ts'
-import { trainWordPiece, type TrainWordPieceOptions } from './trainWordPiece.ts'
+import { trainUnigram, unigramSpecialTokens, type TrainUnigramOptions } from './trainUnigram.ts'
+import { bertSpecialTokens, trainWordPiece, type TrainWordPieceOptions } from './trainWordPiece.ts'
 import type { NamedSpecialToken } from '../tokenizerConfig.ts'
 
 /** What every kind has in common. */
@@ -42,11 +42,11 @@ export async function trainTokenizer(options: TrainTokenizerOptions): Promise<To
 }
 
 function trainByType(options: TrainTokenizerOptions, texts: AsyncIterable<string>, roles: readonly string[]): Promise<Tokenizer> {
-  const withRoles = (tokens: readonly string[] | undefined) => tokens && { specialTokens: [...new Set([...tokens, ...roles])] }
+  const withRoles = (tokens: readonly string[]) => ({ specialTokens: [...new Set([...tokens, ...roles])] })
   switch (options.type) {
     case 'bpe': return trainBpe(texts, { ...options, ...withRoles(options.specialTokens ?? []) })
-    case 'wordpiece': return trainWordPiece(texts, { ...options, ...withRoles(options.specialTokens) })
-    case 'unigram': return trainUnigram(texts, { ...options, ...withRoles(options.specialTokens) })
+    case 'wordpiece': return trainWordPiece(texts, { ...options, ...withRoles(options.specialTokens ?? bertSpecialTokens) })
+    case 'unigram': return trainUnigram(texts, { ...options, ...withRoles(options.specialTokens ?? unigramSpecialTokens) })
   }
 }
 

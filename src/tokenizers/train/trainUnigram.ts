@@ -23,12 +23,15 @@ export interface TrainUnigramOptions extends TrainOptions {
   byteFallback?: boolean
 }
 
+/** SentencePiece's special tokens in its order. */
+export const unigramSpecialTokens: readonly string[] = ['<unk>', '<s>', '</s>']
+
 /** Pieces expected less often than this after an EM step are dropped. */
 const rare = 0.5
 
 /** Trains a unigram language model of pieces as SentencePiece does (https://arxiv.org/abs/1804.10959); default: 8,000 tokens and Metaspace. */
 export async function trainUnigram(texts: Texts, options: TrainUnigramOptions = {}): Promise<Tokenizer> {
-  const { vocabSize = 8000, specialTokens = ['<unk>', '<s>', '</s>'], unkToken = '<unk>', byteFallback = true } = options
+  const { vocabSize = 8000, specialTokens = unigramSpecialTokens, unkToken = '<unk>', byteFallback = true } = options
   checkTrainOptions(vocabSize, specialTokens)
   const { maxPieceLength = 16, shrinkingFactor = 0.75, numSubIterations = 2, seedSize = 1_000_000 } = options
   if (!specialTokens.includes(unkToken)) throw new TokenizerError(`tokenizer training: specialTokens must contain the unknown token ${JSON.stringify(unkToken)}`)

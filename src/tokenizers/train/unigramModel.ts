@@ -4,51 +4,110 @@ import { PieceTrie } from '../models/unigram.ts'
 /** Longest word, in code units, whose cuts are summed; longer ones are cut here for training. */
 const longestWord = 4096
 
+/** Up to this length probabilities are multiplied as they are; beyond they could underflow, so logarithms are added. */
+const shortWord = 32
+
 /** Pieces with log-probabilities, as training changes them: sums over all cuts of a word, and its best cuts. */
 export class UnigramLattice {
-  readonly #scores: readonly number[]
+  readonly #scores: Float64Array
+  readonly #chances: Float64Array
   readonly #trie: PieceTrie
   readonly #unkScore: number
-  /** Edges of the lattice of the last word: from, to, piece (-1 for unknown), in order of `from`. */
-  readonly #from: number[] = []
-  readonly #to: number[] = []
-  readonly #piece: number[] = []
+  /** Edges of the lattice of the last word, in order of `from`; piece -1 is an unknown character. */
+  #edges = 0
+  #from = new Int32Array(1024)
+  #to = new Int32Array(1024)
+  #piece = new Int32Array(1024)
   readonly #forward = new Float64Array(longestWord + 1)
   readonly #backward = new Float64Array(longestWord + 1)
   readonly #bestEdge = new Int32Array(longestWord + 1)
 
   constructor(pieces: readonly string[], scores: readonly number[]) {
-    this.#scores = scores
+    this.#scores = Float64Array.from(scores)
+    this.#chances = this.#scores.map((score) => Math.exp(score))
     this.#trie = new PieceTrie(pieces.map((piece, id): [string, number] => [piece, id]))
     this.#unkScore = scores.reduce((low, score) => Math.min(low, score), Infinity) - 10
   }
 
   #build(word: string, without: number): void {
     const { length } = word
-    this.#from.length = 0
-    this.#to.length = 0
-    this.#piece.length = 0
+    const trie = this.#trie
+    let edges = 0
     for (let start = 0; start < length;) {
       const next = nextCodePoint(word, start)
+      if (edges + length - start + 1 > this.#from.length) this.#grow(edges + length - start + 1)
+      const from = this.#from
+      const to = this.#to
+      const pieces = this.#piece
       let single = false
       let node = 0
       for (let end = start; end < length;) {
-        node = this.#trie.child(node, word.charCodeAt(end++))
+        node = trie.child(node, word.charCodeAt(end++))
         if (node < 0) break
-        const piece = this.#trie.piece(node)
+        const piece = trie.piece(node)
         if (piece < 0 || piece === without) continue
-        this.#edge(start, end, piece)
-        single ||= end === next
+        from[edges] = start
+        to[edges] = end
+        pieces[edges++] = piece
+        if (end === next) single = true
       }
-      if (!single) this.#edge(start, next, -1)
+      if (!single) {
+        from[edges] = start
+        to[edges] = next
+        pieces[edges++] = -1
+      }
       start = next
     }
+    this.#edges = edges
   }
 
-  #edge(from: number, to: number, piece: number): void {
-    this.#from.push(from)
-    this.#to.push(to)
-    this.#piece.push(piece)
+  #grow(needed: number): void {
+    const grow = (old: Int32Array): Int32Array<ArrayBuffer> => {
+      const larger = new Int32Array(needed * 2)
+      larger.set(old)
+      return larger
+    }
+    this.#from = grow(this.#from)
+    this.#to = grow(this.#to)
+    this.#piece = grow(this.#piece)
+  }
+
+  /** Adds to `expected` how often each piece is used over all cuts, times `count`. */
+  expect(word: string, count: number, expected: Float64Array): void {
+    if (word.length > longestWord) {
+      this.expect(word.slice(0, longestWord), count, expected)
+      this.expect(word.slice(longestWord), count, expected)
+      return
+    }
+    this.#build(word, -1)
+    if (word.length > shortWord || !this.#expectShort(word.length, count, expected)) this.#expectLong(word.length, count, expected)
+  }
+
+  #expectShort(length: number, count: number, expected: Float64Array): boolean {
+    const edges = this.#edges
+    const from = this.#from
+    const to = this.#to
+    const pieces = this.#piece
+    const chances = this.#chances
+    const unknown = Math.exp(this.#unkScore)
+    const forward = this.#forward.fill(0, 0, length + 1)
+    const backward = this.#backward.fill(0, 0, length + 1)
+    forward[0] = 1
+    for (let edge = 0; edge < edges; edge++) {
+      const piece = pieces[edge]!
+      forward[to[edge]!]! += forward[from[edge]!]! * (piece < 0 ? unknown : chances[piece]!)
+    }
+    const whole = forward[length]!
+    // Too close to the smallest number to divide by.
+    if (whole < 1e-290) return false
+    backward[length] = 1
+    for (let edge = edges - 1; edge >= 0; edge--) {
+      const piece = pieces[edge]!
+      const onward = backward[to[edge]!]! * (piece < 0 ? unknown : chances[piece]!)
+      backward[from[edge]!]! += onward
+      if (piece >= 0) expected[piece]! += count * (forward[from[edge]!]! * onward / whole)
+    }
+    return true
   }
 
   #score(edge: number): number {
@@ -56,54 +115,53 @@ export class UnigramLattice {
     return piece < 0 ? this.#unkScore : this.#scores[piece]!
   }
 
-  /** Adds to `expected` how often each piece is used over all cuts, times `count`; returns the log-likelihood of the word. */
-  expect(word: string, count: number, expected: Float64Array): number {
-    if (word.length > longestWord) {
-      return this.expect(word.slice(0, longestWord), count, expected) + this.expect(word.slice(longestWord), count, expected)
-    }
-    this.#build(word, -1)
-    const edges = this.#from.length
-    const forward = this.#forward.fill(-Infinity, 0, word.length + 1)
-    const backward = this.#backward.fill(-Infinity, 0, word.length + 1)
+  #expectLong(length: number, count: number, expected: Float64Array): void {
+    const edges = this.#edges
+    const forward = this.#forward.fill(-Infinity, 0, length + 1)
+    const backward = this.#backward.fill(-Infinity, 0, length + 1)
     forward[0] = 0
     for (let edge = 0; edge < edges; edge++) {
       const to = this.#to[edge]!
       forward[to] = logAddExp(forward[to]!, forward[this.#from[edge]!]! + this.#score(edge))
     }
-    backward[word.length] = 0
+    backward[length] = 0
+    const whole = forward[length]!
     for (let edge = edges - 1; edge >= 0; edge--) {
       const from = this.#from[edge]!
-      backward[from] = logAddExp(backward[from]!, backward[this.#to[edge]!]! + this.#score(edge))
-    }
-    const whole = forward[word.length]!
-    for (let edge = 0; edge < edges; edge++) {
+      const onward = backward[this.#to[edge]!]! + this.#score(edge)
+      backward[from] = logAddExp(backward[from]!, onward)
       const piece = this.#piece[edge]!
-      if (piece >= 0) expected[piece]! += count * Math.exp(forward[this.#from[edge]!]! + this.#score(edge) + backward[this.#to[edge]!]! - whole)
+      if (piece >= 0) expected[piece]! += count * Math.exp(forward[from]! + onward - whole)
     }
-    return whole * count
   }
 
   /** The pieces of the best cut, -1 for unknown characters; `without` names a piece that must not be used. */
   best(word: string, without = -1): number[] {
     if (word.length > longestWord) return [...this.best(word.slice(0, longestWord), without), ...this.best(word.slice(longestWord), without)]
     this.#build(word, without)
-    const best = this.#forward.fill(-Infinity, 0, word.length + 1)
+    const { length } = word
+    const from = this.#from
+    const to = this.#to
+    const pieces = this.#piece
+    const bestEdge = this.#bestEdge
+    const best = this.#forward.fill(-Infinity, 0, length + 1)
     best[0] = 0
-    for (let edge = 0; edge < this.#from.length; edge++) {
-      const to = this.#to[edge]!
-      const score = best[this.#from[edge]!]! + this.#score(edge)
-      if (score > best[to]!) {
-        best[to] = score
-        this.#bestEdge[to] = edge
+    for (let edge = 0; edge < this.#edges; edge++) {
+      const piece = pieces[edge]!
+      const end = to[edge]!
+      const score = best[from[edge]!]! + (piece < 0 ? this.#unkScore : this.#scores[piece]!)
+      if (score > best[end]!) {
+        best[end] = score
+        bestEdge[end] = edge
       }
     }
-    const pieces: number[] = []
-    for (let at = word.length; at > 0;) {
-      const edge = this.#bestEdge[at]!
-      pieces.push(this.#piece[edge]!)
-      at = this.#from[edge]!
+    const cut: number[] = []
+    for (let at = length; at > 0;) {
+      const edge = bestEdge[at]!
+      cut.push(pieces[edge]!)
+      at = from[edge]!
     }
-    return pieces.reverse()
+    return cut.reverse()
   }
 }
 
@@ -111,7 +169,7 @@ function logAddExp(a: number, b: number): number {
   if (a === -Infinity) return b
   const high = Math.max(a, b)
   const low = Math.min(a, b)
-  return low < high - 50 ? high : high + Math.log(Math.exp(low - high) + 1)
+  return low < high - 50 ? high : high + Math.log1p(Math.exp(low - high))
 }
 
 /** Derivative of log Γ, by its asymptotic series. */
