@@ -1,5 +1,5 @@
 // Elementwise primitives without broadcasting: fill, iota, add_into, scale, unary and where. f32 and bf16 are computed in f32 vectors, f64 in
-// scalars the compiler vectorises; log, sin, cos and erf go through libm because accuracy matters more than speed there.
+// scalars the compiler vectorises; sin and cos go through libm, which reduces any argument.
 #include <math.h>
 
 #include "cast.h"
@@ -46,11 +46,11 @@ template <float (*f)(float)> ANNEAL_INLINE vf each_lane(vf x) {
 
 struct Negate { vf operator()(vf x) const { return -x; } double operator()(double x) const { return -x; } };
 struct Exp { vf operator()(vf x) const { return cpu::exp(x); } double operator()(double x) const { return ::exp(x); } };
-struct Log { vf operator()(vf x) const { return each_lane<logf>(x); } double operator()(double x) const { return ::log(x); } };
+struct Log { vf operator()(vf x) const { return cpu::log(x); } double operator()(double x) const { return ::log(x); } };
 struct Sqrt { vf operator()(vf x) const { return cpu::sqrt(x); } double operator()(double x) const { return ::sqrt(x); } };
 struct Rsqrt { vf operator()(vf x) const { return 1.f / cpu::sqrt(x); } double operator()(double x) const { return 1 / ::sqrt(x); } };
 struct Tanh { vf operator()(vf x) const { return cpu::tanh(x); } double operator()(double x) const { return ::tanh(x); } };
-struct Erf { vf operator()(vf x) const { return each_lane<erff>(x); } double operator()(double x) const { return ::erf(x); } };
+struct Erf { vf operator()(vf x) const { return cpu::erf(x); } double operator()(double x) const { return ::erf(x); } };
 struct Sin { vf operator()(vf x) const { return each_lane<sinf>(x); } double operator()(double x) const { return ::sin(x); } };
 struct Cos { vf operator()(vf x) const { return each_lane<cosf>(x); } double operator()(double x) const { return ::cos(x); } };
 struct Abs { vf operator()(vf x) const { return cpu::abs(x); } double operator()(double x) const { return ::fabs(x); } };

@@ -8,7 +8,7 @@ namespace anneal::cpu::ANNEAL_ISA {
 namespace {
 
 constexpr int64_t grain = 16384;
-constexpr int64_t tile = 32;  // of a transpose
+constexpr int64_t tile = 64;  // of a transpose
 
 // --- permute ---
 
@@ -54,13 +54,55 @@ template <class U> static void copy_runs(U* y, const U* x, const Permutation& p,
   });
 }
 
-// y[b * y_stride + a] = x[a * x_stride + b] for a < rows and b < columns, tile by tile.
+// Sixteen bytes of elements. A square block of them is transposed by zipping its two halves log2(count) times.
+typedef uint8_t Bytes __attribute__((vector_size(16), may_alias));
+typedef Bytes BytesUnaligned __attribute__((aligned(1)));
+
+template <class U> ANNEAL_INLINE void zip(Bytes a, Bytes b, Bytes& low, Bytes& high) {
+#if defined(__x86_64__)
+  const __m128i x = (__m128i)a, y = (__m128i)b;
+  if constexpr (sizeof(U) == 1) low = (Bytes)_mm_unpacklo_epi8(x, y), high = (Bytes)_mm_unpackhi_epi8(x, y);
+  else if constexpr (sizeof(U) == 2) low = (Bytes)_mm_unpacklo_epi16(x, y), high = (Bytes)_mm_unpackhi_epi16(x, y);
+  else if constexpr (sizeof(U) == 4) low = (Bytes)_mm_unpacklo_epi32(x, y), high = (Bytes)_mm_unpackhi_epi32(x, y);
+  else low = (Bytes)_mm_unpacklo_epi64(x, y), high = (Bytes)_mm_unpackhi_epi64(x, y);
+#else
+  constexpr int size = sizeof(U);
+  for (int i = 0; i < 8; ++i) {
+    int at = i / size * 2 * size + i % size;
+    low[at] = a[i];
+    low[at + size] = b[i];
+    high[at] = a[8 + i];
+    high[at + size] = b[8 + i];
+  }
+#endif
+}
+
+template <class U> ANNEAL_INLINE void transpose_block(U* y, int64_t y_stride, const U* x, int64_t x_stride) {
+  constexpr int count = 16 / sizeof(U);
+  Bytes rows[count], zipped[count];
+  ANNEAL_UNROLL
+  for (int i = 0; i < count; ++i) rows[i] = *reinterpret_cast<const BytesUnaligned*>(x + i * x_stride);
+  ANNEAL_UNROLL
+  for (int width = 1; width < count; width *= 2) {
+    ANNEAL_UNROLL
+    for (int i = 0; i < count / 2; ++i) zip<U>(rows[i], rows[i + count / 2], zipped[2 * i], zipped[2 * i + 1]);
+    ANNEAL_UNROLL
+    for (int i = 0; i < count; ++i) rows[i] = zipped[i];
+  }
+  ANNEAL_UNROLL
+  for (int i = 0; i < count; ++i) *reinterpret_cast<BytesUnaligned*>(y + i * y_stride) = rows[i];
+}
+
+// y[b * y_stride + a] = x[a * x_stride + b] for a < rows and b < columns, at most a tile. A whole tile is first copied close together, because
+// rows a power of two apart would evict each other from the cache.
 template <class U>
-static void transpose_tile(U* __restrict y, int64_t y_stride, const U* __restrict x, int64_t x_stride, int64_t rows, int64_t columns) {
+static void transpose_tile(U* y, int64_t y_stride, const U* x, int64_t x_stride, int64_t rows, int64_t columns) {
   if (rows == tile && columns == tile) {
-    for (int64_t a = 0; a < tile; a += 8)
-      for (int64_t b = 0; b < tile; ++b)
-        for (int64_t k = 0; k < 8; ++k) y[b * y_stride + a + k] = x[(a + k) * x_stride + b];
+    constexpr int64_t count = 16 / sizeof(U);
+    alignas(64) U near[tile * tile];
+    for (int64_t a = 0; a < tile; ++a) memcpy(near + a * tile, x + a * x_stride, tile * sizeof(U));
+    for (int64_t b = 0; b < tile; b += count)
+      for (int64_t a = 0; a < tile; a += count) transpose_block(y + b * y_stride + a, y_stride, near + a * tile + b, tile);
     return;
   }
   for (int64_t b = 0; b < columns; ++b)
