@@ -182,6 +182,6 @@ export async function tokenizeToShard(
 ): Promise<{ stats: ExampleStats }> {
   const { examples, stats } = await tokenizeChunk(chunk, context.tokenization, context.options)
   const { fingerprint } = context
-  await writeShard(path, { fingerprint, start: chunk.start, end: chunk.end, stats, examples, vocabSize: context.tokenization.tokenizer.vocabSize }, context.fileSystem)
+  await writeShard(path, { fingerprint, start: chunk.start, end: chunk.end, stats, examples }, context.fileSystem)
   return { stats }
 }

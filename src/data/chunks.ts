@@ -4,7 +4,7 @@ import type { Chunk } from './tokenizeChunk.ts'
 
 /** A chunk ends after this many rows, or characters of JSON, whichever comes first. */
 const maxRows = 4096
-const maxCharacters = 4 * 2 ** 20
+const maxCharacters = 2 ** 21
 
 /** A rough size of a row's content, in characters. */
 function sizeOf(value: unknown): number {

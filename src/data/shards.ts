@@ -50,14 +50,13 @@ export interface ShardContent {
   end: SourcePosition
   stats: ExampleStats
   examples: readonly Example[]
-  vocabSize: number
 }
 
-/** The bytes of a shard. Ids are stored in two bytes when the vocabulary allows. */
+/** The bytes of a shard. Ids are stored in two bytes when all are small enough. */
 export function encodeShard(content: ShardContent): Uint8Array {
   const { examples, fingerprint, start, end, stats } = content
   const tokens = examples.reduce((sum, { inputIds }) => sum + inputIds.length, 0)
-  const idBytes = content.vocabSize <= 65536 && examples.every(({ inputIds }) => inputIds.every((id) => id < 65536)) ? 2 : 4
+  const idBytes = fitTwoBytes(examples) ? 2 : 4
   const header: ShardHeader = { fingerprint, examples: examples.length, tokens, idBytes, start, end, stats }
   const json = Buffer.from(JSON.stringify(header))
   const headerLength = align(16 + json.length) - 16
@@ -79,6 +78,11 @@ export function encodeShard(content: ShardContent): Uint8Array {
   }
   createHash('sha256').update(out.subarray(0, bytes - hashBytes)).digest().copy(out, bytes - hashBytes)
   return out
+}
+
+function fitTwoBytes(examples: readonly Example[]): boolean {
+  for (const { inputIds } of examples) for (const id of inputIds) if (id > 65535) return false
+  return true
 }
 
 function layout(lengthsAt: number, header: ShardHeader): { idsAt: number, maskAt: number, bytes: number } {

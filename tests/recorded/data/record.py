@@ -1,10 +1,13 @@
 """Records what TRL 1.13 and datasets do with small inputs. Run as: python record.py
-Writes packing.json (pack_dataset), sft.json (SFTTrainer._prepare_dataset and its padding-free collator), interleave.json."""
+Writes packing.json (pack_dataset), sft.json (SFTTrainer._prepare_dataset and its padding-free collator), interleave.json, and
+messages-<compression>.parquet (conversations as list<struct>, three row groups)."""
 import json
 import logging
 import random
 from types import SimpleNamespace
 
+import pyarrow
+import pyarrow.parquet
 from datasets import Dataset, disable_progress_bars, interleave_datasets
 from tokenizers import Regex, Tokenizer, models, pre_tokenizers, decoders
 from transformers import PreTrainedTokenizerFast
@@ -126,6 +129,20 @@ def interleave():
             cases.append({"lengths": lengths, "strategy": name, "drawn": [[row["part"], row["index"]] for row in mixed]})
     return cases
 
+
+def conversations():
+    rows = []
+    for i in range(25):
+        messages = [{"role": "user", "content": f"Frage {i} ü", "tool_calls": None}, {"role": "assistant", "content": f"Antwort {i}", "tool_calls": None}]
+        if i % 5 == 0:
+            call = [{"type": "function", "function": {"name": "f", "arguments": f"{i}"}}]
+            messages = [{"role": "system", "content": "kurz", "tool_calls": None}, messages[0], {"role": "assistant", "content": None, "tool_calls": call}]
+        rows.append({"id": i, "score": i / 2, "messages": messages, "missing": None if i % 2 else "here"})
+    return rows
+
+
+for compression in ["snappy", "zstd", "gzip", "none"]:
+    pyarrow.parquet.write_table(pyarrow.Table.from_pylist(conversations()), f"messages-{compression}.parquet", compression=compression, row_group_size=10)
 
 for name, value in [("packing", packing()), ("sft", sft()), ("interleave", interleave())]:
     with open(f"{name}.json", "w") as file:
