@@ -135,7 +135,7 @@ function strip(fields: Fields): TokenDecoder {
   const start = fields.count('start')
   const stop = fields.count('stop')
   return (tokens) => tokens.map((token) => {
-    const chars = [...token]
+    const chars = Array.from(token)
     let from = 0
     while (from < start && chars[from] === content) from++
     let to = chars.length

@@ -71,6 +71,7 @@ function precompiled(fields: Fields): Normalizer {
 /** SentencePiece's NMT rules: drops control characters and turns odd blanks into blanks. */
 function nmt(text: string): string {
   return text
+    // eslint-disable-next-line no-control-regex
     .replace(/[\u0001-\u0008\u000b\u000e-\u001f\u007f\u008f\u009f]/g, '')
     .replace(/[\t\n\f\r\u1680\u200b-\u200f\u2028\u2029\u2581\ufeff\ufffd]/g, ' ')
 }
@@ -84,7 +85,7 @@ function bertNormalizer(fields: Fields): Normalizer {
   return (text) => {
     let out = text
     if (cleanText) {
-      out = out.replace(/(?![\t\n\r])[\u0000\ufffd\p{Cc}\p{Cf}\p{Co}\p{Cs}]/gu, '').replace(/\p{White_Space}/gu, ' ')
+      out = out.replace(/(?![\t\n\r])[\ufffd\p{Cc}\p{Cf}\p{Co}\p{Cs}]/gu, '').replace(/\p{White_Space}/gu, ' ')
     }
     if (chinese) out = spaceChinese(out)
     if (stripAccents) out = out.normalize('NFD').replace(/\p{Mn}/gu, '')
@@ -93,8 +94,7 @@ function bertNormalizer(fields: Fields): Normalizer {
 }
 
 function spaceChinese(text: string): string {
-  // eslint-disable-next-line no-control-regex
-  if (/^[\u0000-\u33ff]*$/.test(text)) return text
+  if (!/[\u3400-\u{10ffff}]/u.test(text)) return text
   let out = ''
   for (const char of text) out += isChineseCharacter(char.codePointAt(0)!) ? ` ${char} ` : char
   return out

@@ -314,8 +314,8 @@ function plain(text: string): Atom {
 
 function caseVariants(char: string): string[] {
   const lower = char.toLowerCase()
-  const variants = new Set([char, lower, char.toUpperCase(), ...(foldedBeyondAscii[lower] ?? '')])
-  return [...variants].filter((variant) => [...variant].length === 1)
+  const variants = new Set([char, lower, char.toUpperCase(), ...Array.from(foldedBeyondAscii[lower] ?? '')])
+  return [...variants].filter((variant) => Array.from(variant).length === 1)
 }
 
 function literal(char: string, ignoreCase: boolean): string {

@@ -64,7 +64,7 @@ function step(fields: Fields, rawBytes: boolean): PreTokenizer | undefined {
       const length = fields.count('length', 5)
       if (length === 0) fields.fail('length', 'must be at least 1')
       return each((text) => {
-        const chars = [...text]
+        const chars = Array.from(text)
         return Array.from({ length: Math.ceil(chars.length / length) }, (_, i) => chars.slice(i * length, (i + 1) * length).join(''))
       })
     }
@@ -122,7 +122,7 @@ function inverted(spans: PatternSpan[], invert: boolean): PatternSpan[] {
 
 function metaspace(fields: Fields): PreTokenizer {
   const mark = fields.string('replacement', '\u2581')
-  if ([...mark].length !== 1) fields.fail('replacement', `must be one character, got ${JSON.stringify(mark)}`)
+  if (Array.from(mark).length !== 1) fields.fail('replacement', `must be one character, got ${JSON.stringify(mark)}`)
   const legacy = fields.boolean('add_prefix_space', true) ? 'always' : 'never'
   const scheme = fields.oneOf('prepend_scheme', ['always', 'first', 'never'], legacy)
   const cutWords = fields.boolean('split', true)

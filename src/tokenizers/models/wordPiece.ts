@@ -44,7 +44,7 @@ export class WordPieceModel implements TokenModel {
 
   encodeWord(word: string, out: number[]): void {
     const before = out.length
-    if (word.length > this.#longestWord && [...word].length > this.#longestWord) {
+    if (word.length > this.#longestWord && Array.from(word).length > this.#longestWord) {
       out.push(this.unkId)
       return
     }

@@ -109,7 +109,7 @@ export async function learnBpe(
 function alphabet(words: ReadonlyMap<string, number>, byteLevel: boolean, options: TrainBpeOptions): string[] {
   const counts = new Map<string, number>()
   if (!byteLevel) for (const [word, count] of words) for (const char of word) counts.set(char, (counts.get(char) ?? 0) + count)
-  const initial = [...(options.initialAlphabet ?? []).map((text) => [...text][0] ?? ''), ...(byteLevel ? byteToChar : [])]
+  const initial = [...(options.initialAlphabet ?? []).map((text) => Array.from(text)[0] ?? ''), ...(byteLevel ? byteToChar : [])]
   for (const char of initial) if (char !== '') counts.set(char, Infinity)
   let kept = [...counts]
   const surplus = kept.length - (options.limitAlphabet ?? Infinity)
@@ -140,7 +140,7 @@ function charSymbols(words: ReadonlyMap<string, number>, alphabetIds: ReadonlyMa
   const starts = new Int32Array(words.size + 1)
   let index = 0
   for (const word of words.keys()) {
-    const chars = [...word]
+    const chars = Array.from(word)
     chars.forEach((char, i) => {
       if (known.has(char)) symbols.push(add((i > 0 ? prefix : '') + char + (i === chars.length - 1 ? suffix : '')))
     })
