@@ -88,6 +88,7 @@ interface Place { handle: number; accumulate: boolean }
 
 const linearOp = fusedOp<readonly [Tensor, Tensor, Tensor | null, Tensor], { smoothing: number; softCap: number; numItems: number; half: boolean }, readonly [Tensor, Tensor, Tensor]>({
   name: 'linear_cross_entropy',
+  differentiable: 1,
   definition([hidden, weight, bias, labels], { smoothing, softCap, numItems }) {
     const logits = logitsDefinition(hidden, weight, bias, softCap)
     const nll = nllDefinition(logits, labels, smoothing)

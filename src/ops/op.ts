@@ -18,6 +18,8 @@ export interface FusedOp<In extends Inputs, Attributes extends object, Out exten
   definition(inputs: In, attributes: Attributes): Out
   /** Calls the kernel and returns the result; `save` keeps tensors for backward. `wanted(i)`: backward will be asked for input i's gradient. */
   forward(inputs: In, attributes: Attributes, save: (...tensors: Tensor[]) => void, wanted: (i: number) => boolean): Out
+  /** How many of the outputs, from the first on, have gradients. All by default. */
+  readonly differentiable?: number
   backward(gradients: readonly (Tensor | null)[], context: BackwardContext, attributes: Attributes): void
 }
 
@@ -27,8 +29,8 @@ export function fusedOp<In extends Inputs, Attributes extends object, Out extend
     if (inputs.some((input) => input?.dtype === 'float64')) return op.definition(inputs, attributes)
     const saved: Tensor[] = []
     const result = op.forward(inputs, attributes, (...tensors) => { saved.push(...tensors) }, (i) => inputs[i]?.requiresGrad ?? false)
-    const outputs = result instanceof Tensor ? [result] : result as readonly Tensor[]
-    record(op.name, inputs, outputs, saved, (gradients, context) => { op.backward(gradients, context, attributes) })
+    const outputs: readonly Tensor[] = result instanceof Tensor ? [result] : result
+    record(op.name, inputs, outputs.slice(0, op.differentiable), saved, (gradients, context) => { op.backward(gradients, context, attributes) })
     return result
   }
   return Object.assign(apply, { op })

@@ -304,7 +304,7 @@ export function matmul(a: Tensor, b: Tensor, { transposeA = false, transposeB = 
   const [m, k] = transposeA ? [a.dim(-1), a.dim(-2)] : [a.dim(-2), a.dim(-1)]
   const [k2, n] = transposeB ? [b.dim(-1), b.dim(-2)] : [b.dim(-2), b.dim(-1)]
   expect(k === k2, 'matmul', () => `the inner lengths differ: ${k} of ${shapeText(a.shape)} and ${k2} of ${shapeText(b.shape)}`)
-  const batch = a.rank === 3 ? [Math.max(a.shape[0]!, b.shape[0]!)] : []
+  const batch = a.rank === 3 ? [a.shape[0] === 1 ? b.shape[0]! : a.shape[0]!] : []
   expect(a.rank === 2 || a.shape[0] === b.shape[0] || a.shape[0] === 1 || b.shape[0] === 1, 'matmul', () => `batches of ${a.shape[0]!} and ${b.shape[0]!} do not broadcast`)
   const c = emptyLike(a, [...batch, m, n])
   c.device.kernels.gemm(c.handle, 0, a.handle, b.handle, 0, transposeA, transposeB, false, 0, false)

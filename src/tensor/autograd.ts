@@ -1,4 +1,5 @@
 import { AnnealError, ShapeError } from '../errors.ts'
+import type { DType } from './dtype.ts'
 import { scope, unscoped } from './scope.ts'
 import { Tensor } from './tensor.ts'
 
@@ -63,6 +64,7 @@ export class Node implements BackwardContext {
     this.#backward = backward
     this.#saved = unscoped(() => saved.map((tensor) => tensor.alias()))
     this.gradients = outputs.map(() => null)
+    this.outputs = outputs.map(({ shape, dtype }) => ({ shape, dtype }))
     this.#references = outputs.length
     outputs.forEach((output, i) => {
       output.node = this
@@ -92,8 +94,17 @@ export class Node implements BackwardContext {
   run(): void {
     if (this.finished) throw new AnnealError('ERR_AUTOGRAD', `backward ran twice through ${this.name}; its saved tensors are gone. Compute the loss again`)
     this.finished = true
-    if (this.gradients.some((gradient) => gradient !== null)) scope(() => { this.#backward(this.gradients, this) })
+    if (this.gradients.some((gradient) => gradient !== null)) scope(() => { this.#backward(this.gradients.map((gradient, i) => this.#inDtype(gradient, i)), this) })
     this.free()
+  }
+
+  /** The gradient of output i in that output's dtype: kernels and parameters accumulate in float32. */
+  #inDtype(gradient: Tensor | null, i: number): Tensor | null {
+    const { dtype } = this.outputs[i]!
+    if (!gradient || gradient.dtype === dtype) return gradient
+    const converted = Tensor.empty(gradient.shape, { dtype, device: gradient.device })
+    gradient.device.kernels.convert(converted.handle, gradient.handle)
+    return converted
   }
 
   give(i: number, gradient: Tensor): void {
@@ -104,7 +115,7 @@ export class Node implements BackwardContext {
       const leaf = edge.leaf
       const own = unscoped(() => {
         // A leaf's gradient is its own memory in float32: it outlives the graph and is accumulated into.
-        if (!leaf || (gradient.dtype === gradientDtype(leaf) && gradient.storage!.references === 1)) return gradient.alias()
+        if (!leaf || (gradient.dtype === gradientDtype(leaf) && gradient.exclusive)) return gradient.alias()
         const copy = Tensor.empty(leaf.shape, { dtype: gradientDtype(leaf), device: gradient.device })
         gradient.device.kernels.convert(copy.handle, gradient.handle)
         return copy
@@ -133,15 +144,15 @@ export class Node implements BackwardContext {
       this.#put(edge, sum)
       return { tensor: sum, accumulate: true }
     }
-    const shape = edge.leaf ? edge.leaf.shape : edge.node!.shapes[edge.index]!
+    const shape = edge.leaf ? edge.leaf.shape : edge.node!.outputs[edge.index]!.shape
     const dtype = edge.leaf ? gradientDtype(edge.leaf) : 'float32'
     const tensor = unscoped(() => Tensor.empty(shape, { dtype, device: edge.leaf?.device ?? this.#saved[0]!.device }))
     this.#put(edge, tensor)
     return { tensor, accumulate: false }
   }
 
-  /** The shapes of the outputs. */
-  readonly shapes: (readonly number[])[] = []
+  /** What the outputs are. */
+  readonly outputs: readonly { shape: readonly number[]; dtype: DType }[]
 
   #put(edge: Edge, gradient: Tensor): void {
     if (edge.leaf) edge.leaf.grad = gradient
@@ -157,8 +168,7 @@ export function record(
   name: string, inputs: readonly (Tensor | null)[], outputs: readonly Tensor[], saved: readonly Tensor[], backward: BackwardFunction,
 ): void {
   if (!recording || !inputs.some((input) => input?.requiresGrad)) return
-  const node = new Node(name, inputs, outputs, saved, backward)
-  node.shapes.push(...outputs.map((output) => output.shape))
+  new Node(name, inputs, outputs, saved, backward)
 }
 
 const impliedOnes = new WeakSet<object>()

@@ -1,7 +1,11 @@
 import { AnnealError } from '../errors.ts'
 
 /** What a scope releases. */
-export interface Disposable_ { dispose(): void }
+export interface Disposable_ {
+  dispose(): void
+  /** Called when the outermost scope ends and lets go of this. */
+  leaveScopes(): void
+}
 
 let current: Disposable_[] | null = null
 
@@ -47,7 +51,8 @@ export function scope<T>(body: () => T): T {
   collect(result, kept)
   for (const resource of mine) {
     if (!kept.has(resource)) resource.dispose()
-    else outer?.push(resource)
+    else if (outer) outer.push(resource)
+    else resource.leaveScopes()
   }
   return result
 }

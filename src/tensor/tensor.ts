@@ -13,12 +13,19 @@ class Storage {
   readonly device: Device
   readonly handle: number
   references = 1
-  constructor(device: Device, handle: number) {
+  /** Where this is part of another's memory: that one, which so counts as shared. */
+  readonly #source: Storage | null
+  constructor(device: Device, handle: number, source: Storage | null = null) {
     this.device = device
     this.handle = handle
+    this.#source = source
+    if (source) source.references++
   }
+  get exclusive(): boolean { return this.references === 1 && (this.#source?.exclusive ?? true) }
   release(): void {
-    if (--this.references === 0) this.device.native.release(this.handle)
+    if (--this.references > 0) return
+    this.device.native.release(this.handle)
+    this.#source?.release()
   }
 }
 
@@ -53,7 +60,12 @@ export class Tensor {
     this.shape = shape
     this.dtype = dtype
     if (inScope()) track(this)
-    else forgotten.register(this, storage, this)
+    else this.leaveScopes()
+  }
+
+  /** @internal From now on no scope holds this tensor: forgetting it is noticed by the garbage collector only. */
+  leaveScopes(): void {
+    if (this.storage) forgotten.register(this, this.storage, this)
   }
 
   /** A tensor with arbitrary contents. */
@@ -131,11 +143,11 @@ export class Tensor {
   viewAs(shape: Shape, offset = 0): Tensor {
     const device = this.device
     const handle = device.native.view(this.handle, offset * bytesOf(this.dtype), codeOf(this.dtype), shape)
-    return new Tensor(new Storage(device, handle), Object.freeze([...shape]), this.dtype)
+    return new Tensor(new Storage(device, handle, this.live), Object.freeze([...shape]), this.dtype)
   }
 
   /** @internal Whether nothing else shares this memory. */
-  get exclusive(): boolean { return this.live.references === 1 }
+  get exclusive(): boolean { return this.live.exclusive }
 
   /** The same numbers without gradient history. Shares the memory. */
   detach(): Tensor { return this.alias() }
