@@ -13,21 +13,27 @@ function delimiterOf(text: string): string {
 }
 
 /**
- * Cuts CSV text into whole records: a line break inside quotes does not end one. `push` returns the text up to the last break
- * it has seen outside quotes.
+ * Cuts CSV text into whole records: a line break inside quotes does not end one, and a quote counts only at the start of a field.
+ * `push` returns the text up to the last break it has seen outside quotes.
  */
 class RecordCutter {
+  private readonly delimiter: number
   private rest = ''
   private scanned = 0
-  private quoted = false
   private cut = 0
+  private state: 'start' | 'plain' | 'quoted' | 'closed' = 'start'
+
+  constructor(delimiter: string) { this.delimiter = delimiter.charCodeAt(0) }
 
   push(text: string): string {
     this.rest += text
     for (; this.scanned < this.rest.length; this.scanned++) {
       const c = this.rest.charCodeAt(this.scanned)
-      if (c === 34) this.quoted = !this.quoted
-      else if (c === 10 && !this.quoted) this.cut = this.scanned + 1
+      if (this.state === 'quoted') { if (c === 34) this.state = 'closed' }
+      else if (c === 34 && this.state !== 'plain') this.state = 'quoted'
+      else if (c === this.delimiter) this.state = 'start'
+      else if (c === 10) { this.state = 'start'; this.cut = this.scanned + 1 }
+      else this.state = 'plain'
     }
     const whole = this.rest.slice(0, this.cut)
     this.rest = this.rest.slice(this.cut)
@@ -44,11 +50,10 @@ class RecordCutter {
 export function csvReader(file: string): Reader {
   async function* records(): AsyncGenerator<{ fields: string[], line: number, problem?: string }> {
     const { default: papa } = await import('papaparse')
-    const cutter = new RecordCutter()
+    let cutter: RecordCutter | undefined
     let delimiter = ''
     let line = 1
     const parse = function* (text: string): Generator<{ fields: string[], line: number, problem?: string }> {
-      delimiter ||= delimiterOf(text)
       const result = papa.parse<string[]>(text, { delimiter, skipEmptyLines: false })
       const problems = new Map(result.errors.filter((error) => error.type === 'Quotes').map((error) => [error.row, error.message]))
       for (const [i, fields] of result.data.entries()) {
@@ -60,12 +65,13 @@ export function csvReader(file: string): Reader {
       }
     }
     for await (const piece of readText(file)) {
+      if (!cutter) { delimiter = delimiterOf(piece); cutter = new RecordCutter(delimiter) }
       const whole = cutter.push(piece)
       if (cutter.pending > 64 * 2 ** 20) throw new DataError(`${file}:${line + newlines(whole)}: the record is longer than 64 MiB; a quote may not be closed`)
       if (whole === '') continue
       yield* parse(whole.replace(/\r?\n$/, ''))
     }
-    if (cutter.end() !== '') yield* parse(cutter.end())
+    if (cutter && cutter.end() !== '') yield* parse(cutter.end())
   }
 
   async function* rows(options: ReadOptions = {}): AsyncGenerator<SourceRow> {

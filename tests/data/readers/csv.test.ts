@@ -35,6 +35,21 @@ describe('csvReader', () => {
     expect(rows.map(({ record }) => record)).toEqual([0, 2])
   })
 
+  it('takes a quote inside a plain field as it stands', async () => {
+    const rows = await read('size,text\n5" pipe,x\n"a\nb",y"z"\n7",w\n')
+    expect(rows.map(({ row, line }) => [row.size, row.text, line])).toEqual([['5" pipe', 'x', 2], ['a\nb', 'y"z"', 3], ['7"', 'w', 5]])
+  })
+
+  it('answers any damage of a file with its rows or a DataError', async () => {
+    const base = 'a,b\n"x, ß","y\nz"\n1,2\r\n"q""q",3\n'
+    await fc.assert(fc.asyncProperty(fc.nat(base.length - 1), fc.integer({ min: 0, max: 255 }), async (at, byte) => {
+      const bytes = Buffer.from(base)
+      bytes[at] = byte
+      const result: unknown = await collect(csvReader(write(folder, 'mutant.csv', bytes)).rows()).catch((error: unknown) => error)
+      if (!Array.isArray(result)) expect(result).toBeInstanceOf(DataError)
+    }), { numRuns: 200 })
+  })
+
   it('reads back any fields', async () => {
     const field = fc.string({ unit: fc.constantFrom('a', 'ß', ',', '"', '\n', ' ', '\t', '🦊') }).filter((text) => text.trim() !== '')
     await fc.assert(fc.asyncProperty(fc.array(fc.tuple(field, field)), async (list) => {

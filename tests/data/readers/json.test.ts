@@ -48,6 +48,16 @@ describe('jsonReader', () => {
     }), { numRuns: 100 })
   })
 
+  it('answers any damage of a file with its rows or a DataError', async () => {
+    const base = Buffer.from('{"v":[1],"data":[{"a":"ß\\"]"},{"b":[{}]}\n],"more":{}}\n')
+    await fc.assert(fc.asyncProperty(fc.nat(base.length - 1), fc.integer({ min: 0, max: 255 }), async (at, byte) => {
+      const bytes = Buffer.from(base)
+      bytes[at] = byte
+      const result: unknown = await collect(jsonReader(write(folder, 'mutant.json', bytes)).rows()).catch((error: unknown) => error)
+      if (!Array.isArray(result)) { expect(result).toBeInstanceOf(DataError); expect((result as Error).message).toMatch(/mutant\.json:/) }
+    }), { numRuns: 300 })
+  })
+
   it('reads rows across the chunks of a large file and can start in the middle', async () => {
     const list = Array.from({ length: 20000 }, (_, i) => ({ i, text: 'ä'.repeat(i % 50) }))
     const file = write(folder, 'large.json', JSON.stringify(list))
