@@ -26,6 +26,7 @@ export function utf8(text: string): Uint8Array {
 
 /** Writes each UTF-8 byte of `text` as its character of the table. */
 export function toByteChars(text: string): string {
+  if (/^ ?[!-~]+$/.test(text)) return text.startsWith(' ') ? byteToChar[32]! + text.slice(1) : text
   let out = ''
   for (const byte of utf8(text)) out += byteToChar[byte]!
   return out

@@ -1,10 +1,10 @@
 import { TokenizerError } from '../errors.ts'
 import { describe, Fields } from './fields.ts'
 
-/** A sequence with what goes around it. Type ids tell the two texts of a pair apart. */
+/** A stretch of ids. Type ids tell the two texts of a pair apart. */
 export interface Sequence {
-  ids: number[]
-  typeIds: number[]
+  ids: readonly number[]
+  typeId: number
 }
 
 /** Adds the special tokens around one text or a pair. */
@@ -26,23 +26,11 @@ function build(fields: Fields, size: number, depth: number): PostProcessor | und
     case 'RobertaProcessing': return roberta(fields)
     case 'Sequence': {
       const parts = fields.objects('processors').map((part) => build(part, size, depth + 1)).filter((part) => part !== undefined)
-      if (parts.length === 0) return undefined
-      return (first, second) => {
-        let sequences = second ? [first, second] : [first]
-        for (const part of parts) sequences = part(sequences[0]!, sequences[1])
-        return sequences
-      }
+      if (parts.length > 1) fields.fail('processors', `${parts.length} of them add tokens; at most one may`)
+      return parts[0]
     }
     default: return fields.fail('type', `unknown post-processor ${JSON.stringify(type)}`)
   }
-}
-
-function constant(ids: readonly number[], typeId: number): Sequence {
-  return { ids: [...ids], typeIds: ids.map(() => typeId) }
-}
-
-function withType(sequence: Sequence, typeId: number): Sequence {
-  return { ids: sequence.ids, typeIds: sequence.ids.map(() => typeId) }
 }
 
 function namedToken(fields: Fields, key: string): number {
@@ -58,8 +46,8 @@ function bert(fields: Fields): PostProcessor {
   const cls = namedToken(fields, 'cls')
   const sep = namedToken(fields, 'sep')
   return (first, second) => {
-    const out = [constant([cls], 0), withType(first, 0), constant([sep], 0)]
-    if (second) out.push(withType(second, 1), constant([sep], 1))
+    const out: Sequence[] = [{ ids: [cls], typeId: 0 }, { ids: first.ids, typeId: 0 }, { ids: [sep], typeId: 0 }]
+    if (second) out.push({ ids: second.ids, typeId: 1 }, { ids: [sep], typeId: 1 })
     return out
   }
 }
@@ -68,8 +56,8 @@ function roberta(fields: Fields): PostProcessor {
   const cls = namedToken(fields, 'cls')
   const sep = namedToken(fields, 'sep')
   return (first, second) => {
-    const out = [constant([cls], 0), withType(first, 0), constant([sep], 0)]
-    if (second) out.push(constant([sep], 0), withType(second, 0), constant([sep], 0))
+    const out: Sequence[] = [{ ids: [cls], typeId: 0 }, { ids: first.ids, typeId: 0 }, { ids: [sep], typeId: 0 }]
+    if (second) out.push({ ids: [sep], typeId: 0 }, { ids: second.ids, typeId: 0 }, { ids: [sep], typeId: 0 })
     return out
   }
 }
@@ -91,8 +79,8 @@ function template(fields: Fields, size: number): PostProcessor {
   return (first, second) => {
     const used = second && pair ? pair : single
     return used.map((piece) => {
-      if ('ids' in piece) return constant(piece.ids, piece.typeId)
-      return withType(piece.sequence === 'A' ? first : second ?? { ids: [], typeIds: [] }, piece.typeId)
+      if ('ids' in piece) return piece
+      return { ids: (piece.sequence === 'A' ? first : second)?.ids ?? [], typeId: piece.typeId }
     })
   }
 }

@@ -192,7 +192,8 @@ export class Tokenizer {
     const out: number[] = []
     this.#encodeInto(text, options.allowSpecial !== false, out)
     if (options.addSpecialTokens === false || !this.#postProcessor) return out
-    return this.#postProcessor({ ids: out, typeIds: [] }, undefined).flatMap((sequence) => sequence.ids)
+    const sequences = this.#postProcessor({ ids: out, typeId: 0 }, undefined)
+    return sequences.length === 1 && sequences[0]!.ids === out ? out : sequences.flatMap((sequence) => sequence.ids)
   }
 
   /** A pair of texts, such as a question and a passage, with the type id of each token. */
@@ -200,12 +201,12 @@ export class Tokenizer {
     const sequences = [first, second].map((text, typeId): Sequence => {
       const ids: number[] = []
       this.#encodeInto(text, options.allowSpecial !== false, ids)
-      return { ids, typeIds: ids.map(() => typeId) }
+      return { ids, typeId }
     })
     const whole = options.addSpecialTokens === false || !this.#postProcessor
       ? sequences
       : this.#postProcessor(sequences[0]!, sequences[1])
-    return { inputIds: whole.flatMap((each) => each.ids), tokenTypeIds: whole.flatMap((each) => each.typeIds) }
+    return { inputIds: whole.flatMap((each) => each.ids), tokenTypeIds: whole.flatMap((each) => each.ids.map(() => each.typeId)) }
   }
 
   /** Where special tokens are spelled in `text`: indices into the string. */
