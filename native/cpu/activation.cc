@@ -1,5 +1,5 @@
-// Activations and gated activations (SwiGLU, GeGLU) with their backwards, which recompute the activation from the saved inputs: exponentials are
-// cheaper than memory. Outputs may be any of the inputs.
+// Activations and gated activations (SwiGLU, GeGLU) with their backwards, which recompute the activation from the saved
+// inputs: exponentials are cheaper than memory. Outputs may be any of the inputs.
 #include "activation.h"
 
 #include "isa.h"
@@ -36,14 +36,18 @@ template <Activation kind, class T> void backward(const Arguments<T>& a) {
   parallel_pieces(a.size, [&](int64_t base, int64_t n) {
     T* dx = a.out + base;
     const T *x = a.x + base, *dy = a.dy + base;
-    each_vector(n, [&](int64_t i, auto span) { store(dx + i, load(dy + i, span) * activate_with_slope<kind>(load(x + i, span)).slope, span); });
+    each_vector(n, [&](int64_t i, auto span) {
+      store(dx + i, load(dy + i, span) * activate_with_slope<kind>(load(x + i, span)).slope, span);
+    });
   });
 }
 template <Activation kind, class T> void gated_forward(const Arguments<T>& a) {
   parallel_pieces(a.size, [&](int64_t base, int64_t n) {
     T* y = a.out + base;
     const T *gate = a.x + base, *up = a.up + base;
-    each_vector(n, [&](int64_t i, auto span) { store(y + i, activate<kind>(load(gate + i, span)) * load(up + i, span), span); });
+    each_vector(n, [&](int64_t i, auto span) {
+      store(y + i, activate<kind>(load(gate + i, span)) * load(up + i, span), span);
+    });
   });
 }
 template <Activation kind, class T> void gated_backward(const Arguments<T>& a) {
@@ -70,10 +74,11 @@ template <Direction direction, class T> void apply(const Arguments<T>& a, int64_
   });
 }
 
-void check_like(const char* kernel, const char* name, const Tensor& tensor, const char* other_name, const Tensor& other) {
+void check_like(const char* kernel, const char* name, const Tensor& tensor, const char* other_name,
+                const Tensor& other) {
   check_dtype(kernel, name, tensor, other.dtype);
-  ANNEAL_CHECK(same_shape(tensor, other), "%s: %s must have the shape of %s, %s, but has %s", kernel, name, other_name, ShapeText(other).text,
-               ShapeText(tensor).text);
+  ANNEAL_CHECK(same_shape(tensor, other), "%s: %s must have the shape of %s, %s, but has %s", kernel, name, other_name,
+               ShapeText(other).text, ShapeText(tensor).text);
 }
 void check(const char* kernel, const char* name, const Tensor& x, int64_t activation) {
   ANNEAL_CHECK(is_float(x.dtype), "%s: %s must be f32 or bf16, but is %s", kernel, name, name_of(x.dtype));

@@ -1,5 +1,5 @@
-// The activation functions of operations.h and their slopes on vectors. tanh-GELU is x * sigmoid(2u), the same function as x / 2 * (1 + tanh(u)).
-// GELU needs the normal distribution's area and density, which share one exponential.
+// The activation functions of operations.h and their slopes on vectors. tanh-GELU is x * sigmoid(2u), the same function
+// as x / 2 * (1 + tanh(u)). GELU needs the normal distribution's area and density, which share one exponential.
 #pragma once
 #include "../operations.h"
 #include "simd.h"
@@ -9,11 +9,13 @@ namespace {
 
 struct ValueAndSlope { vf value, slope; };
 
-ANNEAL_INLINE vf gelu_tanh_inner(vf x) { return x * (1.5957691216057308f + 0.0713548162726f * (x * x)); }  // 2 sqrt(2 / pi) (x + 0.044715 x^3)
+ANNEAL_INLINE vf gelu_tanh_inner(vf x) {
+  return x * (1.5957691216057308f + 0.0713548162726f * (x * x));
+}  // 2 sqrt(2 / pi) (x + 0.044715 x^3)
 
 ANNEAL_INLINE vf bell(vf x) { return exp_low(x * x * -0.5f); }
-// The area of the normal distribution below x, given bell(x): within 1e-7, and to 1e-6 of its own size far below zero. A fit of our own of
-// area(-|x|) / bell(x) by a polynomial in t = 1 / (1 + 0.3 |x|).
+// The area of the normal distribution below x, given bell(x): within 1e-7, and to 1e-6 of its own size far below zero.
+// A fit of our own of area(-|x|) / bell(x) by a polynomial in t = 1 / (1 + 0.3 |x|).
 ANNEAL_INLINE vf normal_area(vf x, vf bell_of_x) {
   vf t = 1.f / (1.f + 0.3f * abs(x));
   vf p = splat(3.5792499781e-2f);

@@ -1,4 +1,5 @@
-// Dropout whose mask is a function of (seed, stream, element index): nothing is stored, and the backward is the same call on dy.
+// Dropout whose mask is a function of (seed, stream, element index): nothing is stored, and the backward is the same
+// call on dy.
 #include "isa.h"
 #include "random.h"
 #include "shape.h"
@@ -10,7 +11,8 @@ namespace {
 constexpr int64_t elements_per_task = 16384;
 
 template <class T> void drop(T* y, const T* x, int64_t size, double p, int64_t seed, int64_t stream) {
-  // An element is dropped where its word is below p * 2^32; p < 1, so the rounded threshold is clamped to what a word can hold.
+  // An element is dropped where its word is below p * 2^32; p < 1, so the rounded threshold is clamped to what a word
+  // can hold.
   double scaled = p * 4294967296.0 + 0.5;
   const uint32_t threshold = scaled >= 4294967295.0 ? 4294967295u : static_cast<uint32_t>(scaled);
   const float scale = static_cast<float>(1 / (1 - p));

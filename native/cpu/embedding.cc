@@ -1,5 +1,5 @@
-// Rows of an embedding table, and its gradient. The gradient of one id is summed in token order whatever the number of threads: threads share the
-// columns, and each walks all tokens.
+// Rows of an embedding table, and its gradient. The gradient of one id is summed in token order whatever the number of
+// threads: threads share the columns, and each walks all tokens.
 #include "isa.h"
 #include "shape.h"
 #include "simd.h"
@@ -15,13 +15,15 @@ void check_ids(const char* kernel, const Tensor& id, int64_t vocabulary) {
   check_dtype(kernel, "id", id, DType::i32);
   const int32_t* ids = id.as<const int32_t>();
   for (int64_t t = 0; t < id.size; ++t)
-    ANNEAL_CHECK(ids[t] >= 0 && ids[t] < vocabulary, "%s: id[%lld] is %d, outside the vocabulary of %lld", kernel, static_cast<long long>(t), ids[t],
-                 static_cast<long long>(vocabulary));
+    ANNEAL_CHECK(ids[t] >= 0 && ids[t] < vocabulary, "%s: id[%lld] is %d, outside the vocabulary of %lld", kernel,
+                 static_cast<long long>(t), ids[t], static_cast<long long>(vocabulary));
 }
 
 // `rows` holds one row of the table's width per id, in any shape.
-void check_rows(const char* kernel, const char* name, const Tensor& rows, const char* table_name, const Tensor& table, const Tensor& id) {
-  ANNEAL_CHECK(table.rank == 2, "%s: %s must have shape [vocabulary, width], but has %s", kernel, table_name, ShapeText(table).text);
+void check_rows(const char* kernel, const char* name, const Tensor& rows, const char* table_name, const Tensor& table,
+                const Tensor& id) {
+  ANNEAL_CHECK(table.rank == 2, "%s: %s must have shape [vocabulary, width], but has %s", kernel, table_name,
+               ShapeText(table).text);
   ANNEAL_CHECK(rows.rank >= 1 && rows.columns() == table.columns() && rows.size == id.size * table.columns(),
                "%s: %s must have %lld rows of %lld, but has %s", kernel, name, static_cast<long long>(id.size),
                static_cast<long long>(table.columns()), ShapeText(rows).text);
@@ -30,14 +32,16 @@ void check_rows(const char* kernel, const char* name, const Tensor& rows, const 
 template <class T> void add_rows(float* dweight, const T* dy, const int32_t* id, int64_t tokens, int64_t width) {
   const int64_t pieces = (width + lanes - 1) / lanes;
   const int64_t grain = elements_per_task / (tokens > 0 ? tokens : 1) / lanes;
-  parallel_for(pieces, grain > fewest_columns / lanes ? grain : fewest_columns / lanes, [&](int64_t begin, int64_t end) {
-    const int64_t first = begin * lanes, last = end * lanes < width ? end * lanes : width;
-    for (int64_t t = 0; t < tokens; ++t) {
-      float* to = dweight + id[t] * width + first;
-      const T* from = dy + t * width + first;
-      each_vector(last - first, [&](int64_t i, auto span) { store(to + i, load(to + i, span) + load(from + i, span), span); });
-    }
-  });
+  parallel_for(
+      pieces, grain > fewest_columns / lanes ? grain : fewest_columns / lanes, [&](int64_t begin, int64_t end) {
+        const int64_t first = begin * lanes, last = end * lanes < width ? end * lanes : width;
+        for (int64_t t = 0; t < tokens; ++t) {
+          float* to = dweight + id[t] * width + first;
+          const T* from = dy + t * width + first;
+          each_vector(last - first,
+                      [&](int64_t i, auto span) { store(to + i, load(to + i, span) + load(from + i, span), span); });
+        }
+      });
 }
 
 }  // namespace
@@ -50,8 +54,8 @@ void embedding(Out y, In weight, In id) {
   const int64_t grain = elements_per_task / (weight.columns() > 0 ? weight.columns() : 1) + 1;
   parallel_for(id.size, grain, [&](int64_t begin, int64_t end) {
     for (int64_t t = begin; t < end; ++t)
-      memcpy(y.as<char>() + static_cast<size_t>(t) * row_bytes, weight.as<const char>() + static_cast<size_t>(id.as<const int32_t>()[t]) * row_bytes,
-             row_bytes);
+      memcpy(y.as<char>() + static_cast<size_t>(t) * row_bytes,
+             weight.as<const char>() + static_cast<size_t>(id.as<const int32_t>()[t]) * row_bytes, row_bytes);
   });
 }
 

@@ -1,5 +1,6 @@
-// log(sum(exp(row))), shared by the losses and by sampling so that a sampled token's log-probability equals the teacher-forced one bit for bit.
-// A row is cut into pieces of `logsumexp_piece` elements that are folded in order, so threads may share a row without changing its bits.
+// log(sum(exp(row))), shared by the losses and by sampling so that a sampled token's log-probability equals the
+// teacher-forced one bit for bit. A row is cut into pieces of `logsumexp_piece` elements that are folded in order, so
+// threads may share a row without changing its bits.
 #pragma once
 #include <math.h>
 
@@ -10,8 +11,8 @@ namespace {
 
 constexpr int64_t logsumexp_piece = 4096;
 
-// Of z = x * scale: max = the largest z; sum = sum of e^(z - max); weighted = sum of (z - max) e^(z - max), where asked for.
-// No elements, or none above -inf: max = -inf and sum = 0.
+// Of z = x * scale: max = the largest z; sum = sum of e^(z - max); weighted = sum of (z - max) e^(z - max), where asked
+// for. No elements, or none above -inf: max = -inf and sum = 0.
 struct LogSum {
   float max, sum, weighted;
   // log(sum(e^z)); -inf for no elements.
@@ -39,7 +40,9 @@ ANNEAL_INLINE LogSum fold(LogSum a, LogSum b) {
 template <bool with_weighted, class T> ANNEAL_INLINE LogSum piece_log_sum(const T* x, int64_t n, float scale) {
   constexpr int accumulators = 4, step = accumulators * lanes;
   const vf lowest = splat(-INFINITY);
-  auto part = [&](int64_t i) { return select((vi)(lane_numbers() < static_cast<int32_t>(n - i)), load_part(x + i, n - i) * scale, lowest); };
+  auto part = [&](int64_t i) {
+    return select((vi)(lane_numbers() < static_cast<int32_t>(n - i)), load_part(x + i, n - i) * scale, lowest);
+  };
 
   vf top[accumulators] = {lowest, lowest, lowest, lowest};
   int64_t i = 0;
@@ -70,7 +73,8 @@ template <bool with_weighted, class T> ANNEAL_INLINE LogSum piece_log_sum(const 
           with_weighted ? sum((weighted[0] + weighted[1]) + (weighted[2] + weighted[3])) : 0};
 }
 
-// A whole row. z = x * scale; pass scale = 1 / temperature. The max and the sum have the same bits with and without `weighted`.
+// A whole row. z = x * scale; pass scale = 1 / temperature. The max and the sum have the same bits with and without
+// `weighted`.
 template <bool with_weighted = false, class T>
 static __attribute__((noinline)) LogSum row_log_sum(const T* row, int64_t n, float scale = 1) {
   LogSum all = empty_log_sum;

@@ -1,6 +1,7 @@
-// RMSNorm and LayerNorm over the last axis, with the residual addition in front of them folded in, and their backwards. One template serves both:
-// RMSNorm is LayerNorm with a mean of 0. Statistics are taken from the stored (rounded) sum, because that is what the backward will read.
-// dweight and dbias are summed over blocks of rows whose size depends on the number of rows only, then over the blocks in order.
+// RMSNorm and LayerNorm over the last axis, with the residual addition in front of them folded in, and their backwards.
+// One template serves both: RMSNorm is LayerNorm with a mean of 0. Statistics are taken from the stored (rounded) sum,
+// because that is what the backward will read. dweight and dbias are summed over blocks of rows whose size depends on
+// the number of rows only, then over the blocks in order.
 #include <math.h>
 
 #include "isa.h"
@@ -14,7 +15,9 @@ namespace {
 constexpr int weight_slot = 6, partial_slot = 7;
 constexpr int64_t elements_per_task = 8192;
 
-int64_t row_grain(int64_t columns) { return columns >= elements_per_task ? 1 : elements_per_task / (columns > 0 ? columns : 1); }
+int64_t row_grain(int64_t columns) {
+  return columns >= elements_per_task ? 1 : elements_per_task / (columns > 0 ? columns : 1);
+}
 
 // weight + offset (and bias behind it, where given) as f32; the tensor's own memory where that is what it holds.
 struct Affine {
@@ -29,7 +32,8 @@ void widen(float* to, const Tensor& from, float offset) {
   else copy(from.as<const bf16>());
 }
 Affine affine(const Tensor& weight, const Tensor* bias, double offset) {
-  float* widened = static_cast<float*>(pool().scratch(weight_slot, static_cast<size_t>(2 * weight.size + 1) * sizeof(float)));
+  float* widened =
+      static_cast<float*>(pool().scratch(weight_slot, static_cast<size_t>(2 * weight.size + 1) * sizeof(float)));
   Affine result = {weight.as<const float>(), bias ? bias->as<const float>() : nullptr};
   if (weight.dtype != DType::f32 || offset != 0) {
     widen(widened, weight, static_cast<float>(offset));
@@ -87,7 +91,9 @@ template <class T, bool layer> void forward_row(const Forward& a, int64_t row) {
       store(y + i, (load(x + i, span) - mean) * rstd * load(weight + i, span) + load(bias + i, span), span);
     });
   } else {
-    each_vector(n, [&](int64_t i, auto span) { store(y + i, (load(x + i, span) - mean) * rstd * load(weight + i, span), span); });
+    each_vector(n, [&](int64_t i, auto span) {
+      store(y + i, (load(x + i, span) - mean) * rstd * load(weight + i, span), span);
+    });
   }
 }
 
@@ -114,7 +120,8 @@ template <class T, bool layer> void backward_row(const Backward& a, int64_t row)
   float *const dweight = a.dweight, *const dbias = a.dbias;
   const float rstd = a.rstd[row], mean = layer ? a.mean[row] : 0;
 
-  // With g = dy * weight and xhat = (x - mean) * rstd: dx = rstd * (g - mean(g) - xhat * mean(g * xhat)), without mean(g) for RMSNorm.
+  // With g = dy * weight and xhat = (x - mean) * rstd: dx = rstd * (g - mean(g) - xhat * mean(g * xhat)), without
+  // mean(g) for RMSNorm.
   vf products[4] = {}, plain[4] = {};
   each_vector_by_4(n, [&](int64_t i, auto span, int k) {
     vf g = load(dy + i, span) * load(weight + i, span);
@@ -155,17 +162,19 @@ int64_t rows_per_block(int64_t rows) { return rows > 128 * 32 ? (rows + 127) / 1
 
 // y = (accumulate ? y : 0) + the sum of `blocks` rows of `from`, in order; the rows are `stride` apart.
 void sum_blocks(float* y, const float* from, int64_t blocks, int64_t stride, int64_t columns, bool accumulate) {
-  parallel_for((columns + lanes - 1) / lanes, elements_per_task / lanes / (blocks > 0 ? blocks : 1) + 1, [&](int64_t begin, int64_t end) {
-    int64_t first = begin * lanes, last = end * lanes < columns ? end * lanes : columns;
-    each_vector(last - first, [&](int64_t i, auto span) {
-      vf total = accumulate ? load(y + first + i, span) : vf{};
-      for (int64_t b = 0; b < blocks; ++b) total += load(from + b * stride + first + i, span);
-      store(y + first + i, total, span);
-    });
-  });
+  parallel_for((columns + lanes - 1) / lanes, elements_per_task / lanes / (blocks > 0 ? blocks : 1) + 1,
+               [&](int64_t begin, int64_t end) {
+                 int64_t first = begin * lanes, last = end * lanes < columns ? end * lanes : columns;
+                 each_vector(last - first, [&](int64_t i, auto span) {
+                   vf total = accumulate ? load(y + first + i, span) : vf{};
+                   for (int64_t b = 0; b < blocks; ++b) total += load(from + b * stride + first + i, span);
+                   store(y + first + i, total, span);
+                 });
+               });
 }
 
-template <class T, bool layer> void backward_rows(const Backward& shared, int64_t rows, float* dweight, float* dbias, bool accumulate) {
+template <class T, bool layer>
+void backward_rows(const Backward& shared, int64_t rows, float* dweight, float* dbias, bool accumulate) {
   const int64_t n = shared.columns;
   if (!dweight && !dbias) {
     parallel_for(rows, row_grain(n), [&](int64_t begin, int64_t end) {
@@ -176,7 +185,8 @@ template <class T, bool layer> void backward_rows(const Backward& shared, int64_
   // A block's sums are padded to whole vectors, dbias behind dweight.
   const int64_t block = rows_per_block(rows), blocks = (rows + block - 1) / block;
   const int64_t width = (n + lanes - 1) / lanes * lanes, stride = width * 2;
-  float* partial = static_cast<float*>(pool().scratch(partial_slot, static_cast<size_t>(blocks * stride + 1) * sizeof(float)));
+  float* partial =
+      static_cast<float*>(pool().scratch(partial_slot, static_cast<size_t>(blocks * stride + 1) * sizeof(float)));
   parallel_for(blocks, row_grain(n) / block + 1, [&](int64_t begin, int64_t end) {
     for (int64_t b = begin; b < end; ++b) {
       Backward own = shared;
@@ -195,8 +205,8 @@ template <class T, bool layer> void backward_rows(const Backward& shared, int64_
 void check_like_x(const char* kernel, const char* name, const Tensor* tensor, const Tensor& x) {
   if (!tensor) return;
   check_dtype(kernel, name, *tensor, x.dtype);
-  ANNEAL_CHECK(same_shape(*tensor, x), "%s: %s must have the shape of x, %s, but has %s", kernel, name, ShapeText(x).text,
-               ShapeText(*tensor).text);
+  ANNEAL_CHECK(same_shape(*tensor, x), "%s: %s must have the shape of x, %s, but has %s", kernel, name,
+               ShapeText(x).text, ShapeText(*tensor).text);
 }
 void check_x(const char* kernel, const Tensor& x) {
   ANNEAL_CHECK(is_float(x.dtype), "%s: x must be f32 or bf16, but is %s", kernel, name_of(x.dtype));
@@ -205,7 +215,8 @@ void check_x(const char* kernel, const Tensor& x) {
 void check_per_column(const char* kernel, const char* name, const Tensor* tensor, const Tensor& x) {
   if (!tensor) return;
   ANNEAL_CHECK(is_float(tensor->dtype), "%s: %s must be f32 or bf16, but is %s", kernel, name, name_of(tensor->dtype));
-  ANNEAL_CHECK(tensor->rank == 1 && tensor->size == x.columns(), "%s: %s must have shape [%lld], the last axis of x, but has %s", kernel, name,
+  ANNEAL_CHECK(tensor->rank == 1 && tensor->size == x.columns(),
+               "%s: %s must have shape [%lld], the last axis of x, but has %s", kernel, name,
                static_cast<long long>(x.columns()), ShapeText(*tensor).text);
 }
 void check_per_row(const char* kernel, const char* name, const Tensor& tensor, const Tensor& x) {
@@ -215,8 +226,8 @@ void check_per_row(const char* kernel, const char* name, const Tensor& tensor, c
 }
 
 template <bool layer>
-void forward(const char* kernel, Out y, Tensor* mean, Out rstd, MaybeOut sum, In x, MaybeIn residual, In weight, MaybeIn bias, double eps,
-             double offset) {
+void forward(const char* kernel, Out y, Tensor* mean, Out rstd, MaybeOut sum, In x, MaybeIn residual, In weight,
+             MaybeIn bias, double eps, double offset) {
   check_x(kernel, x);
   check_like_x(kernel, "y", &y, x);
   check_like_x(kernel, "sum", sum, x);
@@ -227,8 +238,15 @@ void forward(const char* kernel, Out y, Tensor* mean, Out rstd, MaybeOut sum, In
   if (mean) check_per_row(kernel, "mean", *mean, x);
   check_per_row(kernel, "rstd", rstd, x);
   if (x.size == 0) return;
-  const Forward a = {y.data, sum ? sum->data : nullptr, x.data, residual ? residual->data : nullptr, mean ? mean->as<float>() : nullptr,
-                     rstd.as<float>(), affine(weight, bias, offset), x.columns(), static_cast<float>(eps)};
+  const Forward a = {y.data,
+                     sum ? sum->data : nullptr,
+                     x.data,
+                     residual ? residual->data : nullptr,
+                     mean ? mean->as<float>() : nullptr,
+                     rstd.as<float>(),
+                     affine(weight, bias, offset),
+                     x.columns(),
+                     static_cast<float>(eps)};
   parallel_for(x.rows(), row_grain(x.columns()), [&](int64_t begin, int64_t end) {
     for (int64_t row = begin; row < end; ++row) {
       if (x.dtype == DType::f32) forward_row<float, layer>(a, row);
@@ -238,8 +256,8 @@ void forward(const char* kernel, Out y, Tensor* mean, Out rstd, MaybeOut sum, In
 }
 
 template <bool layer>
-void backward(const char* kernel, Out dx, MaybeInOut dweight, MaybeInOut dbias, In dy, MaybeIn dsum, In x, In weight, const Tensor* mean, In rstd,
-              double offset, bool accumulate) {
+void backward(const char* kernel, Out dx, MaybeInOut dweight, MaybeInOut dbias, In dy, MaybeIn dsum, In x, In weight,
+              const Tensor* mean, In rstd, double offset, bool accumulate) {
   check_x(kernel, x);
   check_like_x(kernel, "dx", &dx, x);
   check_like_x(kernel, "dy", &dy, x);
@@ -252,8 +270,16 @@ void backward(const char* kernel, Out dx, MaybeInOut dweight, MaybeInOut dbias, 
   if (mean) check_per_row(kernel, "mean", *mean, x);
   check_per_row(kernel, "rstd", rstd, x);
   if (x.columns() == 0) return;
-  const Backward a = {dx.data, dy.data, dsum ? dsum->data : nullptr, x.data, mean ? mean->as<const float>() : nullptr, rstd.as<const float>(),
-                      affine(weight, nullptr, offset), nullptr, nullptr, x.columns()};
+  const Backward a = {dx.data,
+                      dy.data,
+                      dsum ? dsum->data : nullptr,
+                      x.data,
+                      mean ? mean->as<const float>() : nullptr,
+                      rstd.as<const float>(),
+                      affine(weight, nullptr, offset),
+                      nullptr,
+                      nullptr,
+                      x.columns()};
   float* weight_sums = dweight ? dweight->as<float>() : nullptr;
   float* bias_sums = dbias ? dbias->as<float>() : nullptr;
   if (x.dtype == DType::f32) backward_rows<float, layer>(a, x.rows(), weight_sums, bias_sums, accumulate);
@@ -265,13 +291,15 @@ void backward(const char* kernel, Out dx, MaybeInOut dweight, MaybeInOut dbias, 
 void rms_norm(Out y, Out rstd, MaybeOut sum, In x, MaybeIn residual, In weight, double eps, double offset) {
   forward<false>("rms_norm", y, nullptr, rstd, sum, x, residual, weight, nullptr, eps, offset);
 }
-void rms_norm_backward(Out dx, MaybeInOut dweight, In dy, MaybeIn dsum, In x, In weight, In rstd, double offset, bool accumulate) {
+void rms_norm_backward(Out dx, MaybeInOut dweight, In dy, MaybeIn dsum, In x, In weight, In rstd, double offset,
+                       bool accumulate) {
   backward<false>("rms_norm_backward", dx, dweight, nullptr, dy, dsum, x, weight, nullptr, rstd, offset, accumulate);
 }
 void layer_norm(Out y, Out mean, Out rstd, MaybeOut sum, In x, MaybeIn residual, In weight, MaybeIn bias, double eps) {
   forward<true>("layer_norm", y, &mean, rstd, sum, x, residual, weight, bias, eps, 0);
 }
-void layer_norm_backward(Out dx, MaybeInOut dweight, MaybeInOut dbias, In dy, MaybeIn dsum, In x, In weight, In mean, In rstd, bool accumulate) {
+void layer_norm_backward(Out dx, MaybeInOut dweight, MaybeInOut dbias, In dy, MaybeIn dsum, In x, In weight, In mean,
+                         In rstd, bool accumulate) {
   backward<true>("layer_norm_backward", dx, dweight, dbias, dy, dsum, x, weight, &mean, rstd, 0, accumulate);
 }
 

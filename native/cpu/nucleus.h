@@ -1,5 +1,6 @@
-// Finds where top-k and top-p cut a row without sorting it: a radix select over the bits of the logits that weighs each bin by its number of tokens
-// (top-k) or its probability mass (top-p). Three passes, the later ones over the few tokens of one bin.
+// Finds where top-k and top-p cut a row without sorting it: a radix select over the bits of the logits that weighs each
+// bin by its number of tokens (top-k) or its probability mass (top-p). Three passes, the later ones over the few tokens
+// of one bin.
 #pragma once
 #include "simd.h"
 
@@ -16,8 +17,9 @@ struct TokenRow {
 };
 constexpr int token_bins = 2048;
 
-// The tokens that are left: those above `logit`, and of those equal to it the ones numbered up to `token`. (Which of equal logits top-p keeps is not
-// defined by torch.sort; here the lower numbers stay, so that a tiny top-p gives the same token as the largest logit does.)
+// The tokens that are left: those above `logit`, and of those equal to it the ones numbered up to `token`. (Which of
+// equal logits top-p keeps is not defined by torch.sort; here the lower numbers stay, so that a tiny top-p gives the
+// same token as the largest logit does.)
 struct Cut {
   float logit;
   int64_t token;
@@ -25,7 +27,9 @@ struct Cut {
 constexpr int64_t all_tokens = INT32_MAX;
 constexpr Cut no_cut = {-__builtin_inff(), all_tokens};
 
-ANNEAL_INLINE bool is_kept(Cut cut, float logit, int64_t token) { return logit > cut.logit || (logit == cut.logit && token <= cut.token); }
+ANNEAL_INLINE bool is_kept(Cut cut, float logit, int64_t token) {
+  return logit > cut.logit || (logit == cut.logit && token <= cut.token);
+}
 
 // Unsigned numbers in the order of the floats.
 ANNEAL_INLINE uint32_t ordered_bits(float x) {
@@ -35,9 +39,12 @@ ANNEAL_INLINE uint32_t ordered_bits(float x) {
 
 enum class TokenMeasure { count, mass };
 
-// The token at which the tokens kept by `cut`, taken from the largest down, first reach `wanted` in count or in mass. At least one token is kept.
+// The token at which the tokens kept by `cut`, taken from the largest down, first reach `wanted` in count or in mass.
+// At least one token is kept.
 template <TokenMeasure measure> static Cut find_cut(const TokenRow& row, Cut cut, double wanted) {
-  auto measured = [&](int64_t token) { return measure == TokenMeasure::count ? 1.0 : static_cast<double>(row.weight[token]); };
+  auto measured = [&](int64_t token) {
+    return measure == TokenMeasure::count ? 1.0 : static_cast<double>(row.weight[token]);
+  };
   constexpr int shifts[3] = {21, 10, 0};
   constexpr uint32_t masks[3] = {0x7ff, 0x7ff, 0x3ff};
   double above = 0;  // the measure of the tokens known to lie above

@@ -1,5 +1,6 @@
-// The optimizer step: the gradient norm, the clip factor, AdamW and the count of bad values. AdamW is one pass over memory, in the order of operations
-// of torch.optim.AdamW. Sums run over blocks of a fixed size in order, so the norm does not depend on the number of threads.
+// The optimizer step: the gradient norm, the clip factor, AdamW and the count of bad values. AdamW is one pass over
+// memory, in the order of operations of torch.optim.AdamW. Sums run over blocks of a fixed size in order, so the norm
+// does not depend on the number of threads.
 #include <math.h>
 
 #include "isa.h"
@@ -31,7 +32,8 @@ template <class T> double block_squares(const T* x, int64_t n) {
 template <class T> int64_t block_non_finite(const T* x, int64_t n) {
   vi count[4] = {};
   // A comparison that holds is -1.
-  each_vector_by_4(n, [&](int64_t i, auto span, int k) { count[k] -= ((vi)load(x + i, span) & 0x7f800000) == 0x7f800000; });
+  each_vector_by_4(
+      n, [&](int64_t i, auto span, int k) { count[k] -= ((vi)load(x + i, span) & 0x7f800000) == 0x7f800000; });
   int64_t total = 0;
   for (int i = 0; i < lanes; ++i) total += count[0][i] + count[1][i] + count[2][i] + count[3][i];
   return total;
@@ -42,7 +44,8 @@ template <class Value, class F> Value sum_blocks(int64_t size, F&& of) {
   const int64_t blocks = (size + block - 1) / block;
   Value* partial = static_cast<Value*>(pool().scratch(partial_slot, static_cast<size_t>(blocks + 1) * sizeof(Value)));
   parallel_for(blocks, 1, [&](int64_t begin, int64_t end) {
-    for (int64_t b = begin; b < end; ++b) partial[b] = of(b * block, size - b * block < block ? size - b * block : block);
+    for (int64_t b = begin; b < end; ++b)
+      partial[b] = of(b * block, size - b * block < block ? size - b * block : block);
   });
   Value total = 0;
   for (int64_t b = 0; b < blocks; ++b) total += partial[b];
@@ -64,7 +67,8 @@ ANNEAL_INLINE vf lerp(vf start, vf end, float weight) {
 }
 
 template <class Gradient, bool with_half>
-void adam_range(const Adam& a, float* parameter, float* first, float* second, bf16* half, const Gradient* gradient, int64_t n) {
+void adam_range(const Adam& a, float* parameter, float* first, float* second, bf16* half, const Gradient* gradient,
+                int64_t n) {
   each_vector(n, [&](int64_t i, auto span) {
     vf g = load(gradient + i, span) * a.factor;
     vf p = load(parameter + i, span) * a.decay;
@@ -80,7 +84,8 @@ void adam_range(const Adam& a, float* parameter, float* first, float* second, bf
 
 void check_state(const char* name, const Tensor& tensor, const Tensor& parameter, bool is_state) {
   if (is_state) check_dtype("adamw", name, tensor, DType::f32);
-  ANNEAL_CHECK(tensor.size == parameter.size, "adamw: %s must have as many elements as parameter, %lld, but has shape %s", name,
+  ANNEAL_CHECK(tensor.size == parameter.size,
+               "adamw: %s must have as many elements as parameter, %lld, but has shape %s", name,
                static_cast<long long>(parameter.size), ShapeText(tensor).text);
 }
 
@@ -91,7 +96,8 @@ void sum_squares(InOut y, In x, bool accumulate) {
   ANNEAL_CHECK(y.size == 1, "sum_squares: y must have one element, but has shape %s", ShapeText(y).text);
   ANNEAL_CHECK(is_float(x.dtype), "sum_squares: x must be f32 or bf16, but is %s", name_of(x.dtype));
   double total = sum_blocks<double>(x.size, [&](int64_t from, int64_t n) {
-    return x.dtype == DType::f32 ? block_squares(x.as<const float>() + from, n) : block_squares(x.as<const bf16>() + from, n);
+    return x.dtype == DType::f32 ? block_squares(x.as<const float>() + from, n)
+                                 : block_squares(x.as<const bf16>() + from, n);
   });
   *y.as<double>() = (accumulate ? *y.as<double>() : 0) + total;
 }
@@ -101,7 +107,8 @@ void count_non_finite(InOut y, In x, bool accumulate) {
   ANNEAL_CHECK(y.size == 1, "count_non_finite: y must have one element, but has shape %s", ShapeText(y).text);
   ANNEAL_CHECK(is_float(x.dtype), "count_non_finite: x must be f32 or bf16, but is %s", name_of(x.dtype));
   int64_t total = sum_blocks<int64_t>(x.size, [&](int64_t from, int64_t n) {
-    return x.dtype == DType::f32 ? block_non_finite(x.as<const float>() + from, n) : block_non_finite(x.as<const bf16>() + from, n);
+    return x.dtype == DType::f32 ? block_non_finite(x.as<const float>() + from, n)
+                                 : block_non_finite(x.as<const bf16>() + from, n);
   });
   total += accumulate ? *y.as<int32_t>() : 0;
   *y.as<int32_t>() = total < INT32_MAX ? static_cast<int32_t>(total) : INT32_MAX;
@@ -111,7 +118,8 @@ void clip_factor(Out y, In sum_squares, double max_norm) {
   check_dtype("clip_factor", "y", y, DType::f32);
   ANNEAL_CHECK(y.size == 2, "clip_factor: y must have two elements, but has shape %s", ShapeText(y).text);
   check_dtype("clip_factor", "sum_squares", sum_squares, DType::f64);
-  ANNEAL_CHECK(sum_squares.size == 1, "clip_factor: sum_squares must have one element, but has shape %s", ShapeText(sum_squares).text);
+  ANNEAL_CHECK(sum_squares.size == 1, "clip_factor: sum_squares must have one element, but has shape %s",
+               ShapeText(sum_squares).text);
   const double norm = ::sqrt(*sum_squares.as<const double>());
   double factor = 1;
   if (!isfinite(norm)) factor = NAN;
@@ -120,8 +128,8 @@ void clip_factor(Out y, In sum_squares, double max_norm) {
   y.as<float>()[1] = static_cast<float>(norm);
 }
 
-void adamw(InOut parameter, InOut first, InOut second, MaybeOut half_copy, In gradient, MaybeIn factor, double learning_rate, double beta1,
-           double beta2, double eps, double weight_decay, int64_t step) {
+void adamw(InOut parameter, InOut first, InOut second, MaybeOut half_copy, In gradient, MaybeIn factor,
+           double learning_rate, double beta1, double beta2, double eps, double weight_decay, int64_t step) {
   check_state("parameter", parameter, parameter, true);
   check_state("first", first, parameter, true);
   check_state("second", second, parameter, true);
@@ -133,12 +141,14 @@ void adamw(InOut parameter, InOut first, InOut second, MaybeOut half_copy, In gr
   }
   if (factor) {
     check_dtype("adamw", "factor", *factor, DType::f32);
-    ANNEAL_CHECK(factor->size >= 1, "adamw: factor must have at least one element, but has shape %s", ShapeText(*factor).text);
+    ANNEAL_CHECK(factor->size >= 1, "adamw: factor must have at least one element, but has shape %s",
+                 ShapeText(*factor).text);
   }
   ANNEAL_CHECK(step >= 1, "adamw: step must count from 1, but is %lld", static_cast<long long>(step));
   const float scale = factor ? factor->as<const float>()[0] : 1;
   if (scale != scale) return;
-  const double correction1 = 1 - ::pow(beta1, static_cast<double>(step)), correction2 = 1 - ::pow(beta2, static_cast<double>(step));
+  const double correction1 = 1 - ::pow(beta1, static_cast<double>(step)),
+               correction2 = 1 - ::pow(beta2, static_cast<double>(step));
   const Adam a = {static_cast<float>(1 - learning_rate * weight_decay), static_cast<float>(learning_rate / correction1),
                   static_cast<float>(1 - beta1), static_cast<float>(beta2), static_cast<float>(1 - beta2),
                   static_cast<float>(::sqrt(correction2)), static_cast<float>(eps), scale};

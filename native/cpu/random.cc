@@ -1,4 +1,5 @@
-// Filling a tensor with random numbers. A value depends on seed, stream and element index only, so threads and shapes never change it.
+// Filling a tensor with random numbers. A value depends on seed, stream and element index only, so threads and shapes
+// never change it.
 #include "random.h"
 
 #include <math.h>
@@ -50,7 +51,8 @@ template <class T> void normal(T* y, int64_t size, double mean, double deviation
   parallel_fours(size, [&](int64_t begin, int64_t end) {
     each_random_vector(begin, end, seed, stream, [&](int64_t i, vu words, auto span) {
       vw pair = (vw)words;
-      vu radius_words = (vu)((pair & 0xffffffffu) | (pair << 32)), angle_words = (vu)((pair >> 32) | (pair & ~vw{} << 32));
+      vu radius_words = (vu)((pair & 0xffffffffu) | (pair << 32)),
+         angle_words = (vu)((pair >> 32) | (pair & ~vw{} << 32));
       // (word + 1) / 2^24 of the upper 24 bits is in (0, 1]; its logarithm is finite.
       vf uniform = __builtin_convertvector((vi)(radius_words >> 8) + 1, vf) * 0x1p-24f;
       vf turns = __builtin_convertvector((vi)(angle_words >> 8), vf) * 0x1p-24f;

@@ -1,5 +1,6 @@
-// Philox 4x32-10 (Salmon et al., 2011), a counter-based generator: the four words of counter (index / 4, stream) under key seed belong to elements
-// 4 * (index / 4) … + 3. Every instruction set gives the same words. Words are kept one per 64-bit lane, which is what pmuludq multiplies.
+// Philox 4x32-10 (Salmon et al., 2011), a counter-based generator: the four words of counter (index / 4, stream) under
+// key seed belong to elements 4 * (index / 4) … + 3. Every instruction set gives the same words. Words are kept one per
+// 64-bit lane, which is what pmuludq multiplies.
 #pragma once
 #include "simd.h"
 
@@ -30,7 +31,8 @@ ANNEAL_INLINE PhiloxWords philox(uint64_t seed, uint64_t stream, uint64_t counte
 constexpr int wide_lanes = lanes / 2;
 typedef uint64_t vw __attribute__((vector_size(vector_bytes)));
 
-// The low 32 bits of each 64-bit lane, multiplied to 64 bits. (The plain AVX-512 intrinsics make gcc 12 warn of uninitialised values.)
+// The low 32 bits of each 64-bit lane, multiplied to 64 bits. (The plain AVX-512 intrinsics make gcc 12 warn of
+// uninitialised values.)
 ANNEAL_INLINE vw multiply_low(vw a, vw b) {
 #if defined(__AVX512F__)
   return (vw)_mm512_maskz_mul_epu32(0xff, (__m512i)a, (__m512i)b);
@@ -43,7 +45,8 @@ ANNEAL_INLINE vw multiply_low(vw a, vw b) {
 #endif
 }
 
-// Lane l of the counters below is counter number l / 2, plus half the lanes where l is odd, so that the final 128-bit-wise interleave is in order.
+// Lane l of the counters below is counter number l / 2, plus half the lanes where l is odd, so that the final
+// 128-bit-wise interleave is in order.
 ANNEAL_INLINE vw philox_lane_offsets() {
   vw offset;
   for (int l = 0; l < wide_lanes; ++l) offset[l] = static_cast<uint64_t>(l / 2 + (l % 2) * (wide_lanes / 2));
@@ -93,7 +96,8 @@ ANNEAL_INLINE RandomVectors philox_vectors(uint64_t seed, uint64_t stream, uint6
 }
 
 // body(i, words, span) for the elements begin … end - 1 (begin a multiple of 4), a vector at a time.
-template <class F> ANNEAL_INLINE void each_random_vector(int64_t begin, int64_t end, int64_t seed, int64_t stream, F&& body) {
+template <class F>
+ANNEAL_INLINE void each_random_vector(int64_t begin, int64_t end, int64_t seed, int64_t stream, F&& body) {
   auto words = [&](int64_t i) {
     return philox_vectors(static_cast<uint64_t>(seed), static_cast<uint64_t>(stream), static_cast<uint64_t>(i) / 4);
   };

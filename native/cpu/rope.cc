@@ -1,4 +1,5 @@
-// Rotary position embedding. y may be x. Entries past the rotated ones are copied. Pairs are halves apart (Llama) or adjacent (GPT-J).
+// Rotary position embedding. y may be x. Entries past the rotated ones are copied. Pairs are halves apart (Llama) or
+// adjacent (GPT-J).
 #include "isa.h"
 #include "shape.h"
 #include "simd.h"
@@ -9,7 +10,9 @@ namespace {
 
 constexpr int64_t elements_per_task = 8192;
 
-template <class T> ANNEAL_INLINE void rotate_halves(T* y, const T* x, const float* cosine, const float* sine, int64_t half, float direction) {
+template <class T>
+ANNEAL_INLINE void rotate_halves(T* y, const T* x, const float* cosine, const float* sine, int64_t half,
+                                 float direction) {
   each_vector(half, [&](int64_t i, auto span) {
     vf c = load(cosine + i, span), s = load(sine + i, span) * direction;
     vf a = load(x + i, span), b = load(x + half + i, span);
@@ -18,8 +21,8 @@ template <class T> ANNEAL_INLINE void rotate_halves(T* y, const T* x, const floa
   });
 }
 
-// Adjacent pairs: an entry needs its neighbour, its pair's cosine, and the sine with a minus for the even entries. These angles are spread out once
-// per token and block of entries, for all heads.
+// Adjacent pairs: an entry needs its neighbour, its pair's cosine, and the sine with a minus for the even entries.
+// These angles are spread out once per token and block of entries, for all heads.
 constexpr int64_t spread_block = 512;
 struct SpreadAngles { float cosine[spread_block], sine[spread_block]; };
 ANNEAL_INLINE void spread(SpreadAngles& to, const float* cosine, const float* sine, int64_t pairs, float direction) {
@@ -57,13 +60,16 @@ template <bool interleaved, class T> void rotate(T* y, const T* x, const Call& c
         for (int64_t pair = 0; pair < call.half; pair += spread_block / 2) {
           const int64_t pairs = call.half - pair < spread_block / 2 ? call.half - pair : spread_block / 2;
           spread(angles, cosine + pair, sine + pair, pairs, call.direction);
-          for (int64_t at = 2 * pair; at < per_token; at += call.head_dim) rotate_neighbours(to + at, from + at, angles, 2 * pairs);
+          for (int64_t at = 2 * pair; at < per_token; at += call.head_dim)
+            rotate_neighbours(to + at, from + at, angles, 2 * pairs);
         }
       } else {
-        for (int64_t at = 0; at < per_token; at += call.head_dim) rotate_halves(to + at, from + at, cosine, sine, call.half, call.direction);
+        for (int64_t at = 0; at < per_token; at += call.head_dim)
+          rotate_halves(to + at, from + at, cosine, sine, call.half, call.direction);
       }
       if (rest > 0 && to != from)
-        for (int64_t at = 2 * call.half; at < per_token; at += call.head_dim) memcpy(to + at, from + at, static_cast<size_t>(rest) * sizeof(T));
+        for (int64_t at = 2 * call.half; at < per_token; at += call.head_dim)
+          memcpy(to + at, from + at, static_cast<size_t>(rest) * sizeof(T));
     }
   });
 }
@@ -78,16 +84,26 @@ void rope(Out y, In x, In cos, In sin, In position, bool interleaved, bool inver
   check_dtype("rope", "cos", cos, DType::f32);
   check_dtype("rope", "sin", sin, DType::f32);
   check_dtype("rope", "position", position, DType::i32);
-  ANNEAL_CHECK(cos.rank == 2 && 2 * cos.dim(1) <= x.dim(2), "rope: cos must have shape [positions, rotated / 2] with at most %lld columns, but has %s",
+  ANNEAL_CHECK(cos.rank == 2 && 2 * cos.dim(1) <= x.dim(2),
+               "rope: cos must have shape [positions, rotated / 2] with at most %lld columns, but has %s",
                static_cast<long long>(x.dim(2) / 2), ShapeText(cos).text);
-  ANNEAL_CHECK(same_shape(cos, sin), "rope: sin must have the shape of cos, %s, but has %s", ShapeText(cos).text, ShapeText(sin).text);
-  ANNEAL_CHECK(position.size == x.dim(0), "rope: position must have %lld elements, one per token, but has %s", static_cast<long long>(x.dim(0)),
-               ShapeText(position).text);
+  ANNEAL_CHECK(same_shape(cos, sin), "rope: sin must have the shape of cos, %s, but has %s", ShapeText(cos).text,
+               ShapeText(sin).text);
+  ANNEAL_CHECK(position.size == x.dim(0), "rope: position must have %lld elements, one per token, but has %s",
+               static_cast<long long>(x.dim(0)), ShapeText(position).text);
   const int32_t* positions = position.as<const int32_t>();
   for (int64_t t = 0; t < position.size; ++t)
-    ANNEAL_CHECK(positions[t] >= 0 && positions[t] < cos.dim(0), "rope: position[%lld] is %d, but cos and sin hold %lld positions",
-                 static_cast<long long>(t), positions[t], static_cast<long long>(cos.dim(0)));
-  const Call call = {x.dim(0), x.dim(1), x.dim(2), cos.dim(1), cos.as<const float>(), sin.as<const float>(), positions, inverse ? -1.f : 1.f};
+    ANNEAL_CHECK(positions[t] >= 0 && positions[t] < cos.dim(0),
+                 "rope: position[%lld] is %d, but cos and sin hold %lld positions", static_cast<long long>(t),
+                 positions[t], static_cast<long long>(cos.dim(0)));
+  const Call call = {x.dim(0),
+                     x.dim(1),
+                     x.dim(2),
+                     cos.dim(1),
+                     cos.as<const float>(),
+                     sin.as<const float>(),
+                     positions,
+                     inverse ? -1.f : 1.f};
   auto run = [&](auto* to, auto* from) {
     if (interleaved) rotate<true>(to, from, call);
     else rotate<false>(to, from, call);

@@ -1,5 +1,6 @@
-// Draws one token per row. Filters come in the order of transformers' processors: repetition penalty, temperature, top-k, top-p, min-p. A row's token
-// depends on its own logits, options, history and (seed, position) only. The log-probability is that of the unfiltered logits, by logsumexp.h.
+// Draws one token per row. Filters come in the order of transformers' processors: repetition penalty, temperature,
+// top-k, top-p, min-p. A row's token depends on its own logits, options, history and (seed, position) only. The
+// log-probability is that of the unfiltered logits, by logsumexp.h.
 #include <math.h>
 
 #include "isa.h"
@@ -44,8 +45,10 @@ double uniform(int32_t seed, int32_t position) {
   return static_cast<double>(bits) * 0x1p-53;
 }
 
-// row.logit = logits with the penalty of the tokens of history: negative logits are multiplied by it and others divided.
-template <class T> void penalise(const TokenRow& row, const T* logits, const int32_t* history, int64_t length, float penalty) {
+// row.logit = logits with the penalty of the tokens of history: negative logits are multiplied by it and others
+// divided.
+template <class T>
+void penalise(const TokenRow& row, const T* logits, const int32_t* history, int64_t length, float penalty) {
   each_vector(row.size, [&](int64_t i, auto span) { store(row.logit + i, load(logits + i, span), span); });
   if (penalty == 1) return;
   for (int64_t i = 0; i < length; ++i) {
@@ -55,7 +58,8 @@ template <class T> void penalise(const TokenRow& row, const T* logits, const int
   }
 }
 
-// Divides the logits by the temperature and sets row.weight; false where the temperature is so small that the largest logit overflows.
+// Divides the logits by the temperature and sets row.weight; false where the temperature is so small that the largest
+// logit overflows.
 bool weigh(const TokenRow& row, float temperature) {
   vf top[4] = {splat(-INFINITY), splat(-INFINITY), splat(-INFINITY), splat(-INFINITY)};
   // + 0 turns -0 into 0, which the radix select would tell apart.
@@ -68,7 +72,8 @@ bool weigh(const TokenRow& row, float temperature) {
   });
   const float largest = max(max(max(top[0], top[1]), max(top[2], top[3])));
   if (!isfinite(largest)) return false;
-  each_vector(row.size, [&](int64_t i, auto span) { store(row.weight + i, exp_low(load(row.logit + i, span) - largest), span); });
+  each_vector(row.size,
+              [&](int64_t i, auto span) { store(row.weight + i, exp_low(load(row.logit + i, span) - largest), span); });
   return true;
 }
 
@@ -103,7 +108,8 @@ int64_t draw_token(const TokenRow& row, Cut cut, float min_p, double uniform) {
     sums[pieces] = static_cast<double>(sum((lane_sums[0] + lane_sums[1]) + (lane_sums[2] + lane_sums[3])));
     total += sums[pieces];
   }
-  // Rounding may let the target reach the end of the pieces or of a piece: the last token of positive weight before it is then drawn.
+  // Rounding may let the target reach the end of the pieces or of a piece: the last token of positive weight before it
+  // is then drawn.
   const double target = uniform * total;
   double before = 0;
   int64_t chosen = 0;
@@ -124,8 +130,9 @@ int64_t draw_token(const TokenRow& row, Cut cut, float min_p, double uniform) {
   return token;
 }
 
-template <class T> int64_t choose(const TokenRow& row, const T* logits, const Options& options, const int32_t* history, int64_t length,
-                                  const int32_t* draw) {
+template <class T>
+int64_t choose(const TokenRow& row, const T* logits, const Options& options, const int32_t* history, int64_t length,
+               const int32_t* draw) {
   const bool penalty = options.repetition_penalty != 1 && length > 0;
   if (options.temperature == 0 && !penalty) return first_largest(logits, row.size);
   auto penalise_row = [&] { penalise(row, logits, history, length, penalty ? options.repetition_penalty : 1); };
@@ -140,32 +147,40 @@ template <class T> int64_t choose(const TokenRow& row, const T* logits, const Op
     cut = find_cut<TokenMeasure::count>(row, cut, static_cast<double>(options.top_k));
     cut.token = all_tokens;  // those that tie with the k-th stay
   }
-  if (options.top_p < 1) cut = find_cut<TokenMeasure::mass>(row, cut, static_cast<double>(options.top_p) * total_weight(row, cut));
+  if (options.top_p < 1)
+    cut = find_cut<TokenMeasure::mass>(row, cut, static_cast<double>(options.top_p) * total_weight(row, cut));
   return draw_token(row, cut, options.min_p, uniform(draw[0], draw[1]));
 }
 
 void check_options(const float* o, int64_t row) {
   const long long r = static_cast<long long>(row);
-  ANNEAL_CHECK(o[0] >= 0 && o[0] < INFINITY, "sample: the temperature of row %lld must be at least 0, but is %g", r, static_cast<double>(o[0]));
-  ANNEAL_CHECK(o[1] >= 0 && o[1] == truncf(o[1]), "sample: top_k of row %lld must be a whole number of at least 0, but is %g", r,
+  ANNEAL_CHECK(o[0] >= 0 && o[0] < INFINITY, "sample: the temperature of row %lld must be at least 0, but is %g", r,
+               static_cast<double>(o[0]));
+  ANNEAL_CHECK(o[1] >= 0 && o[1] == truncf(o[1]),
+               "sample: top_k of row %lld must be a whole number of at least 0, but is %g", r,
                static_cast<double>(o[1]));
-  ANNEAL_CHECK(o[2] >= 0 && o[2] <= 1, "sample: top_p of row %lld must be between 0 and 1, but is %g", r, static_cast<double>(o[2]));
-  ANNEAL_CHECK(o[3] >= 0 && o[3] <= 1, "sample: min_p of row %lld must be between 0 and 1, but is %g", r, static_cast<double>(o[3]));
-  ANNEAL_CHECK(o[4] > 0 && o[4] < INFINITY, "sample: the repetition penalty of row %lld must be above 0, but is %g", r, static_cast<double>(o[4]));
+  ANNEAL_CHECK(o[2] >= 0 && o[2] <= 1, "sample: top_p of row %lld must be between 0 and 1, but is %g", r,
+               static_cast<double>(o[2]));
+  ANNEAL_CHECK(o[3] >= 0 && o[3] <= 1, "sample: min_p of row %lld must be between 0 and 1, but is %g", r,
+               static_cast<double>(o[3]));
+  ANNEAL_CHECK(o[4] > 0 && o[4] < INFINITY, "sample: the repetition penalty of row %lld must be above 0, but is %g", r,
+               static_cast<double>(o[4]));
 }
 
 void check_rows(const char* name, const Tensor& tensor, int64_t rows, int64_t columns) {
-  ANNEAL_CHECK(tensor.size == rows * columns && (tensor.size == 0 || tensor.dim(0) == rows), "sample: %s must have shape [%lld, %lld], but has %s",
-               name, static_cast<long long>(rows), static_cast<long long>(columns), ShapeText(tensor).text);
+  ANNEAL_CHECK(tensor.size == rows * columns && (tensor.size == 0 || tensor.dim(0) == rows),
+               "sample: %s must have shape [%lld, %lld], but has %s", name, static_cast<long long>(rows),
+               static_cast<long long>(columns), ShapeText(tensor).text);
 }
 
 }  // namespace
 
 void sample(Out token, Out logprob, In logits, In options, MaybeIn history, In draw) {
   ANNEAL_CHECK(is_float(logits.dtype), "sample: logits must be f32 or bf16, but is %s", name_of(logits.dtype));
-  ANNEAL_CHECK(logits.rank == 2 && (logits.size > 0 || logits.dim(0) == 0), "sample: logits must have shape [rows, vocabulary], but has %s",
-               ShapeText(logits).text);
-  const int64_t rows = logits.dim(0), vocabulary = logits.dim(1), length = history && history->rank == 2 ? history->dim(1) : 0;
+  ANNEAL_CHECK(logits.rank == 2 && (logits.size > 0 || logits.dim(0) == 0),
+               "sample: logits must have shape [rows, vocabulary], but has %s", ShapeText(logits).text);
+  const int64_t rows = logits.dim(0), vocabulary = logits.dim(1),
+                length = history && history->rank == 2 ? history->dim(1) : 0;
   check_dtype("sample", "token", token, DType::i32);
   check_dtype("sample", "logprob", logprob, DType::f32);
   check_dtype("sample", "options", options, DType::f32);
@@ -176,13 +191,15 @@ void sample(Out token, Out logprob, In logits, In options, MaybeIn history, In d
   check_rows("draw", draw, rows, 2);
   if (history) {
     check_dtype("sample", "history", *history, DType::i32);
-    ANNEAL_CHECK(history->rank == 2 && history->dim(0) == rows, "sample: history must have shape [%lld, length], but has %s",
-                 static_cast<long long>(rows), ShapeText(*history).text);
+    ANNEAL_CHECK(history->rank == 2 && history->dim(0) == rows,
+                 "sample: history must have shape [%lld, length], but has %s", static_cast<long long>(rows),
+                 ShapeText(*history).text);
   }
   for (int64_t row = 0; row < rows; ++row) check_options(options.as<const float>() + 5 * row, row);
 
   // Per thread: logits, weights, members and bins, of which draw_token needs one per piece.
-  const int64_t padded = (vocabulary + 63) / 64 * 64, pieces = padded / piece + 1, bins = pieces > token_bins ? pieces : token_bins;
+  const int64_t padded = (vocabulary + 63) / 64 * 64, pieces = padded / piece + 1,
+                bins = pieces > token_bins ? pieces : token_bins;
   const int64_t stride = padded * 12 + (bins + 7) / 8 * 64;
   const int most_threads = rows < pool().size() ? static_cast<int>(rows) : pool().size();
   char* memory = static_cast<char*>(pool().scratch(scratch_slot, static_cast<size_t>(stride * most_threads + 1)));
@@ -196,8 +213,9 @@ void sample(Out token, Out logprob, In logits, In options, MaybeIn history, In d
         LogSum all = row_log_sum(x, vocabulary);
         logprob.as<float>()[row] = all.log();
         if (!isfinite(all.log())) return;  // reported below
-        int64_t chosen = choose(work, x, Options{o[0], o[1], o[2], o[3], o[4]}, history ? history->as<const int32_t>() + row * length : nullptr,
-                                length, draw.as<const int32_t>() + 2 * row);
+        int64_t chosen = choose(work, x, Options{o[0], o[1], o[2], o[3], o[4]},
+                                history ? history->as<const int32_t>() + row * length : nullptr, length,
+                                draw.as<const int32_t>() + 2 * row);
         token.as<int32_t>()[row] = static_cast<int32_t>(chosen);
         logprob.as<float>()[row] = to_float(x[chosen]) - all.log();
       };
@@ -206,7 +224,8 @@ void sample(Out token, Out logprob, In logits, In options, MaybeIn history, In d
     }
   });
   for (int64_t row = 0; row < rows; ++row)
-    ANNEAL_CHECK(isfinite(logprob.as<const float>()[row]), "sample: the logits of row %lld hold NaN or infinity, or nothing above -infinity",
+    ANNEAL_CHECK(isfinite(logprob.as<const float>()[row]),
+                 "sample: the logits of row %lld hold NaN or infinity, or nothing above -infinity",
                  static_cast<long long>(row));
 }
 

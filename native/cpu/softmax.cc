@@ -1,4 +1,5 @@
-// Softmax over the last axis. The maximum and the sum are those of logsumexp.h; the exponentials are computed again rather than stored.
+// Softmax over the last axis. The maximum and the sum are those of logsumexp.h; the exponentials are computed again
+// rather than stored.
 #include "isa.h"
 #include "logsumexp.h"
 #include "shape.h"
