@@ -10,6 +10,7 @@ namespace {
 struct ForwardMemory {
   uint32_t *queries, *keys, *values, *weights;
   float *gathered, *scores, *sums, *state;
+  Visible* visible;  // of each row
 };
 template <bool pairs> ForwardMemory carve_forward(Carver& carver, const Attention& a, int64_t blocks, int64_t rows) {
   ForwardMemory m;
@@ -21,6 +22,7 @@ template <bool pairs> ForwardMemory carve_forward(Carver& carver, const Attentio
   m.scores = carver.floats(rows * key_tile + lanes);
   m.sums = carver.floats(blocks * rows * a.padded_dim());
   m.state = carver.floats(blocks * rows * 2);
+  m.visible = reinterpret_cast<Visible*>(carver.units(blocks * rows * 4));
   return m;
 }
 
@@ -30,25 +32,16 @@ struct Storage {
   float* lse;
 };
 
-// Rows of a task are cut into blocks of at most query_tile.
-struct Block {
-  int64_t begin, rows;
-  Visible keys;
-};
-Block block_of(const Attention& a, const Span& span, int64_t begin, int64_t end) {
-  const int64_t rows = smaller(query_tile, end - begin);
-  return {begin, rows, a.visible(span, begin, begin + rows)};
-}
-
 // scores = rows of q times n keys, for so few rows that packing the keys would cost more than reading them where they lie.
 template <bool pairs, class T>
 void stream_scores(const uint32_t* queries, int64_t rows, int64_t head_dim, const T* keys, int64_t stride, int64_t n, uint32_t* packed, float* scores) {
   for (int64_t column = 0; column < n; column += panel_columns) {
     if (column + panel_columns <= n) {
-      stream_rows<pairs>(rows, head_dim, queries, keys + column * stride, stride, scores + column, key_tile, false);
+      stream_rows<pairs>(rows, head_dim, queries, keys + column * stride, stride, panel_columns * stride, scores + column, key_tile, false);
     } else {
       pack_right<pairs>(keys + column * stride, stride, n - column, head_dim, packed);
-      multiply_panels<pairs>(queries, head_dim, packed, head_dim, rows, n - column, head_dim, scores + column, key_tile, false);
+      multiply_panels<pairs>(queries, head_dim, packed, head_dim, rows, n - column, scores + column, key_tile, false,
+                             [&](int64_t, int64_t) { return Range{0, head_dim}; });
     }
   }
 }
@@ -62,42 +55,38 @@ void forward_task(const Attention& a, const Storage& storage, const Span& span, 
   RowState* states = reinterpret_cast<RowState*>(m.state);
   T* gathered = reinterpret_cast<T*>(m.gathered);
   for (int64_t b = 0; b < count; ++b) {
-    const Block block = block_of(a, span, begin + b * query_tile, end);
-    for (int64_t i = 0; i < block.rows; ++i) {
-      memcpy(gathered + i * d, static_cast<const T*>(storage.q) + a.q_offset(span, kv_head, block.begin + i), static_cast<size_t>(d) * sizeof(T));
+    const int64_t row = begin + b * query_tile, rows = smaller(query_tile, end - row);
+    for (int64_t i = 0; i < rows; ++i) {
+      memcpy(gathered + i * d, static_cast<const T*>(storage.q) + a.q_offset(span, kv_head, row + i), static_cast<size_t>(d) * sizeof(T));
       states[b * rows_each + i] = RowState();
+      m.visible[b * rows_each + i] = a.visible(span, row + i);
     }
-    pack_left<pairs>(gathered, d, block.rows, d, m.queries + b * query_units);
+    pack_left<pairs>(gathered, d, rows, d, m.queries + b * query_units);
   }
   memset(m.sums, 0, static_cast<size_t>((end - begin) * padded) * 4);
   const Visible all = a.visible(span, begin, end);
   for (int64_t key = all.begin / key_tile * key_tile; key < all.end; key += key_tile) {
     const int64_t n = smaller(key_tile, all.end - key);
-    const T* tile_keys = static_cast<const T*>(storage.k) + a.k_offset(span, kv_head, key);
-    if (!few) pack_right<pairs>(tile_keys, a.k_stride(), n, d, m.keys);
+    const T* keys = static_cast<const T*>(storage.k) + a.k_offset(span, kv_head, key);
+    if (!few) pack_right<pairs>(keys, a.k_stride(), n, d, m.keys);
     pack_transposed<panel_columns, pairs>(static_cast<const T*>(storage.v) + a.k_offset(span, kv_head, key), a.k_stride(), d, n, m.values);
     for (int64_t b = 0; b < count; ++b) {
-      const Block block = block_of(a, span, begin + b * query_tile, end);
-      if (key >= block.keys.end || key + n <= block.keys.begin) continue;
-      const int64_t columns = smaller(n, block.keys.end - key), length = ceil_divide(columns, lanes) * lanes;
-      if (few) stream_scores<pairs>(m.queries, block.rows, d, tile_keys, a.k_stride(), columns, m.keys, m.scores);
-      else multiply_panels<pairs>(m.queries + b * query_units, d, m.keys, d, block.rows, columns, d, m.scores, key_tile, false);
+      const int64_t rows = smaller(query_tile, end - begin - b * query_tile);
+      const Visible* visible = m.visible + b * rows_each;
+      if (key >= visible[rows - 1].end || key + n <= visible[0].begin) continue;
+      const TileView view = {visible, rows, key, smaller(n, visible[rows - 1].end - key)};
+      if (few) stream_scores<pairs>(m.queries, rows, d, keys, a.k_stride(), view.columns, m.keys, m.scores);
+      else multiply_seen<pairs>(m.queries + b * query_units, m.keys, d, view, m.scores);
       float* sums = m.sums + b * query_tile * padded;
-      for (int64_t i = 0; i < block.rows; ++i) {
-        float* scores = m.scores + i * key_tile;
-        const Visible keys = a.visible(span, block.begin + i);
-        const int64_t first = larger(0, keys.begin - key), last = smaller(columns, keys.end - key);
-        if (first >= last) {
-          memset(scores, 0, static_cast<size_t>(length) * 4);
-          continue;
-        }
-        if (a.soft_cap > 0) cap_scores(scores, length, a.scale, a.soft_cap);
-        const float correction = softmax_tile(scores, length, first, last, a.exponent_scale(), states[b * rows_each + i]);
+      for (int64_t i = 0; i < rows; ++i) {
+        const Range seen = view.row_keys(i);
+        const float correction =
+            softmax_tile(a, m.scores + i * key_tile, ceil_divide(view.columns, lanes) * lanes, seen.begin, seen.end, states[b * rows_each + i]);
         if (correction != 1.f)
           for (int64_t j = 0; j < padded; j += lanes) store(sums + i * padded + j, load(sums + i * padded + j) * correction);
       }
-      pack_left<pairs>(m.scores, key_tile, block.rows, columns, m.weights);
-      multiply_panels<pairs>(m.weights, columns, m.values, n, block.rows, d, columns, sums, padded, true);
+      pack_left<pairs>(m.scores, key_tile, rows, view.columns, m.weights);
+      multiply_over_keys<pairs>(m.weights, m.values, n, d, view, sums, padded);
     }
   }
   for (int64_t row = begin; row < end; ++row) {

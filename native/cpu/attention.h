@@ -75,16 +75,59 @@ ANNEAL_INLINE vf exp2_negative(vf x) {
   return (vf)((vi)p + ((vi)t << 23));
 }
 
-// out (+)= left right^T over packed panels; `k` steps of panels that were packed for left_k and right_k steps.
-template <bool pairs>
-static void multiply_panels(const uint32_t* left, int64_t left_k, const uint32_t* right, int64_t right_k, int64_t rows, int64_t columns, int64_t k,
-                            float* out, int64_t stride, bool add) {
-  const int64_t units = units_of<pairs>(k), left_units = left_panel_units<pairs>(left_k), right_units = right_panel_units<pairs>(right_k);
-  for (int64_t column = 0; column < columns; column += panel_columns, right += right_units) {
+struct Range {
+  int64_t begin, end;
+};
+// out (+)= left right^T over panels packed for left_k and right_k steps. range(row, column) tells which k steps the tile that starts there
+// needs; a tile that needs none is left as it is.
+template <bool pairs, class F>
+static void multiply_panels(const uint32_t* left, int64_t left_k, const uint32_t* right, int64_t right_k, int64_t rows, int64_t columns, float* out,
+                            int64_t stride, bool add, F&& range) {
+  const int64_t left_panel = left_panel_units<pairs>(left_k), right_panel = right_panel_units<pairs>(right_k);
+  for (int64_t column = 0; column < columns; column += panel_columns, right += right_panel) {
     const uint32_t* panel = left;
-    for (int64_t row = 0; row < rows; row += panel_rows, panel += left_units)
-      tile_kernel_for<pairs>(smaller(panel_rows, rows - row), columns - column)(units, panel, right, out + row * stride + column, stride, add);
+    for (int64_t row = 0; row < rows; row += panel_rows, panel += left_panel) {
+      const Range k = range(row, column);
+      if (k.begin >= k.end) continue;
+      const int64_t first = pairs ? k.begin / 2 : k.begin, units = units_of<pairs>(k.end) - first;
+      tile_kernel_for<pairs>(smaller(panel_rows, rows - row), columns - column)(units, panel + first * panel_rows, right + first * panel_columns,
+                                                                               out + row * stride + column, stride, add);
+    }
   }
+}
+// The keys of a tile that the rows of a block see; the ranges of the products over them follow.
+struct TileView {
+  const Visible* rows;  // what each row sees
+  int64_t row_count, key, columns;
+
+  Range row_keys(int64_t row) const { return clip(rows[row].begin, rows[row].end); }
+  // Of the panel of rows that starts at `row`.
+  Range panel_keys(int64_t row) const { return clip(rows[row].begin, rows[smaller(row_count, row + panel_rows) - 1].end); }
+  // Of the rows that see any of the keys first … first + panel_rows - 1.
+  Range key_rows(int64_t first) const {
+    int64_t begin = 0, end = row_count;
+    while (begin < end && rows[begin].end <= key + first) ++begin;
+    while (end > begin && rows[end - 1].begin >= key + first + panel_rows) --end;
+    return {begin, end};
+  }
+
+ private:
+  Range clip(int64_t begin, int64_t end) const { return {larger(0, begin - key), smaller(columns, end - key)}; }
+};
+// The scores q k^T, or dout v^T, of the tiles that are seen.
+template <bool pairs>
+static void multiply_seen(const uint32_t* left, const uint32_t* right, int64_t head_dim, const TileView& view, float* out) {
+  multiply_panels<pairs>(left, head_dim, right, head_dim, view.row_count, view.columns, out, key_tile, false, [&](int64_t row, int64_t column) {
+    const Range keys = view.panel_keys(row);
+    return Range{0, keys.begin < column + panel_columns && keys.end > column ? head_dim : 0};
+  });
+}
+// sums += weights times values, over the keys; both are packed, the values for n keys.
+template <bool pairs>
+static void multiply_over_keys(const uint32_t* weights, const uint32_t* values, int64_t n, int64_t head_dim, const TileView& view, float* sums,
+                               int64_t stride) {
+  multiply_panels<pairs>(weights, view.columns, values, n, view.row_count, head_dim, sums, stride, true,
+                         [&](int64_t row, int64_t) { return view.panel_keys(row); });
 }
 
 // Packs rows x k of a left operand, element (r, i) at source[r * stride + i].

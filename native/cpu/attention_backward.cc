@@ -15,6 +15,7 @@ struct BackwardMemory {
   uint32_t *keys_right, *values_right, *keys_across;    // of a tile: keys x head_dim twice, and head_dim columns summed over the keys
   uint32_t *over_keys, *over_rows;                      // weights or their gradients: rows x keys, and keys x rows
   float *gathered, *scores, *gradients, *dq, *delta, *exponent;
+  Visible* visible;  // of each row
   float *dk, *dv;  // keys x padded head_dim, of a whole sequence
 };
 template <bool pairs> BackwardMemory carve_backward(Carver& carver, const Attention& a, int64_t blocks, int64_t longest_keys) {
@@ -35,6 +36,7 @@ template <bool pairs> BackwardMemory carve_backward(Carver& carver, const Attent
   m.dq = carver.floats(blocks * query_tile * padded);
   m.delta = carver.floats(blocks * query_tile);
   m.exponent = carver.floats(blocks * query_tile);
+  m.visible = reinterpret_cast<Visible*>(carver.units(blocks * query_tile * 4));
   m.dk = carver.floats(longest_keys * padded);
   m.dv = carver.floats(longest_keys * padded);
   return m;
@@ -58,7 +60,13 @@ void pack_rows(const Attention& a, const T* from, const Span& span, int64_t kv_h
 }
 
 // From q k^T and dout v^T of one row and tile to the weights and to the gradients of q k^T; zeros where the row does not see the key.
-void weigh_row(const Attention& a, float* scores, float* gradients, int64_t length, int64_t begin, int64_t end, float exponent, float delta) {
+void weigh_row(const Attention& a, float* scores, float* gradients, int64_t length, Range seen, float exponent, float delta) {
+  const int64_t begin = seen.begin, end = seen.end;
+  if (begin >= end) {
+    memset(scores, 0, static_cast<size_t>(length) * 4);
+    memset(gradients, 0, static_cast<size_t>(length) * 4);
+    return;
+  }
   const vf factor = splat(a.exponent_scale()), shift = splat(exponent), mean = splat(delta);
   const int64_t first = begin / lanes * lanes;
   if (a.soft_cap > 0) {
@@ -99,6 +107,7 @@ void backward_run(const Attention& a, const Storage& storage, const Span& span, 
       });
       m.delta[b * query_tile + i] = sum(product);
       m.exponent[b * query_tile + i] = storage.lse[at / d] * log2_e;
+      m.visible[b * query_tile + i] = a.visible(span, row + i);
     }
   }
   memset(m.dq, 0, static_cast<size_t>((end - begin) * padded) * 4);
@@ -110,29 +119,25 @@ void backward_run(const Attention& a, const Storage& storage, const Span& span, 
     pack_right<pairs>(values, a.k_stride(), n, d, m.values_right);
     pack_transposed<panel_columns, pairs>(keys, a.k_stride(), d, n, m.keys_across);
     for (int64_t b = 0; b < blocks; ++b) {
-      const int64_t row = begin + b * query_tile, rows = smaller(query_tile, end - row);
-      const Visible seen = a.visible(span, row, row + rows);
-      if (key >= seen.end || key + n <= seen.begin) continue;
-      const int64_t columns = smaller(n, seen.end - key), length = ceil_divide(columns, lanes) * lanes;
-      multiply_panels<pairs>(m.q_left + b * left, d, m.keys_right, d, rows, columns, d, m.scores, key_tile, false);
-      multiply_panels<pairs>(m.dout_left + b * left, d, m.values_right, d, rows, columns, d, m.gradients, key_tile, false);
-      for (int64_t i = 0; i < rows; ++i) {
-        const Visible own = a.visible(span, row + i);
-        const int64_t first = larger(0, own.begin - key), last = larger(first, smaller(columns, own.end - key));
-        float *scores = m.scores + i * key_tile, *gradients = m.gradients + i * key_tile;
-        if (first < last) {
-          weigh_row(a, scores, gradients, length, first, last, m.exponent[b * query_tile + i], m.delta[b * query_tile + i]);
-        } else {
-          memset(scores, 0, static_cast<size_t>(length) * 4);
-          memset(gradients, 0, static_cast<size_t>(length) * 4);
-        }
-      }
-      pack_transposed<panel_rows, pairs>(m.scores, key_tile, columns, rows, m.over_rows);
-      multiply_panels<pairs>(m.over_rows, rows, m.dout_right + b * right, rows, columns, d, rows, dv + key * padded, padded, true);
-      pack_transposed<panel_rows, pairs>(m.gradients, key_tile, columns, rows, m.over_rows);
-      multiply_panels<pairs>(m.over_rows, rows, m.q_right + b * right, rows, columns, d, rows, dk + key * padded, padded, true);
-      pack_left<pairs>(m.gradients, key_tile, rows, columns, m.over_keys);
-      multiply_panels<pairs>(m.over_keys, columns, m.keys_across, n, rows, d, columns, m.dq + b * query_tile * padded, padded, true);
+      const int64_t rows = smaller(query_tile, end - begin - b * query_tile);
+      const Visible* visible = m.visible + b * query_tile;
+      if (key >= visible[rows - 1].end || key + n <= visible[0].begin) continue;
+      const TileView view = {visible, rows, key, smaller(n, visible[rows - 1].end - key)};
+      multiply_seen<pairs>(m.q_left + b * left, m.keys_right, d, view, m.scores);
+      multiply_seen<pairs>(m.dout_left + b * left, m.values_right, d, view, m.gradients);
+      for (int64_t i = 0; i < rows; ++i)
+        weigh_row(a, m.scores + i * key_tile, m.gradients + i * key_tile, ceil_divide(view.columns, lanes) * lanes, view.row_keys(i),
+                  m.exponent[b * query_tile + i], m.delta[b * query_tile + i]);
+      // Panels of keys as rows: the products run over the rows of the block that see them.
+      auto over_rows = [&](const float* weights, const uint32_t* values, float* sums) {
+        pack_transposed<panel_rows, pairs>(weights, key_tile, view.columns, rows, m.over_rows);
+        multiply_panels<pairs>(m.over_rows, rows, values, rows, view.columns, d, sums + key * padded, padded, true,
+                               [&](int64_t first, int64_t) { return view.key_rows(first); });
+      };
+      over_rows(m.scores, m.dout_right + b * right, dv);
+      over_rows(m.gradients, m.q_right + b * right, dk);
+      pack_left<pairs>(m.gradients, key_tile, rows, view.columns, m.over_keys);
+      multiply_over_keys<pairs>(m.over_keys, m.keys_across, n, d, view, m.dq + b * query_tile * padded, padded);
     }
   }
   for (int64_t row = begin; row < end; ++row) {

@@ -22,9 +22,12 @@ template <bool pairs> ANNEAL_INLINE int64_t column_thread_units(const Product& p
 
 template <bool pairs>
 static void stream(int64_t rows, int64_t k, const uint32_t* left, const Operand& b, int64_t column, int64_t k0, float* out, bool add) {
+  constexpr int64_t ahead_bytes = 1024;  // along the column
   const int64_t offset = column * b.stride + k0;
-  if (b.dtype == DType::f32) stream_rows<pairs>(rows, k, left, static_cast<const float*>(b.data) + offset, b.stride, out, panel_columns, add);
-  else stream_rows<pairs>(rows, k, left, static_cast<const bf16*>(b.data) + offset, b.stride, out, panel_columns, add);
+  if (b.dtype == DType::f32)
+    stream_rows<pairs>(rows, k, left, static_cast<const float*>(b.data) + offset, b.stride, ahead_bytes / 4, out, panel_columns, add);
+  else
+    stream_rows<pairs>(rows, k, left, static_cast<const bf16*>(b.data) + offset, b.stride, ahead_bytes / 2, out, panel_columns, add);
 }
 
 template <bool pairs> static void multiply_columns(const Product& p, const Team& team) {

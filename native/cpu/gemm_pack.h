@@ -178,11 +178,13 @@ static void pack_along_k(const T* source, int64_t stride, int64_t k, int64_t cou
 // Element (r, k) is source[k * stride + r]. Packs `panels` neighbouring panels, panel_units apart, side by side: rows of memory are read in one go.
 template <int width, bool pairs, class T>
 static void pack_across_k(const T* source, int64_t stride, int64_t k, int64_t count, uint32_t* panel, int64_t panels, int64_t panel_units) {
+  constexpr int64_t rows_ahead = 12;
   const int64_t units = units_of<pairs>(k);
   for (int64_t unit = 0; unit < units; ++unit) {
     const T* from = source + (pairs ? 2 * unit : unit) * stride;
     const T* next = pairs && 2 * unit + 1 < k ? from + stride : nullptr;
     for (int64_t p = 0; p < panels; ++p) {
+      __builtin_prefetch(from + p * width + rows_ahead * stride);
       ANNEAL_UNROLL for (int first = 0; first < width; first += lanes) {
         const int64_t at = p * width + first, left = count - at;
         uint32_t* to = panel + p * panel_units + unit * width + first;
