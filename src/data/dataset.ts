@@ -32,9 +32,14 @@ export function shuffleDataset(source: Dataset, seed: number): Dataset {
   return selectDataset(source, permutation(source.length, seed, 'shuffle'))
 }
 
+/** Checks a size for evaluation: a share below 1, or a number of examples. */
+export function checkEvalSize(evalSize: number): void {
+  if (!(evalSize > 0) || (evalSize >= 1 && !Number.isInteger(evalSize))) throw new ConfigError(`evalSplit: expected a share between 0 and 1 or a whole number of examples, got ${evalSize}`)
+}
+
 /** Splits by seed into `train` and `eval`; each keeps the source's order. `evalSize` below 1 is a share, from 1 a number of examples. */
 export function splitDataset(source: Dataset, evalSize: number, seed: number): { train: Dataset, eval: Dataset } {
-  if (!(evalSize > 0) || (evalSize >= 1 && !Number.isInteger(evalSize))) throw new ConfigError(`evalSplit: expected a share between 0 and 1 or a whole number of examples, got ${evalSize}`)
+  checkEvalSize(evalSize)
   const count = evalSize < 1 ? Math.max(1, Math.round(source.length * evalSize)) : evalSize
   if (count >= source.length) throw new DataError(`evalSplit: ${evalSize} would take ${count} of ${source.length} examples and leave none to train on`)
   const order = permutation(source.length, seed, 'split')

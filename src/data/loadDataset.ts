@@ -3,7 +3,7 @@ import { join, resolve } from 'node:path'
 import { ConfigError, DataError } from '../errors.ts'
 import { fingerprintOf, openCache, type CacheProgress } from './cache.ts'
 import { readChunks } from './chunks.ts'
-import { memoryDataset, packDataset, shuffleDataset, splitDataset } from './dataset.ts'
+import { checkEvalSize, memoryDataset, packDataset, shuffleDataset, splitDataset } from './dataset.ts'
 import { addStats, emptyMaskAdvice, emptyStats, type ExampleOptions, type ExampleStats, type Tokenization } from './examples.ts'
 import { checkFormatOptions } from './formats.ts'
 import { mixDatasets, type MixStrategy } from './mixture.ts'
@@ -87,15 +87,17 @@ export async function loadDataset<T extends TextTokenizer>(options: LoadDatasetO
   try {
     const sources = sourcesOf(options)
     for (const [i, source] of sources.entries()) opened.push(await loadSource(source, options, strategy, options.datasets ? `datasets[${i}]` : 'files'))
-    const weighted = sources.some(({ weight }) => weight !== undefined)
-    const mixStrategy = options.mixStrategy ?? (weighted && options.datasets ? 'interleave_under' : 'concat')
-    const parts = opened.map(({ dataset }, i) => ({ dataset, ...sources[i]!.weight !== undefined && options.datasets && { weight: sources[i]!.weight } }))
-    let train = mixDatasets(parts, { strategy: mixStrategy, seed })
     const stats = opened.reduce((sum, source) => { addStats(sum, source.stats); return sum }, emptyStats())
-    if (train.length === 0) throw new DataError(`no example is left to train on: ${stats.emptyMask} of ${stats.rows} rows have no trained token, ${stats.badRows} were malformed; ${emptyMaskAdvice}`)
-    let held: Dataset | undefined
-    if (evalSplit !== undefined) ({ train, eval: held } = splitDataset(train, evalSplit, seed))
-    else if (options.evalFiles ?? options.evalRows) {
+    if (stats.examples === 0) throw new DataError(`no example is left to train on: ${stats.emptyMask} of ${stats.rows} rows have no trained token, ${stats.badRows} were malformed; ${emptyMaskAdvice}`)
+    const split = evalSplit === undefined ? undefined : splitSources(opened.map(({ dataset }) => dataset), evalSplit, seed)
+    const parts = opened.map(({ dataset }, i) => {
+      const weight = sources[i]!.weight
+      return { dataset: split?.train[i] ?? dataset, ...weight !== undefined && { weight } }
+    })
+    const mixStrategy = options.mixStrategy ?? (parts.some(({ weight }) => weight !== undefined) ? 'interleave_under' : 'concat')
+    let train = mixDatasets(parts, { strategy: mixStrategy, seed })
+    let held = split?.eval
+    if (options.evalFiles ?? options.evalRows) {
       const source = { ...formatOf(options), ...options.evalFiles && { files: options.evalFiles }, ...options.evalRows && { rows: options.evalRows } }
       const loaded = await loadSource(source, options, strategy, 'evalFiles')
       opened.push(loaded)
@@ -130,6 +132,19 @@ export async function loadDataset<T extends TextTokenizer>(options: LoadDatasetO
     for (const source of opened) source.close?.()
     throw error
   }
+}
+
+/** Splits each source before they are mixed, so that a row that a mixture repeats is never in both. Each source gives its share. */
+function splitSources(datasets: readonly Dataset[], evalSplit: number, seed: number): { train: Dataset[], eval: Dataset } {
+  checkEvalSize(evalSplit)
+  const total = datasets.reduce((sum, { length }) => sum + length, 0)
+  const share = evalSplit < 1 ? evalSplit : evalSplit / total
+  const parts = datasets.map((dataset) => {
+    if (datasets.length === 1) return splitDataset(dataset, evalSplit, seed)
+    const count = Math.min(dataset.length - 1, Math.max(1, Math.round(dataset.length * share)))
+    return count < 1 ? { train: dataset, eval: memoryDataset([]) } : splitDataset(dataset, count, seed)
+  })
+  return { train: parts.map(({ train }) => train), eval: mixDatasets(parts.map((part) => ({ dataset: part.eval }))) }
 }
 
 async function loadSource<T extends TextTokenizer>(source: SourceOptions, options: LoadDatasetOptions<T>, strategy: PackingStrategy | false, name: string): Promise<LoadedSource> {

@@ -96,6 +96,17 @@ describe('loadDataset', () => {
     close()
   })
 
+  it('holds out rows of every source, and none that a mixture repeats in training', async () => {
+    const rows = (name: string, count: number) => Array.from({ length: count }, (_, i) => ({ text: `${name}${i}` }))
+    const { train, eval: held } = await load({
+      datasets: [{ rows: rows('a', 100), weight: 1 }, { rows: rows('b', 10), weight: 1 }, { rows: rows('c', 1), weight: 1 }], mixStrategy: 'interleave_over', evalSplit: 0.2,
+    })
+    expect(held!.length).toBe(20 + 2)
+    const training = new Set(texts(train))
+    expect(texts(held!).filter((text) => training.has(text))).toEqual([])
+    expect(training.size).toBe(80 + 8 + 1)
+  })
+
   it('never cuts what is packed without loss', async () => {
     const text = 'abcdefghij'.repeat(5)
     for (const packing of ['bfd_split', 'wrapped'] as const) {
