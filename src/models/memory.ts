@@ -36,11 +36,12 @@ function layerBytes(config: ModelConfig, bytes: number, sequenceLength: number, 
   // Both norms keep their input and give theirs to a product that keeps it too; attention keeps q, k, v, its result and one number a head.
   const shared = 4 * hidden + 2 * q + 2 * kv
   const statistics = 4 * (heads + 2)
-  // Scores, their exponentials, sums and the dropped weights exist as queries × keys.
-  const plain = training && config.attentionDropout > 0 ? 9 * heads * sequenceLength * bytes : 0
-  if (config.kind === 'gpt2') return { kept: (shared + 2 * inner) * bytes + statistics + plain, working: (2 * inner + 2 * hidden) * bytes }
+  const working = (inner + 2 * hidden) * bytes
+  // With attention dropout the scores, their exponentials, the probabilities and the dropped ones exist as queries × keys; as many in backward().
+  const plain = training && config.attentionDropout > 0 ? 4 * heads * sequenceLength * bytes : 0
+  if (config.kind === 'gpt2') return { kept: (shared + 2 * inner) * bytes + statistics + plain, working: working + plain }
   const normed = config.qkNorm ? (q + kv) * bytes + 4 * (heads + kvHeads) : 0
-  return { kept: (shared + 3 * inner) * bytes + statistics + normed + plain, working: (3 * inner + 2 * hidden) * bytes }
+  return { kept: (shared + 3 * inner) * bytes + statistics + normed + plain, working: working + plain }
 }
 
 /** Estimates the memory of a training before anything is allocated. */
