@@ -1,0 +1,226 @@
+import { ConfigError, DisposedError } from '../errors.ts'
+import { KeyValueCache, type CausalLanguageModel } from '../models/index.ts'
+import { ropeLengthKey } from '../models/rope.ts'
+import type { Module } from '../nn/index.ts'
+import { autocast } from '../ops/index.ts'
+import { scope, Tensor, unscoped, type TypedArray } from '../tensor/index.ts'
+import type { DecodeStream } from '../tokenizers/index.ts'
+import { Answer } from './answer.ts'
+import { newTokenLimit, type GenerationConfig } from './config.ts'
+import type { GeneratedToken, GenerationOutput } from './output.ts'
+import { sampleTokens, type SampledTokens } from './sampler.ts'
+import { PrefixGroup, Schedule, type Entry, type Part } from './schedule.ts'
+
+export interface EngineOptions {
+  /** Tokens of all answers under way together, their prompts included, that the key-value cache holds. */
+  slots: number
+  /** Most answers at a time. Default 64. */
+  maxBatchSize?: number
+  /** Most prompt tokens in one forward pass. Default 512. */
+  prefillTokens?: number
+  /** Multiply in bfloat16 where the machine has it, as in training with bf16. Default: as the weights are stored. */
+  bf16?: boolean
+}
+
+export interface GenerationRequest {
+  promptIds: Int32Array
+  config: GenerationConfig
+  /** Of this answer: 32 bits, signed. The same seed draws the same tokens, whatever else runs. */
+  seed: number
+  /** Gives the text, and is needed for stop strings. */
+  decoder?: DecodeStream | undefined
+  /** Shared by answers to one prompt, whose keys and values are then computed once. */
+  group?: PrefixGroup | undefined
+  onToken?: ((token: GeneratedToken) => void) | undefined
+  signal?: AbortSignal | undefined
+}
+
+interface Request extends Entry {
+  readonly onToken: GenerationRequest['onToken']
+  readonly signal: AbortSignal | undefined
+  resolve(output: GenerationOutput): void
+  reject(error: unknown): void
+}
+
+/** Slots of the cache that an answer needs: its last token is never looked at. */
+export const slotsOf = (promptTokens: number, limit: number): number => promptTokens + limit - 1
+
+/**
+ * Generates many answers at a time, from prompts of any lengths that may be handed in at any moment (continuous batching). An answer's tokens do not
+ * depend on the others. While it lives, the model's dropout is off; dispose() sets it back.
+ */
+export class GenerationEngine {
+  readonly model: CausalLanguageModel
+  readonly #cache: KeyValueCache
+  readonly #schedule: Schedule
+  readonly #bf16: boolean
+  readonly #training: Module[]
+  #running = false
+  #disposed = false
+
+  constructor(model: CausalLanguageModel, { slots, maxBatchSize = 64, prefillTokens = 512, bf16 = false }: EngineOptions) {
+    for (const [name, value] of Object.entries({ slots, maxBatchSize, prefillTokens })) {
+      if (!Number.isInteger(value) || value < 1) throw new ConfigError(`${name}: expected a whole number from 1, got ${value}`)
+    }
+    this.model = model
+    this.#bf16 = bf16
+    this.#cache = new KeyValueCache(model.config, { slots, dtype: model.dtype, device: model.device })
+    this.#schedule = new Schedule(this.#cache, { maxBatchSize, prefillTokens, isWhole: (tokens) => this.#lengthKey(tokens) !== 0 })
+    this.#training = [...model.namedModules()].map(([, module]) => module).filter((module) => module.training)
+    for (const module of this.#training) module.training = false
+  }
+
+  /** Generates one answer. Throws ConfigError for a prompt that does not fit the model or the cache. */
+  submit(request: GenerationRequest): Promise<GenerationOutput> {
+    if (this.#disposed) throw new DisposedError('the generation engine was disposed; make a new one')
+    const { promptIds, config, seed, decoder, group, onToken, signal } = request
+    this.#check(request)
+    const limit = newTokenLimit(config, promptIds.length, this.model.config.maxPositionEmbeddings)
+    const capacity = slotsOf(promptIds.length, limit)
+    if (capacity > this.#cache.slots) throw new ConfigError(`a prompt of ${promptIds.length} tokens and up to ${limit} new ones need ${capacity} slots, but the engine has ${this.#cache.slots}; make it with more slots`)
+    const answer = new Answer({ promptIds, config, limit, seed, decoder })
+    return new Promise((resolve, reject) => {
+      const entry: Request = { answer, group, capacity, sequence: undefined, onToken, signal, resolve, reject }
+      this.#schedule.add(entry)
+      if (!this.#running) void this.#run()
+    })
+  }
+
+  #check({ promptIds, config, decoder }: GenerationRequest): void {
+    const { vocabSize } = this.model.config
+    if (promptIds.length === 0) throw new ConfigError('the prompt has no tokens; give at least one, such as the beginning-of-sequence token')
+    const wrong = promptIds.findIndex((id) => id < 0 || id >= vocabSize)
+    if (wrong >= 0) throw new ConfigError(`the prompt's token ${wrong} is ${promptIds[wrong]!}, but the model's vocabulary has ids 0 to ${vocabSize - 1}; use the model's own tokenizer`)
+    for (const name of ['suppressTokens', 'eosTokenIds'] as const) {
+      const id = config[name].find((one) => one >= vocabSize)
+      if (id !== undefined) throw new ConfigError(`${name === 'eosTokenIds' ? 'eosTokenId' : name}: expected ids from 0 to ${vocabSize - 1}, the model's vocabulary, got ${id}`)
+    }
+    if (config.stopStrings.length && !decoder) throw new ConfigError('stopStrings: a tokenizer is needed to compare text; pass the tokenizer, or end answers with eosTokenId')
+  }
+
+  /** Steps until nothing is left to do. Starts after the current task, so that requests handed in together run together. */
+  async #run(): Promise<void> {
+    this.#running = true
+    await Promise.resolve()
+    try {
+      while (!this.#schedule.isEmpty) await this.#step()
+    } catch (error) {
+      this.#rejectAll(error)
+    } finally {
+      this.#running = false
+    }
+  }
+
+  async #step(): Promise<void> {
+    for (const entry of this.#requests) {
+      if (!entry.signal?.aborted) continue
+      entry.answer.abort()
+      this.#finish(entry)
+    }
+    this.#schedule.admit()
+    const batches = this.#batches(this.#schedule.plan())
+    const drawn = batches.map((parts) => this.#forward(parts))
+    this.#schedule.follow()
+    const read = await Promise.all(drawn.map(readTokens))
+    batches.forEach((parts, b) => {
+      parts.filter(isComplete).forEach(({ entry }, i) => {
+        const [tokens, logprobs] = read[b]!
+        this.#take(entry as Request, Number(tokens[i]), Number(logprobs[i]))
+      })
+    })
+  }
+
+  #take(entry: Request, tokenId: number, logprob: number): void {
+    // The caller may have disposed of the engine meanwhile.
+    if (!entry.sequence) return
+    const token = entry.answer.push(tokenId, logprob)
+    try {
+      entry.onToken?.(token)
+    } catch (error) {
+      this.#schedule.remove(entry)
+      entry.reject(error)
+      return
+    }
+    if (entry.answer.finished) this.#finish(entry)
+  }
+
+  #finish(entry: Request): void {
+    this.#schedule.remove(entry)
+    entry.resolve(entry.answer.output())
+  }
+
+  /** The parts that run together. Rotary frequencies that depend on the longest sequence of a pass are not shared between lengths. */
+  #batches(parts: readonly Part[]): Part[][] {
+    const batches = new Map<number, Part[]>()
+    for (const part of parts) {
+      const key = this.#lengthKey(part.end)
+      const batch = batches.get(key)
+      if (batch) batch.push(part)
+      else batches.set(key, [part])
+    }
+    return [...batches.values()]
+  }
+
+  #lengthKey(length: number): number {
+    const { config } = this.model
+    return config.kind === 'decoder' ? ropeLengthKey(config.rope, length) : 0
+  }
+
+  /** Enqueues a forward pass, and the draw for the parts that end with the last known token. */
+  #forward(parts: readonly Part[]): SampledTokens | undefined {
+    const complete = parts.flatMap((part, i) => isComplete(part) ? [i] : [])
+    const run = () => {
+      const { logits } = this.model.forward({
+        inputIds: parts.map(({ entry, begin, end }) => entry.answer.tokens(begin, end)),
+        cache: this.#cache, cacheSequences: parts.map(({ sequence }) => sequence),
+        outputLogits: complete.length > 0, logitsToKeep: 1,
+      })
+      if (!logits) return undefined
+      return sampleTokens(rowsOf(logits, complete), complete.map((i) => parts[i]!.entry.answer))
+    }
+    return unscoped(() => scope(() => this.#bf16 ? autocast('bfloat16', run) : run()))
+  }
+
+  get #requests(): Request[] { return this.#schedule.entries as Request[] }
+
+  #rejectAll(error: unknown): void {
+    for (const entry of this.#requests) {
+      this.#schedule.remove(entry)
+      entry.reject(error)
+    }
+  }
+
+  /** Releases the cache; answers under way are rejected. */
+  dispose(): void {
+    if (this.#disposed) return
+    this.#disposed = true
+    this.#rejectAll(new DisposedError('the generation engine was disposed while it was generating'))
+    this.#cache.dispose()
+    for (const module of this.#training) module.training = true
+  }
+
+  [Symbol.dispose](): void { this.dispose() }
+}
+
+/** Whether a part ends with the last token there is, so that the next one is drawn. */
+const isComplete = ({ entry, end }: Part): boolean => end === entry.answer.length
+
+/** The drawn tokens and their log-probabilities, once they are there. */
+async function readTokens(drawn: SampledTokens | undefined): Promise<[TypedArray, TypedArray] | undefined> {
+  if (!drawn) return undefined
+  const { token, logprob } = drawn
+  try {
+    return await Promise.all([token.data(), logprob.data()])
+  } finally {
+    token.dispose()
+    logprob.dispose()
+  }
+}
+
+/** Those rows of logits [rows, vocabulary]. */
+function rowsOf(logits: Tensor, rows: readonly number[]): Tensor {
+  if (rows.length === logits.dim(0)) return logits
+  const result = Tensor.empty([rows.length, logits.dim(1)], { device: logits.device })
+  result.device.kernels.gather_rows(result.handle, logits.handle, Tensor.from(rows, [rows.length], { dtype: 'int32', device: logits.device }).handle)
+  return result
+}

@@ -1,0 +1,84 @@
+import { Tensor } from '../tensor/index.ts'
+
+/** What the next token of one sequence depends on, besides its logits. */
+export interface SamplingRow {
+  /** 0 takes the largest logit. */
+  readonly temperature: number
+  /** 0: off. */
+  readonly topK: number
+  /** 1: off. */
+  readonly topP: number
+  /** 0: off. */
+  readonly minP: number
+  /** 1: off. */
+  readonly repetitionPenalty: number
+  /** The tokens that the penalty is for, each once. */
+  readonly history: ReadonlySet<number>
+  /** Token ids that must not come now. */
+  readonly banned: readonly number[]
+  /** 32 bits, signed. */
+  readonly seed: number
+  /** Number of the drawn token in its answer. */
+  readonly position: number
+}
+
+export interface SampledTokens {
+  /** int32 [rows]. */
+  readonly token: Tensor
+  /** float32 [rows]: log p under softmax(logits) before temperature, filters and bans, as teacher forcing gives it. */
+  readonly logprob: Tensor
+}
+
+/** Draws one token for each row of logits [rows, vocabulary]. A row's token does not depend on the other rows. */
+export function sampleTokens(logits: Tensor, rows: readonly SamplingRow[]): SampledTokens {
+  const { device } = logits
+  const { kernels } = device
+  const options = new Float32Array(5 * rows.length)
+  const draw = new Int32Array(2 * rows.length)
+  rows.forEach((row, i) => {
+    options.set([row.temperature, row.topK, row.topP, row.minP, row.repetitionPenalty], 5 * i)
+    draw.set([row.seed, row.position], 2 * i)
+  })
+  const token = Tensor.empty([rows.length], { dtype: 'int32', device })
+  const logprob = Tensor.empty([rows.length], { device })
+  const history = historyOf(rows)
+  const historyTensor = history && Tensor.from(history, [rows.length, history.length / rows.length], { device })
+  const allowed = withoutBanned(logits, rows)
+  kernels.sample(token.handle, logprob.handle, allowed.handle, Tensor.from(options, [rows.length, 5], { device }).handle, historyTensor?.handle ?? 0,
+    Tensor.from(draw, [rows.length, 2], { device }).handle)
+  if (allowed !== logits) {
+    const [entropy, lse] = [Tensor.empty([rows.length], { device }), Tensor.empty([rows.length], { device })]
+    kernels.selective_log_softmax(logprob.handle, entropy.handle, lse.handle, logits.handle, token.handle, 1)
+  }
+  return { token, logprob }
+}
+
+/** [rows, longest history], padded with -1; undefined where no row has a penalty. */
+function historyOf(rows: readonly SamplingRow[]): Int32Array | undefined {
+  const longest = rows.reduce((most, row) => row.repetitionPenalty === 1 ? most : Math.max(most, row.history.size), 0)
+  if (longest === 0) return undefined
+  const result = new Int32Array(rows.length * longest).fill(-1)
+  rows.forEach((row, i) => {
+    if (row.repetitionPenalty === 1) return
+    let at = i * longest
+    for (const id of row.history) result[at++] = id
+  })
+  return result
+}
+
+/** A copy of the logits with -infinity at the banned tokens; the logits themselves where there are none. */
+function withoutBanned(logits: Tensor, rows: readonly SamplingRow[]): Tensor {
+  const most = rows.reduce((count, row) => Math.max(count, row.banned.length), 0)
+  if (most === 0) return logits
+  const { device } = logits
+  const index = new Int32Array(rows.length * most)
+  const change = new Float32Array(rows.length * most)
+  rows.forEach((row, i) => {
+    index.set(row.banned, i * most)
+    change.fill(-Infinity, i * most, i * most + row.banned.length)
+  })
+  const copy = Tensor.empty(logits.shape, { device })
+  device.kernels.convert(copy.handle, logits.handle)
+  device.kernels.scatter_add_last(copy.handle, Tensor.from(change, [rows.length, most], { device }).handle, Tensor.from(index, [rows.length, most], { device }).handle)
+  return copy
+}
