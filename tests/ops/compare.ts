@@ -37,6 +37,8 @@ export async function evaluate(opCase: OpCase, dtype: DType, around: (body: () =
   }
 }
 
+export const toNumbers = (array: TypedArray): number[] => Array.from(array as ArrayLike<number | bigint>, Number)
+
 /** The numbers of a tensor that `body` makes; everything made is released. */
 export async function compute(body: () => Tensor): Promise<TypedArray> {
   const pending: Promise<TypedArray>[] = []

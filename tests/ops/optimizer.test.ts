@@ -5,7 +5,7 @@ import { cpu, Tensor } from '../../src/tensor/index.ts'
 import type { DType } from '../../src/tensor/index.ts'
 import { roundToBfloat16 } from '../cases/case.ts'
 import { randomNumbers } from '../cases/random.ts'
-import { normalisedError, sameBits } from './compare.ts'
+import { normalisedError, sameBits, toNumbers } from './compare.ts'
 
 const [threads, isa] = [cpu.threads, cpu.isa]
 afterAll(() => {
@@ -68,7 +68,7 @@ describe.each(cpu.isas)('%s', (name) => {
         expect(normalisedError(numbers, Float64Array.from(expected, ({ p }) => p))).toBeLessThan(1e-6)
         expect(normalisedError(await m.data(), Float64Array.from(expected, ({ m }) => m))).toBeLessThan(1e-6)
         expect(normalisedError(await v.data(), Float64Array.from(expected, ({ v }) => v))).toBeLessThan(1e-6)
-        expect(Array.from(await half.data(), Number)).toEqual(Array.from(numbers, (x) => roundToBfloat16(Number(x))))
+        expect(Array.from(await half.data(), Number)).toEqual(toNumbers(numbers).map(roundToBfloat16))
         for (const tensor of [p, m, v, half, g, factor]) tensor.dispose()
       }
     }
