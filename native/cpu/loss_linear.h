@@ -61,13 +61,17 @@ static void check_head(const LinearHead& head, const HeadGradients& gradients, c
   }
   ANNEAL_CHECK(head.soft_cap >= 0 && head.soft_cap < INFINITY, "%s: soft_cap must be 0 (none) or positive, but is %g", kernel,
                static_cast<double>(head.soft_cap));
+  auto check_gradient = [&](const char* name, const Tensor& gradient, const char* of_name, const Tensor& of) {
+    ANNEAL_CHECK(same_shape(gradient, of), "%s: %s must have the shape of %s, %s, but has %s", kernel, name, of_name, ShapeText(of).text,
+                 ShapeText(gradient).text);
+  };
   if (gradients.hidden) {
     ANNEAL_CHECK(is_float(gradients.hidden->dtype), "%s: dhidden must be f32 or bf16, but is %s", kernel, name_of(gradients.hidden->dtype));
-    check_same_shape(kernel, "hidden", hidden, *gradients.hidden);
+    check_gradient("dhidden", *gradients.hidden, "hidden", hidden);
   }
   if (gradients.weight) {
     check_dtype(kernel, "dweight", *gradients.weight, DType::f32);
-    check_same_shape(kernel, "weight", weight, *gradients.weight);
+    check_gradient("dweight", *gradients.weight, "weight", weight);
   }
   if (gradients.bias) {
     check_dtype(kernel, "dbias", *gradients.bias, DType::f32);
