@@ -9,6 +9,7 @@ import type { LayerContext } from './attention.ts'
 import { flattenBatch, type BatchInput, type FlatBatch } from './batch.ts'
 import type { ModelConfig } from './config.ts'
 import type { RunOptions } from './layers.ts'
+import { resizeTokenEmbeddings } from './resize.ts'
 import { savePretrained, type SaveOptions } from './weights.ts'
 
 export interface ForwardInput extends BatchInput {
@@ -43,7 +44,7 @@ export interface ForwardOutput {
 
 /** A causal language model: layers of some kind, and a head that gives logits. */
 export abstract class CausalLanguageModel extends Module {
-  abstract readonly config: ModelConfig
+  abstract config: ModelConfig
   abstract lm_head: LinearLayer
   /** generation_config.json as read; written back by savePretrained(). */
   generationConfig: { [key: string]: JsonValue } | undefined
@@ -144,6 +145,12 @@ export abstract class CausalLanguageModel extends Module {
       return selectiveLogSoftmax(this.logits(hidden), batch.labels!, { temperature })
     })
   }
+
+  /**
+   * Makes room for `count` tokens: rows are dropped at the end, or added with the mean of those there are, as transformers does. An optimizer made
+   * before holds the old parameters.
+   */
+  resizeTokenEmbeddings(count: number): void { resizeTokenEmbeddings(this, count) }
 
   /** Writes config.json, generation_config.json and safetensors so that transformers loads them. */
   savePretrained(folder: string, options: SaveOptions = {}): Promise<void> { return savePretrained(this, folder, options) }

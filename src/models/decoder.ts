@@ -126,7 +126,7 @@ class DecoderModel extends Module {
 
 /** A decoder of Llama's shape: Llama, Mistral, Qwen2 and Qwen3, as its config says. */
 export class DecoderForCausalLM extends CausalLanguageModel {
-  readonly config: DecoderConfig
+  config: DecoderConfig
   readonly model: DecoderModel
   lm_head: LinearLayer
   override readonly baseModelPrefix = 'model'

@@ -102,7 +102,7 @@ class Gpt2Model extends Module {
 
 /** GPT-2 (Radford et al. 2019). */
 export class Gpt2LMHeadModel extends CausalLanguageModel {
-  readonly config: Gpt2Config
+  config: Gpt2Config
   readonly transformer: Gpt2Model
   lm_head: LinearLayer
   override readonly baseModelPrefix = 'transformer'

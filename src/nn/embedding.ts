@@ -5,7 +5,7 @@ import { normal, Parameter } from './parameter.ts'
 
 /** weight[id], weight [count, width]. The row of `paddingIdx` starts at 0; unlike torch's it is trained where that id is a real token. */
 export class Embedding extends Module {
-  readonly weight: Parameter
+  weight: Parameter
 
   constructor(count: number, width: number, { deviation = 0.02, paddingIdx }: { deviation?: number, paddingIdx?: number | undefined } = {}) {
     super()

@@ -24,18 +24,17 @@ export interface LinearInit {
 
 /** y = x weightᵀ + bias; weight [out, in], as torch.nn.Linear. */
 export class Linear extends LinearLayer {
-  readonly inFeatures: number
-  readonly outFeatures: number
   weight: Parameter
-  readonly bias: Parameter | null
+  bias: Parameter | null
 
   constructor(inFeatures: number, outFeatures: number, { bias = false, deviation = 0.02 }: LinearInit = {}) {
     super()
-    this.inFeatures = inFeatures
-    this.outFeatures = outFeatures
     this.weight = new Parameter([outFeatures, inFeatures], normal(deviation))
     this.bias = bias ? new Parameter([outFeatures], zeros) : null
   }
+
+  get inFeatures(): number { return this.weight.shape[1]! }
+  get outFeatures(): number { return this.weight.shape[0]! }
 
   forward(x: Tensor, activation: Activation = 'none'): Tensor {
     return linear(x, this.weight.tensor, this.bias?.tensor ?? null, { activation })
@@ -44,18 +43,17 @@ export class Linear extends LinearLayer {
 
 /** y = x weight + bias; weight [in, out], as GPT-2 stores it. */
 export class Conv1D extends LinearLayer {
-  readonly inFeatures: number
-  readonly outFeatures: number
   readonly weight: Parameter
   readonly bias: Parameter
 
   constructor(inFeatures: number, outFeatures: number, { deviation = 0.02 }: { deviation?: number } = {}) {
     super()
-    this.inFeatures = inFeatures
-    this.outFeatures = outFeatures
     this.weight = new Parameter([inFeatures, outFeatures], normal(deviation))
     this.bias = new Parameter([outFeatures], zeros)
   }
+
+  get inFeatures(): number { return this.weight.shape[0]! }
+  get outFeatures(): number { return this.weight.shape[1]! }
 
   forward(x: Tensor, activation: Activation = 'none'): Tensor {
     return linear(x, this.weight.tensor, this.bias.tensor, { activation, transposedWeight: true })

@@ -1,6 +1,7 @@
 // Proves that every family computes what transformers computes: logits, loss, gradients, an AdamW training and greedy continuations.
 import { afterEach, describe, expect, test } from 'vitest'
 import { AutoModelForCausalLM, KeyValueCache, type CausalLanguageModel } from '../../src/models/index.ts'
+import { selectiveLogSoftmax } from '../../src/ops/index.ts'
 import { backward, scope, Tensor, unscoped } from '../../src/tensor/index.ts'
 import { distance, everyModel, type Recorded } from './recorded.ts'
 
@@ -105,5 +106,22 @@ describe.each(everyModel)('%s', (_, folder, recorded) => {
       next = [best]
     }
     expect(tokens).toEqual(recorded.greedy)
+  })
+
+  // Dynamic NTK and LongRoPE turn early keys otherwise once the sequence is long, here as in transformers.
+  const dependsOnLength = ['dynamic', 'longrope'].includes((recorded.config.rope_parameters as { rope_type?: string } | undefined)?.rope_type ?? '')
+  if (!dependsOnLength) test.each(['float32', 'bfloat16'] as const)('log-probabilities while decoding are those of the whole sequence, bit for bit, in %s', async (dtype) => {
+    const model = await load(folder, recorded, dtype)
+    const cache = new KeyValueCache(model.config, { slots: 64, dtype })
+    live.push(cache)
+    const cacheSequences = [cache.allocate(64)]
+    const { prompt, greedy } = recorded
+    const decoded: number[] = []
+    for (const [i, token] of greedy.entries()) {
+      const { logits } = model.forward({ inputIds: [i === 0 ? prompt : [greedy[i - 1]!]], cache, cacheSequences, logitsToKeep: 1 })
+      decoded.push(await selectiveLogSoftmax(logits!, Tensor.from(Int32Array.of(token))).logprob.item())
+    }
+    const whole = await model.logprobs({ inputIds: [[...prompt, ...greedy]] }).logprob.toArray()
+    expect(decoded).toEqual(whole.slice(prompt.length - 1, -1))
   })
 })

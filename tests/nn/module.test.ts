@@ -119,7 +119,7 @@ describe('modules', () => {
 
   test('can be replaced by name', () => {
     const model = make().train()
-    const old = model.getModule('layers.1.up_proj') as LinearLayer
+    const old = model.layers[1]!.up_proj
     expect(model.replaceModule('layers.1.up_proj', new Doubled(old))).toBe(old)
     expect([...model.namedParameters()].map(([name]) => name)).toContain('layers.1.up_proj.base_layer.weight')
     expect(model.layers[1]!.up_proj.training).toBe(true)
