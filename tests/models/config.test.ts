@@ -1,5 +1,6 @@
 // Proves that config.json of every family is read as transformers reads it, and that a wrong one is refused by field.
 import { readFileSync } from 'node:fs'
+import fc from 'fast-check'
 import { describe, expect, test } from 'vitest'
 import { ConfigError } from '../../src/errors.ts'
 import { configToJson, createConfig, parseConfig, readConfig, type DecoderConfig, type RawConfig } from '../../src/models/config.ts'
@@ -113,5 +114,29 @@ describe('a wrong config is refused', () => {
     expect(() => parseConfig(raw, 'm/config.json')).toThrow(ConfigError)
     expect(() => parseConfig(raw, 'm/config.json')).toThrow(message)
     expect(() => parseConfig(raw, 'm/config.json')).toThrow(/^m\/config\.json: /)
+  })
+})
+
+describe('any config', () => {
+  const bases = ['gpt2', 'llama2', 'llama3', 'llama-rope', 'qwen2', 'qwen3', 'mistral'].map(rawOf)
+  const keys = [...new Set([...bases.flatMap((base) => Object.keys(base)), 'rope_scaling', 'rope_theta', 'partial_rotary_factor', 'quantization_config', '__proto__'])]
+  const rope = fc.record({
+    rope_type: fc.constantFrom('default', 'linear', 'dynamic', 'yarn', 'llama3', 'longrope'), rope_theta: fc.jsonValue(), factor: fc.jsonValue(), low_freq_factor: fc.jsonValue(),
+    high_freq_factor: fc.jsonValue(), original_max_position_embeddings: fc.jsonValue(), short_factor: fc.jsonValue(), attention_factor: fc.jsonValue(),
+  }, { requiredKeys: ['rope_type'] })
+  const value = fc.oneof(fc.jsonValue(), fc.integer(), rope, fc.constantFrom(0, -1, 1, 7, 1e300, 2 ** 53, 'constructor', '__proto__'))
+
+  test('is read or refused with a ConfigError, and pollutes nothing', () => {
+    fc.assert(fc.property(fc.constantFrom(...bases), fc.array(fc.tuple(fc.constantFrom(...keys), value), { maxLength: 3 }), (base, changes) => {
+      const raw = JSON.parse(JSON.stringify(base)) as Record<string, unknown>
+      for (const [key, changed] of changes) Object.defineProperty(raw, key, { value: changed, enumerable: true, configurable: true, writable: true })
+      try {
+        const config = parseConfig(raw as RawConfig)
+        parseConfig(JSON.parse(JSON.stringify(configToJson(config, 'float32'))) as RawConfig)
+      } catch (error) {
+        expect(error).toBeInstanceOf(ConfigError)
+      }
+    }), { numRuns: 2000 })
+    expect(({} as Record<string, unknown>).polluted).toBeUndefined()
   })
 })
