@@ -19,8 +19,12 @@ export function checkpoint(body: (...inputs: Tensor[]) => Tensor, ...inputs: Ten
     const copies = context.saved.map((saved, i) => saved.alias().requiresGrad_(wants[i]))
     const after = randomState()
     manualSeed(before.seed, before.next)
-    const again = enableGrad(() => body(...copies))
-    manualSeed(after.seed, after.next)
+    let again: Tensor
+    try {
+      again = enableGrad(() => body(...copies))
+    } finally {
+      manualSeed(after.seed, after.next)
+    }
     if (again.node) backwardAll([again], [gradient!])
     copies.forEach((copy, i) => { if (copy.grad && wants[i]) context.give(i, copy.grad) })
   })
