@@ -1,6 +1,6 @@
 import { z } from 'zod'
 import { ConfigError } from '../errors.ts'
-import { didYouMean } from '../suggest.ts'
+import { parseOptions } from '../options.ts'
 
 const whole = z.int().min(0)
 const positive = z.int().min(1)
@@ -46,43 +46,38 @@ const names = Object.keys(generationShape)
 const snakeCase = (key: string): string => key.replace(/[A-Z]/g, (letter) => `_${letter.toLowerCase()}`)
 const listOf = <T>(value: T | readonly T[] | null | undefined): readonly T[] => value === null || value === undefined ? [] : Array.isArray(value) ? value : [value as T]
 
-/** Parses options; throws ConfigError naming the option, with the nearest name for an unknown one. */
-function parse(options: object, where: string, nameOf: (key: string) => string, otherNames: readonly string[] = []): z.output<typeof generationSchema> {
-  const result = generationSchema.safeParse(options)
-  if (result.success) return result.data
-  const issue = result.error.issues[0]!
-  if (issue.code === 'unrecognized_keys') {
-    const key = issue.keys[0]!
-    throw new ConfigError(`${where}: unknown option ${JSON.stringify(key)}${didYouMean(key, [...names, ...otherNames])}`)
-  }
-  const key = issue.path.map(String).join('.')
-  const value = (options as Record<string, unknown>)[String(issue.path[0])]
-  throw new ConfigError(`${where}: ${nameOf(key)}: ${issue.message}; got ${value === undefined ? 'nothing' : JSON.stringify(value)}`)
-}
-
 export interface ConfigSources {
   /** generation_config.json of the model; keys anneal has no use for are ignored. */
   readonly model?: Readonly<Record<string, unknown>> | undefined
   /** End-of-sequence ids where neither the options nor the model's file name any. */
   readonly eosTokenIds?: readonly number[] | undefined
-  /** Names that the caller's own options have, to suggest for a misspelt one. */
-  readonly otherNames?: readonly string[]
 }
 
-/** The options over those of the model's generation_config.json over transformers' defaults. */
-export function resolveGenerationConfig(options: GenerationOptions = {}, { model = {}, eosTokenIds = [], otherNames = [] }: ConfigSources = {}): GenerationConfig {
+/** The options over those of the model's generation_config.json over transformers' defaults. Throws ConfigError naming each wrong option. */
+export function resolveGenerationConfig(options: GenerationOptions = {}, { model = {}, eosTokenIds = [] }: ConfigSources = {}): GenerationConfig {
   const given = Object.fromEntries(Object.entries(options).filter(([, value]) => value !== undefined))
-  parse(given, 'generate', (key) => key, otherNames)
+  parseOptions(generationSchema, given, 'generation options')
+  const stored = storedOptions(model)
+  // A length that the caller asks for is not overruled by the other kind of length in the file.
+  if (given.maxLength !== undefined) delete stored.maxNewTokens
+  if (given.minLength !== undefined) delete stored.minNewTokens
+  const { eosTokenId, padTokenId: _pad, numBeams: _beams, stopStrings, ...rest } = parseOptions(generationSchema, { ...stored, ...given }, 'generation options')
+  return { ...rest, eosTokenIds: eosTokenId === undefined ? eosTokenIds : listOf(eosTokenId), stopStrings: listOf(stopStrings) }
+}
+
+/** What generation_config.json says of the options here. */
+function storedOptions(model: Readonly<Record<string, unknown>>): Record<string, unknown> {
   const stored = Object.fromEntries(names.flatMap((name) => {
     const value = model[snakeCase(name)]
     return value === undefined || value === null ? [] : [[name, value]]
   }))
-  parse(stored, 'generation_config.json', snakeCase)
-  // A length that the caller asks for is not overruled by the other kind of length in the file.
-  if (given.maxLength !== undefined) delete stored.maxNewTokens
-  if (given.minLength !== undefined) delete stored.minNewTokens
-  const { eosTokenId, padTokenId: _pad, numBeams: _beams, stopStrings, ...rest } = parse({ ...stored, ...given }, 'generate', (key) => key)
-  return { ...rest, eosTokenIds: eosTokenId === undefined ? eosTokenIds : listOf(eosTokenId), stopStrings: listOf(stopStrings) }
+  try {
+    parseOptions(generationSchema, stored, 'generation options')
+  } catch (error) {
+    if (error instanceof ConfigError) throw new ConfigError(`generation_config.json: ${error.message}`, { cause: error })
+    throw error
+  }
+  return stored
 }
 
 /** Tokens that transformers generates where no length is given. */

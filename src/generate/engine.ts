@@ -7,6 +7,7 @@ import { scope, Tensor, unscoped, type TypedArray } from '../tensor/index.ts'
 import type { DecodeStream } from '../tokenizers/index.ts'
 import { Answer } from './answer.ts'
 import { newTokenLimit, type GenerationConfig } from './config.ts'
+import { contextLength } from './context.ts'
 import type { GeneratedToken, GenerationOutput } from './output.ts'
 import { sampleTokens, type SampledTokens } from './sampler.ts'
 import { PrefixGroup, Schedule, type Entry, type Part } from './schedule.ts'
@@ -75,7 +76,7 @@ export class GenerationEngine {
     if (this.#disposed) throw new DisposedError('the generation engine was disposed; make a new one')
     const { promptIds, config, seed, decoder, group, onToken, signal } = request
     this.#check(request)
-    const limit = newTokenLimit(config, promptIds.length, this.model.config.maxPositionEmbeddings)
+    const limit = newTokenLimit(config, promptIds.length, contextLength(this.model.config))
     const capacity = slotsOf(promptIds.length, limit)
     if (capacity > this.#cache.slots) throw new ConfigError(`a prompt of ${promptIds.length} tokens and up to ${limit} new ones need ${capacity} slots, but the engine has ${this.#cache.slots}; make it with more slots`)
     const answer = new Answer({ promptIds, config, limit, seed, decoder })

@@ -1,46 +1,58 @@
+import { z } from 'zod'
 import { KeyValueCache, type CausalLanguageModel } from '../models/index.ts'
+import { parseOptions } from '../options.ts'
 import type { ChatMessage, Tokenizer } from '../tokenizers/index.ts'
-import { newTokenLimit, resolveGenerationConfig, type GenerationConfig, type GenerationOptions } from './config.ts'
+import { generationShape, newTokenLimit, resolveGenerationConfig, type GenerationConfig } from './config.ts'
+import { contextLength } from './context.ts'
 import { GenerationEngine, slotsOf, type GenerationRequest } from './engine.ts'
 import type { GeneratedToken, GenerationOutput } from './output.ts'
-import { defaultEosTokenIds, isMessages, promptIdsOf, promptsOf, type Prompt, type PromptOptions } from './prompts.ts'
+import { defaultEosTokenIds, isMessages, promptIdsOf, promptsOf, type Prompt } from './prompts.ts'
 import { PrefixGroup } from './schedule.ts'
 import { freshSeed, sampleSeed } from './seed.ts'
 
-/** How to run a generation; its results do not depend on these, except by `bf16`. */
-export interface RunOptions {
-  /** Most answers at a time. Default 64. */
-  maxBatchSize?: number | undefined
-  /** Most prompt tokens in one forward pass. Default 512. */
-  prefillTokens?: number | undefined
-  /** Most bytes of keys and values, where one answer does not need more. Default 2 GiB. */
-  maxCacheBytes?: number | undefined
-  /** Multiply in bfloat16 where the machine has it. Default: as the weights are stored. */
-  bf16?: boolean | undefined
-  /** Ends the answers: what is there of them is returned, with finishReason 'aborted'. */
-  signal?: AbortSignal | undefined
-}
+/** How to run a generation, and how to read its prompts. Results do not depend on the first four, except by `bf16`. */
+export const runShape = {
+  maxBatchSize: z.int().min(1).default(64).describe('Most answers at a time'),
+  prefillTokens: z.int().min(1).default(512).describe('Most prompt tokens in one forward pass'),
+  maxCacheBytes: z.number().min(0).default(2 ** 31).describe('Most bytes of keys and values, unless one answer needs more'),
+  bf16: z.boolean().default(false).describe('Multiply in bfloat16 where the machine has it; otherwise as the weights are stored'),
+  signal: z.instanceof(AbortSignal).optional().describe('Ends the answers; what is there of them is returned, with finishReason "aborted"'),
+  tools: z.array(z.unknown()).optional().describe('Functions that the assistant may call, for the chat template'),
+  chatTemplate: z.string().optional().describe('Name of a chat template of the tokenizer, or Jinja text'),
+  chatTemplateKwargs: z.record(z.string(), z.unknown()).optional().describe('Further variables for the chat template, such as enable_thinking'),
+  allowSpecial: z.boolean().optional().describe('Read the names of special tokens in prompts as special tokens. Default: in texts, as transformers does, but not in messages'),
+} as const
 
-/** The options of generate(), stream() and chat(). */
-export interface GenerateOptions extends GenerationOptions, RunOptions, PromptOptions {}
-
-const runNames = ['maxBatchSize', 'prefillTokens', 'maxCacheBytes', 'bf16', 'signal', 'tools', 'chatTemplate', 'chatTemplateKwargs', 'allowSpecial'] as const
-const defaultBatchSize = 64
-const defaultCacheBytes = 2 ** 31
+/** Every option of generate(), stream() and chat(). */
+export const generateSchema = z.strictObject({ ...generationShape, ...runShape })
+/** What a user gives. */
+export type GenerateOptions = z.input<typeof generateSchema>
+type RunOptions = z.output<z.ZodObject<typeof runShape>>
 
 type MaybeTokenizer = Tokenizer | null | undefined
 
+interface Job { engine: GenerationEngine, requests: readonly GenerationRequest[] }
+
+/** Checks everything and makes an engine that holds the requests. */
+function prepare(model: CausalLanguageModel, tokenizer: MaybeTokenizer, prompts: readonly Prompt[], options: GenerateOptions): Job {
+  const run = parseOptions(generateSchema, options, 'generation options')
+  const config = configOf(model, tokenizer, prompts, options)
+  const requests = requestsOf(model, tokenizer, prompts, config, run)
+  const { maxBatchSize, prefillTokens, bf16 } = run
+  return { requests, engine: new GenerationEngine(model, { slots: slotsFor(model, requests, run), maxBatchSize, prefillTokens, bf16 }) }
+}
+
 /** The part of the options that says what to generate, over the model's generation_config.json. */
 function configOf(model: CausalLanguageModel, tokenizer: MaybeTokenizer, prompts: readonly Prompt[], options: GenerateOptions): GenerationConfig {
-  const own = Object.fromEntries(Object.entries(options).filter(([name]) => !(runNames as readonly string[]).includes(name)))
-  const config = resolveGenerationConfig(own, { model: model.generationConfig, eosTokenIds: defaultEosTokenIds(model, tokenizer), otherNames: runNames })
+  const own = Object.fromEntries(Object.entries(options).filter(([name]) => !(name in runShape)))
+  const config = resolveGenerationConfig(own, { model: model.generationConfig, eosTokenIds: defaultEosTokenIds(model, tokenizer) })
   // A base model's file may name another end than that of a turn.
   const turnEnd = options.eosTokenId === undefined && prompts.some(isMessages) ? tokenizer?.eosTokenId : undefined
   return turnEnd === undefined ? config : { ...config, eosTokenIds: [...new Set([...config.eosTokenIds, turnEnd])] }
 }
 
 /** What each answer needs: prompt after prompt, the samples of a prompt one after another. */
-function requestsOf(model: CausalLanguageModel, tokenizer: MaybeTokenizer, prompts: readonly Prompt[], config: GenerationConfig, options: GenerateOptions): GenerationRequest[] {
+function requestsOf(model: CausalLanguageModel, tokenizer: MaybeTokenizer, prompts: readonly Prompt[], config: GenerationConfig, options: RunOptions): GenerationRequest[] {
   const seed = config.seed ?? (config.doSample ? freshSeed() : 0)
   /** By tokens: equal prompts share one, and their samples are numbered on. */
   const known = new Map<string, { group: PrefixGroup, samples: number }>()
@@ -57,21 +69,13 @@ function requestsOf(model: CausalLanguageModel, tokenizer: MaybeTokenizer, promp
 }
 
 /** Slots for as many of the largest answers as run together, within the memory allowed. */
-function slotsFor(model: CausalLanguageModel, requests: readonly GenerationRequest[], { maxBatchSize = defaultBatchSize, maxCacheBytes = defaultCacheBytes }: RunOptions): number {
+function slotsFor(model: CausalLanguageModel, requests: readonly GenerationRequest[], { maxBatchSize, maxCacheBytes }: RunOptions): number {
   const { config: modelConfig, dtype } = model
-  const needs = requests.map(({ promptIds, config }) => slotsOf(promptIds.length, newTokenLimit(config, promptIds.length, modelConfig.maxPositionEmbeddings)))
+  const needs = requests.map(({ promptIds, config }) => slotsOf(promptIds.length, newTokenLimit(config, promptIds.length, contextLength(modelConfig))))
   needs.sort((a, b) => b - a)
   const together = needs.slice(0, maxBatchSize).reduce((sum, need) => sum + need, 0)
   const allowed = Math.floor(maxCacheBytes / KeyValueCache.bytes(modelConfig, 1, dtype))
   return Math.max(Math.min(together, allowed), needs[0] ?? 1)
-}
-
-/** An engine that holds these requests. */
-function engineFor(model: CausalLanguageModel, requests: readonly GenerationRequest[], options: RunOptions): GenerationEngine {
-  const { maxBatchSize = defaultBatchSize, prefillTokens, bf16 } = options
-  return new GenerationEngine(model, {
-    slots: slotsFor(model, requests, options), maxBatchSize, ...(prefillTokens === undefined ? {} : { prefillTokens }), ...(bf16 === undefined ? {} : { bf16 }),
-  })
 }
 
 /**
@@ -80,11 +84,7 @@ function engineFor(model: CausalLanguageModel, requests: readonly GenerationRequ
  * others. Throws ConfigError for an unknown option and for a prompt longer than the model's context.
  */
 export async function generate(model: CausalLanguageModel, tokenizer: MaybeTokenizer, prompts: Prompt | readonly Prompt[], options: GenerateOptions = {}): Promise<GenerationOutput[]> {
-  const list = promptsOf(prompts)
-  const config = configOf(model, tokenizer, list, options)
-  const requests = requestsOf(model, tokenizer, list, config, options)
-  if (requests.length === 0) return []
-  const engine = engineFor(model, requests, options)
+  const { engine, requests } = prepare(model, tokenizer, promptsOf(prompts), options)
   try {
     return await Promise.all(requests.map((request) => engine.submit(request)))
   } finally {
@@ -97,9 +97,7 @@ export async function generate(model: CausalLanguageModel, tokenizer: MaybeToken
  * together are the answer's. Leaving the loop ends the generation. The generator's return value is the whole answer.
  */
 export async function* stream(model: CausalLanguageModel, tokenizer: MaybeTokenizer, prompt: Prompt, options: Omit<GenerateOptions, 'numReturnSequences'> = {}): AsyncGenerator<GeneratedToken, GenerationOutput, void> {
-  const config = configOf(model, tokenizer, [prompt], { ...options, numReturnSequences: 1 })
-  const requests = requestsOf(model, tokenizer, [prompt], config, options)
-  const engine = engineFor(model, requests, options)
+  const { engine, requests } = prepare(model, tokenizer, [prompt], { ...options, numReturnSequences: 1 })
   try {
     const tokens: GeneratedToken[] = []
     const state = { done: false, wake: (): void => undefined }
