@@ -1,5 +1,6 @@
-// Elementwise operations on two tensors with broadcasting. Axes that both operands traverse alike are merged, which leaves one inner loop in
-// which each operand advances or stands still: equal shapes, a scalar, a row and a column are all that loop.
+// Elementwise operations on two tensors with broadcasting. Axes that both operands traverse alike are merged, which
+// leaves one inner loop in which each operand advances or stands still: equal shapes, a scalar, a row and a column are
+// all that loop.
 #include <math.h>
 
 #include "cast.h"
@@ -11,10 +12,22 @@ namespace {
 
 constexpr int64_t block = 16384;  // elements of an inner loop that threads share
 
-struct Add { vf operator()(vf a, vf b) const { return a + b; } double operator()(double a, double b) const { return a + b; } };
-struct Subtract { vf operator()(vf a, vf b) const { return a - b; } double operator()(double a, double b) const { return a - b; } };
-struct Multiply { vf operator()(vf a, vf b) const { return a * b; } double operator()(double a, double b) const { return a * b; } };
-struct Divide { vf operator()(vf a, vf b) const { return a / b; } double operator()(double a, double b) const { return a / b; } };
+struct Add {
+  vf operator()(vf a, vf b) const { return a + b; }
+  double operator()(double a, double b) const { return a + b; }
+};
+struct Subtract {
+  vf operator()(vf a, vf b) const { return a - b; }
+  double operator()(double a, double b) const { return a - b; }
+};
+struct Multiply {
+  vf operator()(vf a, vf b) const { return a * b; }
+  double operator()(double a, double b) const { return a * b; }
+};
+struct Divide {
+  vf operator()(vf a, vf b) const { return a / b; }
+  double operator()(double a, double b) const { return a / b; }
+};
 // A NaN in either operand is the result.
 struct Maximum {
   vf operator()(vf a, vf b) const { return select((vi)(a > b) | (vi)(a != a), a, b); }
@@ -58,7 +71,8 @@ static Plan make_plan(const Tensor& y, const Tensor& a, const Tensor& b) {
   // The strides of an operand along axis i of y, from the outermost.
   for (int i = 0; i < y.rank; ++i) {
     int a_axis = i - (y.rank - a.rank), b_axis = i - (y.rank - b.rank);
-    int64_t length = y.shape[i], a_length = a_axis < 0 ? 1 : a.shape[a_axis], b_length = b_axis < 0 ? 1 : b.shape[b_axis];
+    int64_t length = y.shape[i];
+    int64_t a_length = a_axis < 0 ? 1 : a.shape[a_axis], b_length = b_axis < 0 ? 1 : b.shape[b_axis];
     a_size /= a_length;
     b_size /= b_length;
     if (length == 1) continue;
@@ -79,7 +93,8 @@ static Plan make_plan(const Tensor& y, const Tensor& a, const Tensor& b) {
 }
 
 // The inner loop; a and b advance by a_step and b_step, 0 or 1.
-template <int a_step, int b_step, class T, class F> ANNEAL_INLINE void loop(T* y, const T* a, const T* b, int64_t n, F f) {
+template <int a_step, int b_step, class T, class F>
+ANNEAL_INLINE void loop(T* y, const T* a, const T* b, int64_t n, F f) {
   if constexpr (sizeof(T) == 8) {
     const double a0 = *a, b0 = *b;
     for (int64_t i = 0; i < n; ++i) y[i] = f(a_step ? a[i] : a0, b_step ? b[i] : b0);
@@ -87,7 +102,9 @@ template <int a_step, int b_step, class T, class F> ANNEAL_INLINE void loop(T* y
     const vf a0 = splat(to_float(*a)), b0 = splat(to_float(*b));
     int64_t i = 0;
     for (; i + lanes <= n; i += lanes) store(y + i, f(a_step ? load(a + i) : a0, b_step ? load(b + i) : b0));
-    if (i < n) store_part(y + i, f(a_step ? load_part(a + i, n - i) : a0, b_step ? load_part(b + i, n - i) : b0), n - i);
+    if (i == n) return;
+    vf a_part = a_step ? load_part(a + i, n - i) : a0, b_part = b_step ? load_part(b + i, n - i) : b0;
+    store_part(y + i, f(a_part, b_part), n - i);
   }
 }
 
@@ -115,7 +132,8 @@ template <class T, class F> static void run(const Plan& plan, T* y, const T* a, 
   });
 }
 
-template <class T> static void binary_of(const Plan& plan, Tensor& y, const Tensor& a, const Tensor& b, BinaryOperation operation) {
+template <class T>
+static void binary_of(const Plan& plan, Tensor& y, const Tensor& a, const Tensor& b, BinaryOperation operation) {
   auto go = [&](auto f) { run(plan, y.as<T>(), a.as<T>(), b.as<T>(), y.size, f); };
   switch (operation) {
     case BinaryOperation::add: go(Add{}); break;
@@ -136,13 +154,14 @@ void binary(Tensor& y, const Tensor& a, const Tensor& b, int64_t operation) {
   check_computable("binary", "y", y);
   check_dtype("binary", "a", a, y.dtype);
   check_dtype("binary", "b", b, y.dtype);
-  ANNEAL_CHECK(operation >= 0 && operation <= static_cast<int64_t>(BinaryOperation::equal), "binary: there is no operation %lld",
-               static_cast<long long>(operation));
+  ANNEAL_CHECK(operation >= 0 && operation <= static_cast<int64_t>(BinaryOperation::equal),
+               "binary: there is no operation %lld", static_cast<long long>(operation));
   check_broadcast("a", a, y);
   check_broadcast("b", b, y);
   for (int i = 1; i <= y.rank; ++i) {
     int64_t a_length = i <= a.rank ? a.dim(-i) : 1, b_length = i <= b.rank ? b.dim(-i) : 1;
-    ANNEAL_CHECK(y.dim(-i) == a_length || y.dim(-i) == b_length, "binary: the output %s is larger than %s and %s broadcast to",
+    ANNEAL_CHECK(y.dim(-i) == a_length || y.dim(-i) == b_length,
+                 "binary: the output %s is larger than %s and %s broadcast to",
                  ShapeText(y).text, ShapeText(a).text, ShapeText(b).text);
   }
   if (y.size == 0) return;

@@ -1,5 +1,5 @@
-// One number from one dtype to another: floats round to nearest even (in one rounding), floats to integers truncate toward zero, what does
-// not fit into an integer saturates, and NaN becomes 0. Internal linkage only.
+// One number from one dtype to another: floats round to nearest even (in one rounding), floats to integers truncate
+// toward zero, what does not fit into an integer saturates, and NaN becomes 0. Internal linkage only.
 #pragma once
 #include <type_traits>
 
@@ -55,7 +55,9 @@ template <class V> ANNEAL_INLINE void narrow(float* p, V x) { *p = static_cast<f
 template <class V> ANNEAL_INLINE void narrow(double* p, V x) { *p = static_cast<double>(x); }
 template <class V> ANNEAL_INLINE void narrow(bf16* p, V x) { *p = to_bf16(sticky(x)); }
 template <class V> ANNEAL_INLINE void narrow(f16* p, V x) { *p = to_f16(sticky(x)); }
-template <class V> ANNEAL_INLINE void narrow(int32_t* p, V x) { *p = static_cast<int32_t>(to_integer(x, INT32_MIN, INT32_MAX)); }
+template <class V> ANNEAL_INLINE void narrow(int32_t* p, V x) {
+  *p = static_cast<int32_t>(to_integer(x, INT32_MIN, INT32_MAX));
+}
 template <class V> ANNEAL_INLINE void narrow(int64_t* p, V x) { *p = to_integer(x, INT64_MIN, INT64_MAX); }
 template <class V> ANNEAL_INLINE void narrow(uint8_t* p, V x) { *p = static_cast<uint8_t>(to_integer(x, 0, 255)); }
 

@@ -1,4 +1,5 @@
-// Conversion between any two dtypes. The pairs among f32, bf16 and f16 run in vectors; the rules for integers are cast.h's.
+// Conversion between any two dtypes. The pairs among f32, bf16 and f16 run in vectors; the rules for integers are
+// cast.h's.
 #include "cast.h"
 #include "isa.h"
 #include "shape.h"
@@ -8,7 +9,8 @@ namespace {
 
 constexpr int64_t grain = 32768;
 
-template <class T> constexpr bool has_vectors = std::is_same_v<T, float> || std::is_same_v<T, bf16> || std::is_same_v<T, f16>;
+template <class T>
+constexpr bool has_vectors = std::is_same_v<T, float> || std::is_same_v<T, bf16> || std::is_same_v<T, f16>;
 
 template <class Y, class X> static void convert_range(Y* y, const X* x, int64_t n) {
   if constexpr (std::is_same_v<Y, X>) {
@@ -30,7 +32,8 @@ void convert(Tensor& y, const Tensor& x) {
     with_any(x.dtype, [&]<class X>(X*) {
       Y* out = y.as<Y>();
       const X* in = x.as<X>();
-      parallel_for(y.size, grain, [&](int64_t begin, int64_t end) { convert_range(out + begin, in + begin, end - begin); });
+      parallel_for(y.size, grain,
+                   [&](int64_t begin, int64_t end) { convert_range(out + begin, in + begin, end - begin); });
     });
   });
 }

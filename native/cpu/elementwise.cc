@@ -1,5 +1,5 @@
-// Elementwise primitives without broadcasting: fill, iota, add_into, scale, unary and where. f32 and bf16 are computed in f32 vectors, f64 in
-// scalars the compiler vectorises; sin and cos go through libm, which reduces any argument.
+// Elementwise primitives without broadcasting: fill, iota, add_into, scale, unary and where. f32 and bf16 are computed
+// in f32 vectors, f64 in scalars the compiler vectorises; sin and cos go through libm, which reduces any argument.
 #include <math.h>
 
 #include "cast.h"
@@ -44,19 +44,58 @@ template <float (*f)(float)> ANNEAL_INLINE vf each_lane(vf x) {
   return x;
 }
 
-struct Negate { vf operator()(vf x) const { return -x; } double operator()(double x) const { return -x; } };
-struct Exp { vf operator()(vf x) const { return cpu::exp(x); } double operator()(double x) const { return ::exp(x); } };
-struct Log { vf operator()(vf x) const { return cpu::log(x); } double operator()(double x) const { return ::log(x); } };
-struct Sqrt { vf operator()(vf x) const { return cpu::sqrt(x); } double operator()(double x) const { return ::sqrt(x); } };
-struct Rsqrt { vf operator()(vf x) const { return 1.f / cpu::sqrt(x); } double operator()(double x) const { return 1 / ::sqrt(x); } };
-struct Tanh { vf operator()(vf x) const { return cpu::tanh(x); } double operator()(double x) const { return ::tanh(x); } };
-struct Erf { vf operator()(vf x) const { return cpu::erf(x); } double operator()(double x) const { return ::erf(x); } };
-struct Sin { vf operator()(vf x) const { return each_lane<sinf>(x); } double operator()(double x) const { return ::sin(x); } };
-struct Cos { vf operator()(vf x) const { return each_lane<cosf>(x); } double operator()(double x) const { return ::cos(x); } };
-struct Abs { vf operator()(vf x) const { return cpu::abs(x); } double operator()(double x) const { return ::fabs(x); } };
-struct Sigmoid { vf operator()(vf x) const { return cpu::sigmoid(x); } double operator()(double x) const { return 1 / (1 + ::exp(-x)); } };
-struct Reciprocal { vf operator()(vf x) const { return 1.f / x; } double operator()(double x) const { return 1 / x; } };
-struct Square { vf operator()(vf x) const { return x * x; } double operator()(double x) const { return x * x; } };
+struct Negate {
+  vf operator()(vf x) const { return -x; }
+  double operator()(double x) const { return -x; }
+};
+struct Exp {
+  vf operator()(vf x) const { return cpu::exp(x); }
+  double operator()(double x) const { return ::exp(x); }
+};
+struct Log {
+  vf operator()(vf x) const { return cpu::log(x); }
+  double operator()(double x) const { return ::log(x); }
+};
+struct Sqrt {
+  vf operator()(vf x) const { return cpu::sqrt(x); }
+  double operator()(double x) const { return ::sqrt(x); }
+};
+struct Rsqrt {
+  vf operator()(vf x) const { return 1.f / cpu::sqrt(x); }
+  double operator()(double x) const { return 1 / ::sqrt(x); }
+};
+struct Tanh {
+  vf operator()(vf x) const { return cpu::tanh(x); }
+  double operator()(double x) const { return ::tanh(x); }
+};
+struct Erf {
+  vf operator()(vf x) const { return cpu::erf(x); }
+  double operator()(double x) const { return ::erf(x); }
+};
+struct Sin {
+  vf operator()(vf x) const { return each_lane<sinf>(x); }
+  double operator()(double x) const { return ::sin(x); }
+};
+struct Cos {
+  vf operator()(vf x) const { return each_lane<cosf>(x); }
+  double operator()(double x) const { return ::cos(x); }
+};
+struct Abs {
+  vf operator()(vf x) const { return cpu::abs(x); }
+  double operator()(double x) const { return ::fabs(x); }
+};
+struct Sigmoid {
+  vf operator()(vf x) const { return cpu::sigmoid(x); }
+  double operator()(double x) const { return 1 / (1 + ::exp(-x)); }
+};
+struct Reciprocal {
+  vf operator()(vf x) const { return 1.f / x; }
+  double operator()(double x) const { return 1 / x; }
+};
+struct Square {
+  vf operator()(vf x) const { return x * x; }
+  double operator()(double x) const { return x * x; }
+};
 
 template <class T> static void unary_of(Tensor& y, const Tensor& x, UnaryOperation operation) {
   switch (operation) {
@@ -122,7 +161,8 @@ void add_into(Tensor& y, const Tensor& x) {
     with_computable(x.dtype, [&]<class X>(X*) {
       Y* out = y.as<Y>();
       const X* in = x.as<X>();
-      parallel_for(y.size, grain, [&](int64_t begin, int64_t end) { add_vectors(out + begin, in + begin, end - begin); });
+      parallel_for(y.size, grain,
+                   [&](int64_t begin, int64_t end) { add_vectors(out + begin, in + begin, end - begin); });
     });
   });
 }
@@ -141,8 +181,8 @@ void unary(Tensor& y, const Tensor& x, int64_t operation) {
   check_computable("unary", "x", x);
   check_dtype("unary", "y", y, x.dtype);
   check_same_shape("unary", "x", x, y);
-  ANNEAL_CHECK(operation >= 0 && operation <= static_cast<int64_t>(UnaryOperation::square), "unary: there is no operation %lld",
-               static_cast<long long>(operation));
+  ANNEAL_CHECK(operation >= 0 && operation <= static_cast<int64_t>(UnaryOperation::square),
+               "unary: there is no operation %lld", static_cast<long long>(operation));
   with_computable(x.dtype, [&]<class T>(T*) { unary_of<T>(y, x, static_cast<UnaryOperation>(operation)); });
 }
 

@@ -1,5 +1,5 @@
-// What the losses share: checks of labels, and the gradients of one row of logits. z = logit * scale, scale = 1 / temperature; log p = z - lse.
-// A gradient row may overwrite its logits. Internal linkage only.
+// What the losses share: checks of labels, and the gradients of one row of logits. z = logit * scale, scale = 1 /
+// temperature; log p = z - lse. A gradient row may overwrite its logits. Internal linkage only.
 #pragma once
 #include "logsumexp.h"
 #include "shape.h"
@@ -10,22 +10,23 @@ namespace {
 constexpr int32_t ignored = -100;
 
 // Every label is -100 or names one of the vocabulary's entries.
-[[maybe_unused]] static void check_labels(const char* kernel, const char* name, const Tensor& labels, int64_t tokens, int64_t vocabulary) {
+[[maybe_unused]] static void check_labels(const char* kernel, const char* name, const Tensor& labels, int64_t tokens,
+                                          int64_t vocabulary) {
   check_dtype(kernel, name, labels, DType::i32);
   ANNEAL_CHECK(labels.rank == 1 && labels.size == tokens, "%s: %s must have shape [%lld], but has %s", kernel, name,
                static_cast<long long>(tokens), ShapeText(labels).text);
   const int32_t* label = labels.as<int32_t>();
   for (int64_t t = 0; t < tokens; ++t)
     ANNEAL_CHECK(label[t] == ignored || (label[t] >= 0 && label[t] < vocabulary),
-                 "%s: %s[%lld] is %d, outside the vocabulary of %lld; use -100 to ignore a token", kernel, name, static_cast<long long>(t),
-                 label[t], static_cast<long long>(vocabulary));
+                 "%s: %s[%lld] is %d, outside the vocabulary of %lld; use -100 to ignore a token", kernel, name,
+                     static_cast<long long>(t), label[t], static_cast<long long>(vocabulary));
 }
 
 // A f32 tensor with one number per token.
 [[maybe_unused]] static void check_per_token(const char* kernel, const char* name, const Tensor& x, int64_t tokens) {
   check_dtype(kernel, name, x, DType::f32);
-  ANNEAL_CHECK(x.rank == 1 && x.size == tokens, "%s: %s must have shape [%lld], but has %s", kernel, name, static_cast<long long>(tokens),
-               ShapeText(x).text);
+  ANNEAL_CHECK(x.rank == 1 && x.size == tokens, "%s: %s must have shape [%lld], but has %s", kernel, name,
+               static_cast<long long>(tokens), ShapeText(x).text);
 }
 
 [[maybe_unused]] static void check_logits(const char* kernel, const Tensor& logits) {
@@ -38,7 +39,8 @@ constexpr int32_t ignored = -100;
   ANNEAL_CHECK(smoothing >= 0 && smoothing <= 1, "%s: smoothing must lie in [0, 1], but is %g", kernel, smoothing);
 }
 [[maybe_unused]] static void check_temperature(const char* kernel, double temperature) {
-  ANNEAL_CHECK(temperature > 0 && temperature < INFINITY, "%s: temperature must be positive, but is %g", kernel, temperature);
+  ANNEAL_CHECK(temperature > 0 && temperature < INFINITY, "%s: temperature must be positive, but is %g", kernel,
+               temperature);
 }
 
 // Sum of a row, pieces of f32 vectors folded in f64 in order.
@@ -59,7 +61,8 @@ template <class T> static double row_sum(const T* row, int64_t n) {
 }
 
 // out[j] = f(logit, log p, p) for the whole row.
-template <class T, class F> ANNEAL_INLINE void map_probabilities(T* out, const T* row, int64_t n, float scale, float lse, F f) {
+template <class T, class F>
+ANNEAL_INLINE void map_probabilities(T* out, const T* row, int64_t n, float scale, float lse, F f) {
   auto step = [&](vf logit) {
     vf log_p = logit * scale - lse;
     return f(logit, log_p, exp_low(log_p));
@@ -89,7 +92,8 @@ ANNEAL_INLINE vf cap_slope(vf z, float inverse_cap) {
 
 // out = factor * d nll / d logits: p - smoothing / n, less 1 - smoothing at the label; times the slope of the cap.
 template <class T>
-static void row_nll_gradient(T* out, const T* row, int64_t n, float lse, int32_t label, float smoothing, float factor, float inverse_cap) {
+static void row_nll_gradient(T* out, const T* row, int64_t n, float lse, int32_t label, float smoothing, float factor,
+                             float inverse_cap) {
   const float uniform = smoothing / static_cast<float>(n);
   const float logit = to_float(row[label]);
   auto gradient = [&](vf p) { return (p - uniform) * factor; };
@@ -110,15 +114,15 @@ template <class T> static Logprob row_logprob(const T* row, int64_t n, float sca
 struct LogprobGradient {
   float scale, lse, entropy, dlogprob, dentropy, inverse_cap;
 };
-template <class T> static void row_logprob_gradient(T* out, const T* row, int64_t n, int32_t id, const LogprobGradient& g) {
+template <class T>
+static void row_logprob_gradient(T* out, const T* row, int64_t n, int32_t id, const LogprobGradient& g) {
   const float logit = to_float(row[id]), d = g.dlogprob * g.scale, dh = g.dentropy * g.scale;
   // p log p is 0 for p = 0, also where log p = -inf.
   auto value = [&](vf log_p, vf p) { return -p * (d + dh * (max(splat(-100.f), log_p) + g.entropy)); };
-  if (g.inverse_cap == 0 && dh == 0) map_probabilities(out, row, n, g.scale, g.lse, [&](vf, vf, vf p) { return p * -d; });
-  else if (g.inverse_cap == 0) map_probabilities(out, row, n, g.scale, g.lse, [&](vf, vf log_p, vf p) { return value(log_p, p); });
-  else
-    map_probabilities(out, row, n, g.scale, g.lse,
-                      [&](vf z, vf log_p, vf p) { return value(log_p, p) * cap_slope(z, g.inverse_cap); });
+  auto map = [&](auto f) { map_probabilities(out, row, n, g.scale, g.lse, f); };
+  if (g.inverse_cap == 0 && dh == 0) map([&](vf, vf, vf p) { return p * -d; });
+  else if (g.inverse_cap == 0) map([&](vf, vf log_p, vf p) { return value(log_p, p); });
+  else map([&](vf z, vf log_p, vf p) { return value(log_p, p) * cap_slope(z, g.inverse_cap); });
   vf log_p = splat(logit * g.scale - g.lse);
   float at_id = d + value(log_p, exp_low(log_p))[0];
   put(out + id, g.inverse_cap == 0 ? at_id : at_id * cap_slope(splat(logit), g.inverse_cap)[0]);

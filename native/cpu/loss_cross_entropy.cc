@@ -1,4 +1,5 @@
-// Cross-entropy of logits with labels, and its gradient. Each row is read from memory once: its pieces stay in cache between max and sum.
+// Cross-entropy of logits with labels, and its gradient. Each row is read from memory once: its pieces stay in cache
+// between max and sum.
 #include "isa.h"
 #include "loss.h"
 
@@ -8,7 +9,8 @@ namespace {
 constexpr int64_t grain = 16384;  // logits per thread
 
 template <class T>
-static void forward(float* nll, float* lse, const T* logits, const int32_t* labels, int64_t tokens, int64_t vocabulary, float smoothing) {
+static void forward(float* nll, float* lse, const T* logits, const int32_t* labels, int64_t tokens, int64_t vocabulary,
+                    float smoothing) {
   parallel_for(tokens, grain / vocabulary + 1, [&](int64_t begin, int64_t end) {
     for (int64_t t = begin; t < end; ++t) {
       const T* row = logits + t * vocabulary;
@@ -20,8 +22,8 @@ static void forward(float* nll, float* lse, const T* logits, const int32_t* labe
 }
 
 template <class T>
-static void backward(T* dlogits, const float* dnll, const T* logits, const float* lse, const int32_t* labels, int64_t tokens,
-                     int64_t vocabulary, float smoothing) {
+static void backward(T* dlogits, const float* dnll, const T* logits, const float* lse, const int32_t* labels,
+                     int64_t tokens, int64_t vocabulary, float smoothing) {
   parallel_for(tokens, grain / vocabulary + 1, [&](int64_t begin, int64_t end) {
     for (int64_t t = begin; t < end; ++t) {
       T* out = dlogits + t * vocabulary;
@@ -41,14 +43,15 @@ void cross_entropy(Tensor& nll, Tensor& lse, const Tensor& logits, const Tensor&
   check_smoothing("cross_entropy", smoothing);
   check_labels("cross_entropy", "labels", labels, tokens, vocabulary);
   auto run = [&](const auto* rows) {
-    forward(nll.as<float>(), lse.as<float>(), rows, labels.as<int32_t>(), tokens, vocabulary, static_cast<float>(smoothing));
+    forward(nll.as<float>(), lse.as<float>(), rows, labels.as<int32_t>(), tokens, vocabulary,
+            static_cast<float>(smoothing));
   };
   if (logits.dtype == DType::f32) run(logits.as<float>());
   else run(logits.as<bf16>());
 }
 
-void cross_entropy_backward(Tensor& dlogits, const Tensor& dnll, const Tensor& logits, const Tensor& lse, const Tensor& labels,
-                            double smoothing) {
+void cross_entropy_backward(Tensor& dlogits, const Tensor& dnll, const Tensor& logits, const Tensor& lse,
+                            const Tensor& labels, double smoothing) {
   check_logits("cross_entropy_backward", logits);
   check_dtype("cross_entropy_backward", "dlogits", dlogits, logits.dtype);
   check_same_shape("cross_entropy_backward", "logits", logits, dlogits);

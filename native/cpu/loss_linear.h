@@ -1,5 +1,6 @@
-// The output layer of a language model taken in chunks of tokens, so that logits of all tokens never exist at once. Tokens whose label is -100
-// are left out first, which changes no result; a chunk's logits are f32 and become the gradient in place. Internal linkage only.
+// The output layer of a language model taken in chunks of tokens, so that logits of all tokens never exist at once.
+// Tokens whose label is -100 are left out first, which changes no result; a chunk's logits are f32 and become the
+// gradient in place. Internal linkage only.
 #pragma once
 #include "isa.h"
 #include "loss.h"
@@ -7,7 +8,8 @@
 namespace anneal::cpu::ANNEAL_ISA {
 namespace {
 
-// Logits of a chunk: about this many bytes, unless the vocabulary is so large that too few rows would be left for the matrix products.
+// Logits of a chunk: about this many bytes, unless the vocabulary is so large that too few rows would be left for the
+// matrix products.
 constexpr int64_t chunk_bytes = 32 << 20, fewest_rows = 104;
 
 struct LinearHead {
@@ -44,9 +46,11 @@ static Tensor matrix(void* data, DType dtype, int64_t rows, int64_t columns) {
 static void check_head(const LinearHead& head, const HeadGradients& gradients, const char* labels_name) {
   const char* kernel = head.kernel;
   const Tensor &hidden = head.hidden, &weight = head.weight;
-  ANNEAL_CHECK(is_float(hidden.dtype) && is_float(weight.dtype), "%s: hidden and weight must be f32 or bf16, but are %s and %s", kernel,
+  ANNEAL_CHECK(is_float(hidden.dtype) && is_float(weight.dtype),
+               "%s: hidden and weight must be f32 or bf16, but are %s and %s", kernel,
                name_of(hidden.dtype), name_of(weight.dtype));
-  ANNEAL_CHECK(hidden.rank == 2, "%s: hidden must have shape [tokens, width], but has %s", kernel, ShapeText(hidden).text);
+  ANNEAL_CHECK(hidden.rank == 2, "%s: hidden must have shape [tokens, width], but has %s", kernel,
+               ShapeText(hidden).text);
   ANNEAL_CHECK(weight.rank == 2 && weight.shape[0] > 0 && weight.shape[1] == hidden.shape[1],
                "%s: weight must have shape [vocabulary, %lld], the width of hidden, but has %s", kernel,
                static_cast<long long>(hidden.shape[1]), ShapeText(weight).text);
@@ -56,17 +60,19 @@ static void check_head(const LinearHead& head, const HeadGradients& gradients, c
                  static_cast<long long>(vocabulary), ShapeText(bias).text);
   };
   if (head.bias) {
-    ANNEAL_CHECK(is_float(head.bias->dtype), "%s: bias must be f32 or bf16, but is %s", kernel, name_of(head.bias->dtype));
+    ANNEAL_CHECK(is_float(head.bias->dtype), "%s: bias must be f32 or bf16, but is %s", kernel,
+                 name_of(head.bias->dtype));
     check_bias("bias", *head.bias);
   }
-  ANNEAL_CHECK(head.soft_cap >= 0 && head.soft_cap < INFINITY, "%s: soft_cap must be 0 (none) or positive, but is %g", kernel,
-               static_cast<double>(head.soft_cap));
+  ANNEAL_CHECK(head.soft_cap >= 0 && head.soft_cap < INFINITY, "%s: soft_cap must be 0 (none) or positive, but is %g",
+               kernel, static_cast<double>(head.soft_cap));
   auto check_gradient = [&](const char* name, const Tensor& gradient, const char* of_name, const Tensor& of) {
-    ANNEAL_CHECK(same_shape(gradient, of), "%s: %s must have the shape of %s, %s, but has %s", kernel, name, of_name, ShapeText(of).text,
-                 ShapeText(gradient).text);
+    ANNEAL_CHECK(same_shape(gradient, of), "%s: %s must have the shape of %s, %s, but has %s", kernel, name, of_name,
+                 ShapeText(of).text, ShapeText(gradient).text);
   };
   if (gradients.hidden) {
-    ANNEAL_CHECK(is_float(gradients.hidden->dtype), "%s: dhidden must be f32 or bf16, but is %s", kernel, name_of(gradients.hidden->dtype));
+    ANNEAL_CHECK(is_float(gradients.hidden->dtype), "%s: dhidden must be f32 or bf16, but is %s", kernel,
+                 name_of(gradients.hidden->dtype));
     check_gradient("dhidden", *gradients.hidden, "hidden", hidden);
   }
   if (gradients.weight) {
@@ -100,33 +106,40 @@ static Tensor rows_of(const Tensor& x, int64_t first, int64_t count) {
   return matrix(x.as<char>() + first * x.shape[1] * bytes_of(x.dtype), x.dtype, count, x.shape[1]);
 }
 
-// Adds a chunk's part of the gradients, chunk.logits being the gradient of the logits; `spare` has room for the gradient of chunk.hidden.
-static void add_gradients(const LinearHead& head, const HeadGradients& gradients, Chunk& chunk, void* spare, bool accumulate) {
+// Adds a chunk's part of the gradients, chunk.logits being the gradient of the logits; `spare` has room for the
+// gradient of chunk.hidden.
+static void add_gradients(const LinearHead& head, const HeadGradients& gradients, Chunk& chunk, void* spare,
+                          bool accumulate) {
   const int64_t none = static_cast<int64_t>(Activation::none);
-  if (gradients.weight) gemm(*gradients.weight, nullptr, chunk.logits, chunk.hidden, nullptr, true, false, accumulate, none, head.half);
+  if (gradients.weight)
+    gemm(*gradients.weight, nullptr, chunk.logits, chunk.hidden, nullptr, true, false, accumulate, none, head.half);
   if (gradients.bias) sum_rows(*gradients.bias, chunk.logits, accumulate);
   if (!gradients.hidden) return;
   Tensor& all = *gradients.hidden;
   const bool in_place = follow_each_other(chunk.token, chunk.count);
-  Tensor rows = in_place ? rows_of(all, chunk.token[0], chunk.count) : matrix(spare, all.dtype, chunk.count, head.width());
+  Tensor rows =
+      in_place ? rows_of(all, chunk.token[0], chunk.count) : matrix(spare, all.dtype, chunk.count, head.width());
   gemm(rows, nullptr, chunk.logits, head.weight, nullptr, false, false, false, none, head.half);
   if (in_place) return;
   const int64_t row_bytes = head.width() * bytes_of(all.dtype);
   for (int64_t i = 0; i < chunk.count; ++i)
-    memcpy(all.as<char>() + chunk.token[i] * row_bytes, rows.as<char>() + i * row_bytes, static_cast<size_t>(row_bytes));
+    memcpy(all.as<char>() + chunk.token[i] * row_bytes, rows.as<char>() + i * row_bytes,
+           static_cast<size_t>(row_bytes));
 }
 
 // row(logits, token) for each token that counts, with its soft-capped logits, which the call turns into
 // their gradient where gradients are wanted.
-template <class F> static void each_token(const LinearHead& head, const HeadGradients& gradients, bool accumulate, F row) {
+template <class F>
+static void each_token(const LinearHead& head, const HeadGradients& gradients, bool accumulate, F row) {
   const int64_t tokens = head.tokens(), width = head.width(), vocabulary = head.vocabulary();
   const int32_t* labels = head.labels.as<int32_t>();
   int64_t valid = 0;
   for (int64_t t = 0; t < tokens; ++t) valid += labels[t] != ignored;
-  if (gradients.hidden && valid < tokens) memset(gradients.hidden->data, 0, static_cast<size_t>(gradients.hidden->bytes()));
+  auto clear = [](Tensor& x) { memset(x.data, 0, static_cast<size_t>(x.bytes())); };
+  if (gradients.hidden && valid < tokens) clear(*gradients.hidden);
   if (valid == 0) {
-    if (gradients.weight && !accumulate) memset(gradients.weight->data, 0, static_cast<size_t>(gradients.weight->bytes()));
-    if (gradients.bias && !accumulate) memset(gradients.bias->data, 0, static_cast<size_t>(gradients.bias->bytes()));
+    if (gradients.weight && !accumulate) clear(*gradients.weight);
+    if (gradients.bias && !accumulate) clear(*gradients.bias);
     return;
   }
   const int64_t most = rows_per_chunk(valid, vocabulary), hidden_bytes = most * width * bytes_of(head.hidden.dtype);
@@ -150,7 +163,8 @@ template <class F> static void each_token(const LinearHead& head, const HeadGrad
         memcpy(memory + i * row_bytes, head.hidden.as<char>() + token[i] * row_bytes, static_cast<size_t>(row_bytes));
     }
     chunk.logits = matrix(logits, DType::f32, chunk.count, vocabulary);
-    gemm(chunk.logits, nullptr, chunk.hidden, head.weight, head.bias, false, true, false, static_cast<int64_t>(Activation::none), head.half);
+    gemm(chunk.logits, nullptr, chunk.hidden, head.weight, head.bias, false, true, false,
+         static_cast<int64_t>(Activation::none), head.half);
     parallel_for(chunk.count, 16384 / vocabulary + 1, [&](int64_t begin, int64_t end) {
       for (int64_t i = begin; i < end; ++i) {
         float* at = logits + i * vocabulary;

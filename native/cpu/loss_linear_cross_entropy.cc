@@ -1,5 +1,5 @@
-// Output layer and cross-entropy in one: loss and gradients without logits of all tokens. Three matrix products per chunk of tokens; the loss,
-// the gradient and the argmax are taken of each row of logits while it is in cache.
+// Output layer and cross-entropy in one: loss and gradients without logits of all tokens. Three matrix products per
+// chunk of tokens; the loss, the gradient and the argmax are taken of each row of logits while it is in cache.
 #include "loss_linear.h"
 
 namespace anneal::cpu::ANNEAL_ISA {
@@ -15,9 +15,9 @@ static bool is_largest(const float* row, int32_t label, float largest) {
 
 }  // namespace
 
-void linear_cross_entropy(Tensor& nll, Tensor& correct, Tensor* dhidden, Tensor* dweight, Tensor* dbias, const Tensor& hidden,
-                          const Tensor& weight, const Tensor* bias, const Tensor& labels, double smoothing, double soft_cap,
-                          double gradient_scale, bool accumulate, bool half) {
+void linear_cross_entropy(Tensor& nll, Tensor& correct, Tensor* dhidden, Tensor* dweight, Tensor* dbias,
+                          const Tensor& hidden, const Tensor& weight, const Tensor* bias, const Tensor& labels,
+                          double smoothing, double soft_cap, double gradient_scale, bool accumulate, bool half) {
   const LinearHead head = {"linear_cross_entropy", hidden, weight, bias, labels, static_cast<float>(soft_cap), half};
   const HeadGradients gradients = {dhidden, dweight, dbias};
   check_head(head, gradients, "labels");
@@ -27,7 +27,8 @@ void linear_cross_entropy(Tensor& nll, Tensor& correct, Tensor* dhidden, Tensor*
   memset(nll.data, 0, static_cast<size_t>(nll.bytes()));
   memset(correct.data, 0, static_cast<size_t>(correct.bytes()));
   const int64_t vocabulary = head.vocabulary();
-  const float smooth = static_cast<float>(smoothing), factor = static_cast<float>(gradient_scale), inverse_cap = head.inverse_cap();
+  const float smooth = static_cast<float>(smoothing), factor = static_cast<float>(gradient_scale);
+  const float inverse_cap = head.inverse_cap();
   each_token(head, gradients, accumulate, [&](float* row, int64_t token) {
     int32_t label = labels.as<int32_t>()[token];
     LogSum all = row_log_sum(row, vocabulary);

@@ -1,10 +1,11 @@
-// Output layer and log-probabilities in one, without logits of all tokens. The backward computes each chunk's logits again.
+// Output layer and log-probabilities in one, without logits of all tokens. The backward computes each chunk's logits
+// again.
 #include "loss_linear.h"
 
 namespace anneal::cpu::ANNEAL_ISA {
 
-void linear_logprob(Tensor& logprob, Tensor& entropy, Tensor& lse, const Tensor& hidden, const Tensor& weight, const Tensor* bias,
-                    const Tensor& id, double temperature, double soft_cap, bool half) {
+void linear_logprob(Tensor& logprob, Tensor& entropy, Tensor& lse, const Tensor& hidden, const Tensor& weight,
+                    const Tensor* bias, const Tensor& id, double temperature, double soft_cap, bool half) {
   const LinearHead head = {"linear_logprob", hidden, weight, bias, id, static_cast<float>(soft_cap), half};
   const HeadGradients none = {nullptr, nullptr, nullptr};
   check_head(head, none, "id");
@@ -21,8 +22,9 @@ void linear_logprob(Tensor& logprob, Tensor& entropy, Tensor& lse, const Tensor&
   });
 }
 
-void linear_logprob_backward(Tensor* dhidden, Tensor* dweight, Tensor* dbias, const Tensor& dlogprob, const Tensor* dentropy,
-                             const Tensor& hidden, const Tensor& weight, const Tensor* bias, const Tensor& id, const Tensor& entropy,
+void linear_logprob_backward(Tensor* dhidden, Tensor* dweight, Tensor* dbias, const Tensor& dlogprob,
+                             const Tensor* dentropy, const Tensor& hidden, const Tensor& weight, const Tensor* bias,
+                             const Tensor& id, const Tensor& entropy,
                              const Tensor& lse, double temperature, double soft_cap, bool accumulate, bool half) {
   const LinearHead head = {"linear_logprob_backward", hidden, weight, bias, id, static_cast<float>(soft_cap), half};
   const HeadGradients gradients = {dhidden, dweight, dbias};

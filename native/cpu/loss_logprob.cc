@@ -1,5 +1,6 @@
-// Log-probabilities of given tokens and the entropy of the distribution they were drawn from, with gradients: what policy optimisation needs of
-// logits. With temperature 1 the log-probability has the bits that `sample` reports for the same logits.
+// Log-probabilities of given tokens and the entropy of the distribution they were drawn from, with gradients: what
+// policy optimisation needs of logits. With temperature 1 the log-probability has the bits that `sample` reports for
+// the same logits.
 #include "isa.h"
 #include "loss.h"
 
@@ -10,7 +11,8 @@ constexpr int64_t grain = 16384;  // logits per thread
 
 }  // namespace
 
-void selective_log_softmax(Tensor& logprob, Tensor& entropy, Tensor& lse, const Tensor& logits, const Tensor& id, double temperature) {
+void selective_log_softmax(Tensor& logprob, Tensor& entropy, Tensor& lse, const Tensor& logits, const Tensor& id,
+                           double temperature) {
   check_logits("selective_log_softmax", logits);
   const int64_t tokens = logits.shape[0], vocabulary = logits.shape[1];
   check_per_token("selective_log_softmax", "logprob", logprob, tokens);
@@ -34,7 +36,8 @@ void selective_log_softmax(Tensor& logprob, Tensor& entropy, Tensor& lse, const 
   else run(logits.as<bf16>());
 }
 
-void selective_log_softmax_backward(Tensor& dlogits, const Tensor& dlogprob, const Tensor* dentropy, const Tensor& logits, const Tensor& id,
+void selective_log_softmax_backward(Tensor& dlogits, const Tensor& dlogprob, const Tensor* dentropy,
+                                    const Tensor& logits, const Tensor& id,
                                     const Tensor& entropy, const Tensor& lse, double temperature) {
   const char* kernel = "selective_log_softmax_backward";
   check_logits(kernel, logits);

@@ -1,5 +1,5 @@
-// Primitives that move elements: permute, slice, slice_into, gather_last, scatter_add_last. What moves is bytes, so kernels are instantiated by
-// element size; only the accumulating ones know dtypes.
+// Primitives that move elements: permute, slice, slice_into, gather_last, scatter_add_last. What moves is bytes, so
+// kernels are instantiated by element size; only the accumulating ones know dtypes.
 #include "cast.h"
 #include "isa.h"
 #include "shape.h"
@@ -93,8 +93,8 @@ template <class U> ANNEAL_INLINE void transpose_block(U* y, int64_t y_stride, co
   for (int i = 0; i < count; ++i) *reinterpret_cast<BytesUnaligned*>(y + i * y_stride) = rows[i];
 }
 
-// y[b * y_stride + a] = x[a * x_stride + b] for a < rows and b < columns, at most a tile. A whole tile is first copied close together, because
-// rows a power of two apart would evict each other from the cache.
+// y[b * y_stride + a] = x[a * x_stride + b] for a < rows and b < columns, at most a tile. A whole tile is first copied
+// close together, because rows a power of two apart would evict each other from the cache.
 template <class U>
 static void transpose_tile(U* y, int64_t y_stride, const U* x, int64_t x_stride, int64_t rows, int64_t columns) {
   if (rows == tile && columns == tile) {
@@ -102,7 +102,8 @@ static void transpose_tile(U* y, int64_t y_stride, const U* x, int64_t x_stride,
     alignas(64) U near[tile * tile];
     for (int64_t a = 0; a < tile; ++a) memcpy(near + a * tile, x + a * x_stride, tile * sizeof(U));
     for (int64_t b = 0; b < tile; b += count)
-      for (int64_t a = 0; a < tile; a += count) transpose_block(y + b * y_stride + a, y_stride, near + a * tile + b, tile);
+      for (int64_t a = 0; a < tile; a += count)
+        transpose_block(y + b * y_stride + a, y_stride, near + a * tile + b, tile);
     return;
   }
   for (int64_t b = 0; b < columns; ++b)
@@ -121,7 +122,8 @@ template <class U> static void transpose(U* y, const U* x, const Permutation& p)
     if (i != inner && i != unit) outer *= p.length[i];
   }
   const int64_t rows = p.length[inner], columns = p.length[unit];
-  const int64_t row_tiles = (rows + tile - 1) / tile, column_tiles = (columns + tile - 1) / tile, tiles = row_tiles * column_tiles;
+  const int64_t row_tiles = (rows + tile - 1) / tile, column_tiles = (columns + tile - 1) / tile;
+  const int64_t tiles = row_tiles * column_tiles;
   int64_t work = (rows < tile ? rows : tile) * (columns < tile ? columns : tile);
   parallel_for(outer * tiles, grain / work + 1, [&](int64_t begin, int64_t end) {
     for (int64_t item = begin; item < end; ++item) {
@@ -158,9 +160,10 @@ struct Box {
 };
 
 static Box make_box(const char* kernel, const Tensor& part, const Tensor& whole, const Axes& start) {
-  ANNEAL_CHECK(part.dtype == whole.dtype, "%s: both tensors must have one dtype, but they are %s and %s", kernel, name_of(part.dtype),
-               name_of(whole.dtype));
-  ANNEAL_CHECK(part.rank == whole.rank && start.count == whole.rank, "%s: %s, %s and %d starts must have the same rank", kernel,
+  ANNEAL_CHECK(part.dtype == whole.dtype, "%s: both tensors must have one dtype, but they are %s and %s", kernel,
+               name_of(part.dtype), name_of(whole.dtype));
+  ANNEAL_CHECK(part.rank == whole.rank && start.count == whole.rank,
+               "%s: %s, %s and %d starts must have the same rank", kernel,
                ShapeText(part).text, ShapeText(whole).text, start.count);
   for (int i = 0; i < whole.rank; ++i)
     ANNEAL_CHECK(start.at[i] >= 0 && start.at[i] <= whole.shape[i] - part.shape[i],
@@ -212,14 +215,17 @@ template <class T> static void add_run(T* y, const T* x, int64_t n) {
 
 static void check_index(const char* kernel, const Tensor& many, const Tensor& indexed, const Tensor& index) {
   check_dtype(kernel, "index", index, DType::i32);
-  ANNEAL_CHECK(same_shape(many, index), "%s: index has shape %s, but %s was expected", kernel, ShapeText(index).text, ShapeText(many).text);
+  ANNEAL_CHECK(same_shape(many, index), "%s: index has shape %s, but %s was expected", kernel, ShapeText(index).text,
+               ShapeText(many).text);
   bool fits = many.rank == indexed.rank && many.rank > 0;
   for (int i = 0; fits && i + 1 < many.rank; ++i) fits = many.shape[i] == indexed.shape[i];
-  ANNEAL_CHECK(fits, "%s: %s and %s must differ on the last axis only", kernel, ShapeText(many).text, ShapeText(indexed).text);
+  ANNEAL_CHECK(fits, "%s: %s and %s must differ on the last axis only", kernel, ShapeText(many).text,
+               ShapeText(indexed).text);
   const int32_t* at = index.as<int32_t>();
   const int64_t n = indexed.columns();
   for (int64_t i = 0; i < index.size; ++i)
-    ANNEAL_CHECK(at[i] >= 0 && at[i] < n, "%s: index element %lld is %d, outside the last axis, which has %lld elements", kernel,
+    ANNEAL_CHECK(at[i] >= 0 && at[i] < n,
+                 "%s: index element %lld is %d, outside the last axis, which has %lld elements", kernel,
                  static_cast<long long>(i), at[i], static_cast<long long>(n));
 }
 
@@ -227,15 +233,17 @@ static void check_index(const char* kernel, const Tensor& many, const Tensor& in
 
 void permute(Tensor& y, const Tensor& x, Axes order) {
   ANNEAL_CHECK(y.dtype == x.dtype, "permute: y must be %s like x, but is %s", name_of(x.dtype), name_of(y.dtype));
-  ANNEAL_CHECK(y.rank == x.rank && order.count == x.rank, "permute: %d axes and the output %s must have the rank of x, %s", order.count,
+  ANNEAL_CHECK(y.rank == x.rank && order.count == x.rank,
+               "permute: %d axes and the output %s must have the rank of x, %s", order.count,
                ShapeText(y).text, ShapeText(x).text);
   bool seen[max_rank] = {};
   for (int i = 0; i < x.rank; ++i) {
     int64_t axis = order.at[i];
-    ANNEAL_CHECK(axis >= 0 && axis < x.rank && !seen[axis], "permute: axis %lld at place %d is out of range or named twice",
-                 static_cast<long long>(axis), i);
+    ANNEAL_CHECK(axis >= 0 && axis < x.rank && !seen[axis],
+                 "permute: axis %lld at place %d is out of range or named twice", static_cast<long long>(axis), i);
     seen[axis] = true;
-    ANNEAL_CHECK(y.shape[i] == x.shape[axis], "permute: the output %s does not have x's length %lld of axis %lld at place %d",
+    ANNEAL_CHECK(y.shape[i] == x.shape[axis],
+                 "permute: the output %s does not have x's length %lld of axis %lld at place %d",
                  ShapeText(y).text, static_cast<long long>(x.shape[axis]), static_cast<long long>(axis), i);
   }
   if (x.size == 0) return;
@@ -267,7 +275,8 @@ void slice_into(Tensor& y, const Tensor& x, Axes start, bool accumulate) {
   if (accumulate) {
     check_computable("slice_into", "x", x);
     with_computable(x.dtype, [&]<class T>(T*) {
-      each_run(box, [out = y.as<T>(), in = x.as<T>()](int64_t at, int64_t to, int64_t n) { add_run(out + to, in + at, n); });
+      each_run(box,
+               [out = y.as<T>(), in = x.as<T>()](int64_t at, int64_t to, int64_t n) { add_run(out + to, in + at, n); });
     });
     return;
   }
@@ -283,7 +292,8 @@ void gather_last(Tensor& y, const Tensor& x, const Tensor& index) {
   check_index("gather_last", y, x, index);
   const int64_t n = y.columns(), width = x.columns();
   with_size(x.dtype, [&]<class U>(U*) {
-    parallel_for(y.rows(), grain / (n + 1) + 1, [&, out = y.as<U>(), in = x.as<U>(), at = index.as<int32_t>()](int64_t begin, int64_t end) {
+    parallel_for(y.rows(), grain / (n + 1) + 1,
+                 [&, out = y.as<U>(), in = x.as<U>(), at = index.as<int32_t>()](int64_t begin, int64_t end) {
       for (int64_t r = begin; r < end; ++r)
         for (int64_t j = 0; j < n; ++j) out[r * n + j] = in[r * width + at[r * n + j]];
     });
@@ -296,7 +306,8 @@ void scatter_add_last(Tensor& y, const Tensor& x, const Tensor& index) {
   check_index("scatter_add_last", x, y, index);
   const int64_t n = x.columns(), width = y.columns();
   with_computable(x.dtype, [&]<class T>(T*) {
-    parallel_for(x.rows(), grain / (n + 1) + 1, [&, out = y.as<T>(), in = x.as<T>(), at = index.as<int32_t>()](int64_t begin, int64_t end) {
+    parallel_for(x.rows(), grain / (n + 1) + 1,
+                 [&, out = y.as<T>(), in = x.as<T>(), at = index.as<int32_t>()](int64_t begin, int64_t end) {
       for (int64_t r = begin; r < end; ++r)
         for (int64_t j = 0; j < n; ++j) {
           T* target = out + r * width + at[r * n + j];

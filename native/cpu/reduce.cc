@@ -1,6 +1,7 @@
-// Sums and maxima over any axes. Neighbouring axes that are both kept or both reduced are merged; then either the innermost axis is reduced
-// (contiguous runs are summed) or kept (columns are summed down). Runs are cut into fixed segments and rows into fixed blocks, each
-// summed in f32 and folded in f64 in order, so the bits do not depend on the number of threads and long sums stay accurate.
+// Sums and maxima over any axes. Neighbouring axes that are both kept or both reduced are merged; then either the
+// innermost axis is reduced (contiguous runs are summed) or kept (columns are summed down). Runs are cut into fixed
+// segments and rows into fixed blocks, each summed in f32 and folded in f64 in order, so the bits do not depend on the
+// number of threads and long sums stay accurate.
 #include <math.h>
 
 #include "cast.h"
@@ -64,7 +65,8 @@ template <class R, class T> static double reduce_run(const T* x, int64_t n) {
 }
 
 // total[j] = combined with x[r * stride + j] over the rows r.
-template <class R, class T> static void reduce_columns(double* total, const T* x, int64_t rows, int64_t stride, int64_t n) {
+template <class R, class T>
+static void reduce_columns(double* total, const T* x, int64_t rows, int64_t stride, int64_t n) {
   if constexpr (sizeof(T) == 8) {
     for (int64_t r = 0; r < rows; ++r)
       for (int64_t j = 0; j < n; ++j) total[j] = R::combine(total[j], x[r * stride + j]);
@@ -81,7 +83,8 @@ template <class R, class T> static void reduce_columns(double* total, const T* x
         for (int k = 0; k < lanes; ++k)
           total[v * lanes + k] = R::combine(total[v * lanes + k], static_cast<double>(part[v][k]));
       for (int64_t j = vectors * lanes; j < n; ++j)
-        for (int64_t r = first; r < last; ++r) total[j] = R::combine(total[j], static_cast<double>(to_float(x[r * stride + j])));
+        for (int64_t r = first; r < last; ++r)
+          total[j] = R::combine(total[j], static_cast<double>(to_float(x[r * stride + j])));
     }
   }
 }
@@ -146,7 +149,8 @@ template <class R, class T> static void reduce_rows(const Plan& plan, T* y, cons
     int64_t base = plan.kept.offset(output) + part * segment;
     int64_t n = plan.inner - part * segment < segment ? plan.inner - part * segment : segment;
     double total = R::start;
-    for (int64_t i = 0; i < plan.reduced.total; ++i) total = R::combine(total, reduce_run<R>(x + base + plan.reduced.offset(i), n));
+    for (int64_t i = 0; i < plan.reduced.total; ++i)
+      total = R::combine(total, reduce_run<R>(x + base + plan.reduced.offset(i), n));
     return total;
   };
   int64_t work = plan.inner * plan.reduced.total;
@@ -189,11 +193,12 @@ template <class R, class T> static void reduce_down(const Plan& plan, T* y, cons
 void reduce(Tensor& y, const Tensor& x, int64_t operation) {
   check_computable("reduce", "x", x);
   check_dtype("reduce", "y", y, x.dtype);
-  ANNEAL_CHECK(operation >= 0 && operation <= static_cast<int64_t>(ReduceOperation::max), "reduce: there is no operation %lld",
-               static_cast<long long>(operation));
+  ANNEAL_CHECK(operation >= 0 && operation <= static_cast<int64_t>(ReduceOperation::max),
+               "reduce: there is no operation %lld", static_cast<long long>(operation));
   bool fits = y.rank == x.rank;
   for (int i = 0; fits && i < x.rank; ++i) fits = y.shape[i] == x.shape[i] || y.shape[i] == 1;
-  ANNEAL_CHECK(fits, "reduce: the output %s must have length 1 or x's length on each axis of %s", ShapeText(y).text, ShapeText(x).text);
+  ANNEAL_CHECK(fits, "reduce: the output %s must have length 1 or x's length on each axis of %s", ShapeText(y).text,
+               ShapeText(x).text);
   const bool is_sum = static_cast<ReduceOperation>(operation) == ReduceOperation::sum;
   if (y.size == 0) return;
   if (x.size == 0) {

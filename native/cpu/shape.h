@@ -22,7 +22,8 @@ struct ShapeText {
     int at = 0;
     text[at++] = '[';
     for (int i = 0; i < x.rank; ++i)
-      at += snprintf(text + at, sizeof text - static_cast<size_t>(at), i ? ", %lld" : "%lld", static_cast<long long>(x.shape[i]));
+      at += snprintf(text + at, sizeof text - static_cast<size_t>(at), i ? ", %lld" : "%lld",
+                     static_cast<long long>(x.shape[i]));
     text[at++] = ']';
     text[at] = 0;
   }
@@ -34,8 +35,8 @@ struct ShapeText {
 [[maybe_unused]] static bool is_computable(DType dtype) { return is_float(dtype) || dtype == DType::f64; }
 
 [[maybe_unused]] static void check_same_shape(const char* kernel, const char* name, const Tensor& x, const Tensor& y) {
-  ANNEAL_CHECK(same_shape(x, y), "%s: %s must have the shape of the output, %s, but has %s", kernel, name, ShapeText(y).text,
-               ShapeText(x).text);
+  ANNEAL_CHECK(same_shape(x, y), "%s: %s must have the shape of the output, %s, but has %s", kernel, name,
+               ShapeText(y).text, ShapeText(x).text);
 }
 [[maybe_unused]] static void check_dtype(const char* kernel, const char* name, const Tensor& x, DType wanted) {
   ANNEAL_CHECK(x.dtype == wanted, "%s: %s must be %s, but is %s", kernel, name, name_of(wanted), name_of(x.dtype));
