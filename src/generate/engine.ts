@@ -71,8 +71,8 @@ export class GenerationEngine {
     for (const module of this.#training) module.training = false
   }
 
-  /** Generates one answer. Throws ConfigError for a prompt that does not fit the model or the cache. */
-  submit(request: GenerationRequest): Promise<GenerationOutput> {
+  /** Generates one answer. Rejects with ConfigError for a prompt that does not fit the model or the cache. */
+  async submit(request: GenerationRequest): Promise<GenerationOutput> {
     if (this.#disposed) throw new DisposedError('the generation engine was disposed; make a new one')
     const { promptIds, config, seed, decoder, group, onToken, signal } = request
     this.#check(request)
@@ -80,7 +80,7 @@ export class GenerationEngine {
     const capacity = slotsOf(promptIds.length, limit)
     if (capacity > this.#cache.slots) throw new ConfigError(`a prompt of ${promptIds.length} tokens and up to ${limit} new ones need ${capacity} slots, but the engine has ${this.#cache.slots}; make it with more slots`)
     const answer = new Answer({ promptIds, config, limit, seed, decoder })
-    return new Promise((resolve, reject) => {
+    return await new Promise((resolve, reject) => {
       const entry: Request = { answer, group, capacity, sequence: undefined, onToken, signal, resolve, reject }
       this.#schedule.add(entry)
       if (!this.#running) void this.#run()

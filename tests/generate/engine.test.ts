@@ -1,0 +1,145 @@
+// Proves that an engine takes requests at any time, aborts, reports errors to whom they concern, and gives its memory back.
+import { afterAll, beforeAll, describe, expect, test } from 'vitest'
+import { generate, GenerationEngine, resolveGenerationConfig, sampleSeed, type GenerationRequest } from '../../src/generate/index.ts'
+import { AutoModelForCausalLM, type CausalLanguageModel } from '../../src/models/index.ts'
+import { scope, Tensor } from '../../src/tensor/index.ts'
+import { folderOf } from '../models/recorded.ts'
+
+let model: CausalLanguageModel
+beforeAll(async () => { model = await AutoModelForCausalLM.fromPretrained(folderOf('llama2')) })
+afterAll(() => { model.dispose() })
+
+const request = (ids: number[], maxNewTokens: number, more: Partial<GenerationRequest> = {}): GenerationRequest => {
+  const promptIds = Int32Array.from(ids)
+  return { promptIds, config: resolveGenerationConfig({ maxNewTokens, doSample: true, eosTokenId: null }), seed: sampleSeed(4, promptIds, 0), ...more }
+}
+const live = async () => { await model.device.fence(); return model.device.memory().live }
+
+test('requests that come while others run give what they give alone', async () => {
+  const expected = await Promise.all([[5, 6, 7], [8], [9, 10, 11, 12]].map(async (ids) => {
+    using own = new GenerationEngine(model, { slots: 64 })
+    return await own.submit(request(ids, 20))
+  }))
+  using engine = new GenerationEngine(model, { slots: 64, maxBatchSize: 2 })
+  const later: ReturnType<typeof engine.submit>[] = []
+  const first = engine.submit(request([5, 6, 7], 20, { onToken: () => { if (later.length < 2) later.push(engine.submit(request([[8], [9, 10, 11, 12]][later.length]!, 20))) } }))
+  expect([await first, ...await Promise.all(later)]).toEqual(expected)
+  expect(await engine.submit(request([8], 20))).toEqual(expected[1])
+})
+
+describe('aborting', () => {
+  test('keeps what there is and lets the others go on', async () => {
+    const controller = new AbortController()
+    const whole = await generate(model, null, [[5, 6, 7]], { maxNewTokens: 30, eosTokenId: null })
+    using engine = new GenerationEngine(model, { slots: 200, maxBatchSize: 2 })
+    let count = 0
+    const greedy = resolveGenerationConfig({ maxNewTokens: 30, eosTokenId: null })
+    const [aborted, waiting, other] = await Promise.all([
+      engine.submit(request([5, 6, 7], 30, { config: greedy, signal: controller.signal, onToken: () => { if (++count === 4) controller.abort() } })),
+      engine.submit(request([5, 6, 7], 30, { config: greedy })),
+      engine.submit(request([8, 9], 30, { signal: controller.signal })),
+    ])
+    expect(aborted.finishReason).toBe('aborted')
+    expect(aborted.tokenIds).toEqual(whole[0]!.tokenIds.slice(0, 4))
+    expect(aborted.logprobs).toEqual(whole[0]!.logprobs.slice(0, 4))
+    expect(waiting).toEqual(whole[0])
+    expect(other).toMatchObject({ finishReason: 'aborted', tokenIds: [] })
+  })
+
+  test('a signal that is aborted already gives empty answers', async () => {
+    const outputs = await generate(model, null, [[5], [6]], { signal: AbortSignal.abort(), numReturnSequences: 2 })
+    expect(outputs).toEqual(Array(4).fill({ tokenIds: [], text: '', logprobs: [], finishReason: 'aborted', promptTokens: 1 }))
+  })
+
+  test('the first sample of a prompt leaves the others their prompt', async () => {
+    const controller = new AbortController()
+    const expected = await generate(model, null, [[5, 6, 7, 8, 9]], { maxNewTokens: 6, eosTokenId: null, doSample: true, seed: 4, numReturnSequences: 3 })
+    using engine = new GenerationEngine(model, { slots: 30, prefillTokens: 2 })
+    const { PrefixGroup } = await import('../../src/generate/index.ts')
+    const group = new PrefixGroup()
+    const promptIds = Int32Array.from([5, 6, 7, 8, 9])
+    const answers = [0, 1, 2].map((sample) => engine.submit(request([5, 6, 7, 8, 9], 6, { group, seed: sampleSeed(4, promptIds, sample), ...(sample === 0 ? { signal: controller.signal } : {}) })))
+    await Promise.resolve()
+    controller.abort()
+    const outputs = await Promise.all(answers)
+    expect(outputs[0]!.finishReason).toBe('aborted')
+    expect(outputs.slice(1)).toEqual(expected.slice(1))
+  })
+})
+
+test('memory is back where it was after answers, errors and dispose()', async () => {
+  await generate(model, null, [[5, 6]], { maxNewTokens: 2 })
+  const before = await live()
+  await generate(model, null, [[5, 6], [7, 8, 9]], { maxNewTokens: 10, doSample: true, numReturnSequences: 3, repetitionPenalty: 1.2, minNewTokens: 4 })
+  expect(await live()).toBe(before)
+  // Inside a scope too: what the engine makes is its own.
+  const answers = scope(() => { const made = { running: generate(model, null, [[5, 6]], { maxNewTokens: 5 }) }; return [made.running].map((running) => ({ running: () => running })) })
+  expect((await answers[0]!.running())[0]!.tokenIds.length).toBe(5)
+  expect(await live()).toBe(before)
+  const engine = new GenerationEngine(model, { slots: 100 })
+  const rejected = expect(engine.submit(request([5, 6], 50))).rejects.toThrow('disposed while it was generating')
+  await new Promise((resolve) => { setTimeout(resolve, 2) })
+  engine.dispose()
+  engine.dispose()
+  await rejected
+  await new Promise((resolve) => { setTimeout(resolve, 20) })
+  expect(await live()).toBe(before)
+  await expect(engine.submit(request([5], 5))).rejects.toThrow('was disposed')
+})
+
+test('dropout is off while generating, and on again after', () => {
+  model.train()
+  const inside = model.getModule('model.layers.0')
+  inside.training = false
+  const engine = new GenerationEngine(model, { slots: 10 })
+  expect([...model.namedModules()].some(([, module]) => module.training)).toBe(false)
+  engine.dispose()
+  expect(model.training).toBe(true)
+  expect(inside.training).toBe(false)
+  model.eval()
+})
+
+describe('errors', () => {
+  test.each([
+    ['an empty prompt', [], {}, 'the prompt has no tokens'],
+    ['an id outside the vocabulary', [5, 160], {}, 'token 1 is 160, but the model\'s vocabulary has ids 0 to 159'],
+    ['a prompt as long as the context', Array<number>(64).fill(5), {}, 'the prompt has 64 tokens, but the model\'s context holds 64'],
+    ['a prompt as long as maxLength', [5, 6, 7], { maxLength: 3 }, 'the prompt has 3 tokens, but maxLength is 3'],
+    ['an end outside the vocabulary', [5], { eosTokenId: 160 }, 'eosTokenId: expected ids from 0 to 159'],
+    ['a misspelt option', [5], { maxNewToken: 3 }, 'did you mean "maxNewTokens"?'],
+    ['a misspelt option of the run', [5], { maxBatchsize: 3 }, 'did you mean "maxBatchSize"?'],
+    ['a wrong value', [5], { topP: 2 }, 'topP: '],
+  ] as [string, number[], object, string][])('%s', async (_, ids, options, message) => {
+    // llama2's config has a BOS token, which stands in for an empty prompt.
+    if (ids.length === 0) { using engine = new GenerationEngine(model, { slots: 9 }); await expect(engine.submit(request(ids, 5))).rejects.toThrow(message); return }
+    await expect(generate(model, null, [ids], options)).rejects.toThrow(message)
+    await expect(generate(model, null, [[5], ids], options)).rejects.toMatchObject({ code: 'ERR_CONFIG' })
+  })
+
+  test('an answer longer than the engine\'s cache is refused at once', async () => {
+    using engine = new GenerationEngine(model, { slots: 10 })
+    await expect(engine.submit(request([5, 6], 20))).rejects.toThrow('need 21 slots, but the engine has 10')
+    expect(() => new GenerationEngine(model, { slots: 0 })).toThrow('slots: expected a whole number from 1')
+  })
+
+  test('an error in onToken reaches its own request only', async () => {
+    using engine = new GenerationEngine(model, { slots: 100 })
+    const failing = engine.submit(request([5], 10, { onToken: () => { throw new Error('mine') } }))
+    const other = engine.submit(request([6], 10))
+    await expect(failing).rejects.toThrow('mine')
+    expect((await other).tokenIds.length).toBe(10)
+  })
+
+  test('weights that are not numbers reject every answer, and the engine can go on', async () => {
+    using engine = new GenerationEngine(model, { slots: 100 })
+    const norm = model.getParameter('model.norm.weight').tensor
+    const kept = await norm.data() as Float32Array
+    const broken = Tensor.full(norm.shape, NaN)
+    norm.device.kernels.convert(norm.handle, broken.handle)
+    broken.dispose()
+    const results = await Promise.allSettled([engine.submit(request([5], 10)), engine.submit(request([6, 7], 10))])
+    for (const result of results) expect(String((result as PromiseRejectedResult).reason)).toMatch(/NaN/)
+    norm.copy_(kept)
+    expect((await engine.submit(request([5], 10))).tokenIds.length).toBe(10)
+  })
+})
