@@ -1,5 +1,6 @@
-// Attention without the matrix of scores (Dao, "FlashAttention-2", 2023): a task takes a run of rows of one key-value head through the tiles
-// of keys they see. A thread packs each tile for itself just before it is used, for all its rows.
+// Attention without the matrix of scores (Dao, "FlashAttention-2", 2023): a task takes a run of rows of one key-value
+// head through the tiles of keys they see. A thread packs each tile for itself just before it is used, for all its
+// rows.
 #include "attention_check.h"
 #include "attention_softmax.h"
 
@@ -32,12 +33,15 @@ struct Storage {
   float* lse;
 };
 
-// scores = rows of q times n keys, for so few rows that packing the keys would cost more than reading them where they lie.
+// scores = rows of q times n keys, for so few rows that packing the keys would cost more than reading them where they
+// lie.
 template <bool pairs, class T>
-void stream_scores(const uint32_t* queries, int64_t rows, int64_t head_dim, const T* keys, int64_t stride, int64_t n, uint32_t* packed, float* scores) {
+void stream_scores(const uint32_t* queries, int64_t rows, int64_t head_dim, const T* keys, int64_t stride, int64_t n,
+                   uint32_t* packed, float* scores) {
   for (int64_t column = 0; column < n; column += panel_columns) {
     if (column + panel_columns <= n) {
-      stream_rows<pairs>(rows, head_dim, queries, keys + column * stride, stride, panel_columns * stride, scores + column, key_tile, false);
+      stream_rows<pairs>(rows, head_dim, queries, keys + column * stride, stride, panel_columns * stride,
+                         scores + column, key_tile, false);
     } else {
       pack_right<pairs>(keys + column * stride, stride, n - column, head_dim, packed);
       multiply_panels<pairs>(queries, head_dim, packed, head_dim, rows, n - column, scores + column, key_tile, false,
@@ -47,8 +51,8 @@ void stream_scores(const uint32_t* queries, int64_t rows, int64_t head_dim, cons
 }
 
 template <bool pairs, class T>
-void forward_task(const Attention& a, const Storage& storage, const Span& span, int64_t kv_head, int64_t begin, int64_t end,
-                  const ForwardMemory& m) {
+void forward_task(const Attention& a, const Storage& storage, const Span& span, int64_t kv_head, int64_t begin,
+                  int64_t end, const ForwardMemory& m) {
   const int64_t d = a.head_dim, padded = a.padded_dim(), count = ceil_divide(end - begin, query_tile);
   const int64_t rows_each = smaller(query_tile, end - begin), query_units = left_units<pairs>(rows_each, d);
   const bool few = end - begin <= most_stream_rows;
@@ -57,7 +61,8 @@ void forward_task(const Attention& a, const Storage& storage, const Span& span, 
   for (int64_t b = 0; b < count; ++b) {
     const int64_t row = begin + b * query_tile, rows = smaller(query_tile, end - row);
     for (int64_t i = 0; i < rows; ++i) {
-      memcpy(gathered + i * d, static_cast<const T*>(storage.q) + a.q_offset(span, kv_head, row + i), static_cast<size_t>(d) * sizeof(T));
+      memcpy(gathered + i * d, static_cast<const T*>(storage.q) + a.q_offset(span, kv_head, row + i),
+             static_cast<size_t>(d) * sizeof(T));
       states[b * rows_each + i] = RowState();
       m.visible[b * rows_each + i] = a.visible(span, row + i);
     }
@@ -69,7 +74,8 @@ void forward_task(const Attention& a, const Storage& storage, const Span& span, 
     const int64_t n = smaller(key_tile, all.end - key);
     const T* keys = static_cast<const T*>(storage.k) + a.k_offset(span, kv_head, key);
     if (!few) pack_right<pairs>(keys, a.k_stride(), n, d, m.keys);
-    pack_transposed<panel_columns, pairs>(static_cast<const T*>(storage.v) + a.k_offset(span, kv_head, key), a.k_stride(), d, n, m.values);
+    pack_transposed<panel_columns, pairs>(static_cast<const T*>(storage.v) + a.k_offset(span, kv_head, key),
+                                          a.k_stride(), d, n, m.values);
     for (int64_t b = 0; b < count; ++b) {
       const int64_t rows = smaller(query_tile, end - begin - b * query_tile);
       const Visible* visible = m.visible + b * rows_each;
@@ -80,10 +86,11 @@ void forward_task(const Attention& a, const Storage& storage, const Span& span, 
       float* sums = m.sums + b * query_tile * padded;
       for (int64_t i = 0; i < rows; ++i) {
         const Range seen = view.row_keys(i);
-        const float correction =
-            softmax_tile(a, m.scores + i * key_tile, ceil_divide(view.columns, lanes) * lanes, seen.begin, seen.end, states[b * rows_each + i]);
+        const float correction = softmax_tile(a, m.scores + i * key_tile, ceil_divide(view.columns, lanes) * lanes,
+                                              seen.begin, seen.end, states[b * rows_each + i]);
         if (correction != 1.f)
-          for (int64_t j = 0; j < padded; j += lanes) store(sums + i * padded + j, load(sums + i * padded + j) * correction);
+          for (int64_t j = 0; j < padded; j += lanes)
+            store(sums + i * padded + j, load(sums + i * padded + j) * correction);
       }
       pack_left<pairs>(m.scores, key_tile, rows, view.columns, m.weights);
       multiply_over_keys<pairs>(m.weights, m.values, n, d, view, sums, padded);
@@ -95,7 +102,8 @@ void forward_task(const Attention& a, const Storage& storage, const Span& span, 
     const bool seen = state.total != 0;
     const float factor = seen ? 1.f / state.total : 0.f;
     const float* sums = m.sums + (row - begin) * padded;
-    each_vector(d, [&](int64_t i, auto part) { store(static_cast<T*>(storage.out) + at + i, load(sums + i) * factor, part); });
+    each_vector(
+        d, [&](int64_t i, auto part) { store(static_cast<T*>(storage.out) + at + i, load(sums + i) * factor, part); });
     storage.lse[at / d] = seen ? (state.maximum + log2f(state.total)) * log_2 : -INFINITY;
   }
 }
@@ -103,7 +111,8 @@ void forward_task(const Attention& a, const Storage& storage, const Span& span, 
 template <bool pairs, class T> void forward(const Attention& a, const Storage& storage) {
   // Longer runs of rows share a packed tile more often, shorter ones balance the threads better; the bits are the same.
   int64_t blocks = larger(1, smaller(4, 256 / a.head_dim));
-  int64_t* first_task = static_cast<int64_t*>(pool().scratch(first_task_slot, static_cast<size_t>(a.sequences + 1) * 8));
+  int64_t* first_task =
+      static_cast<int64_t*>(pool().scratch(first_task_slot, static_cast<size_t>(a.sequences + 1) * 8));
   int64_t longest = 1;
   double work = 0;
   for (;; blocks /= 2) {
@@ -115,7 +124,8 @@ template <bool pairs, class T> void forward(const Attention& a, const Storage& s
       first_task[s] = tasks;
       tasks += a.kv_heads * ceil_divide(rows, blocks * query_tile);
       longest = larger(longest, rows);
-      work += static_cast<double>(a.kv_heads * a.head_dim) * static_cast<double>(span.k_length) * static_cast<double>(rows + 16);
+      work += static_cast<double>(a.kv_heads * a.head_dim) * static_cast<double>(span.k_length) *
+              static_cast<double>(rows + 16);
     }
     first_task[a.sequences] = tasks;
     if (blocks == 1 || tasks >= 4 * pool().size()) break;
@@ -125,14 +135,17 @@ template <bool pairs, class T> void forward(const Attention& a, const Storage& s
   Carver counter{nullptr};
   carve_forward<pairs>(counter, a, blocks, block_rows);
   const size_t bytes = counter.bytes();
+  pool().reserve_thread_scratch(bytes);
   parallel(work < 1e6 ? 1 : pool().size(), [&](int thread, int threads) {
-    Carver carver{static_cast<uint32_t*>(pool().thread_scratch(thread, bytes))};
+    Carver carver{static_cast<uint32_t*>(pool().thread_scratch(thread))};
     const ForwardMemory memory = carve_forward<pairs>(carver, a, blocks, block_rows);
     take_tickets(first_task[a.sequences], threads, [&](int64_t task) {
       const int64_t sequence = sequence_of(first_task, a.sequences, task);
       const Span span = a.span(sequence);
-      const int64_t rows = span.q_length * a.group(), per_head = ceil_divide(rows, task_rows), index = task - first_task[sequence];
-      const int64_t begin = (per_head - 1 - index / a.kv_heads) * task_rows;  // the last rows first: they see the most keys
+      const int64_t rows = span.q_length * a.group(), per_head = ceil_divide(rows, task_rows),
+                    index = task - first_task[sequence];
+      const int64_t begin =
+          (per_head - 1 - index / a.kv_heads) * task_rows;  // the last rows first: they see the most keys
       forward_task<pairs, T>(a, storage, span, index % a.kv_heads, begin, smaller(rows, begin + task_rows), memory);
     });
   });
@@ -142,7 +155,8 @@ template <bool pairs, class T> void forward(const Attention& a, const Storage& s
 
 namespace ANNEAL_ISA {
 
-void attention(Out out, Out lse, In q, In k, In v, In spans, double scale, bool causal, int64_t window, double soft_cap, bool half) {
+void attention(Out out, Out lse, In q, In k, In v, In spans, double scale, bool causal, int64_t window, double soft_cap,
+               bool half) {
   const Attention a = check_attention("attention", q, k, v, out, lse, spans, scale, causal, window, soft_cap, false);
   const Storage storage = {q.data, k.data, v.data, out.data, lse.as<float>()};
   const bool is_bf16 = q.dtype == DType::bf16;

@@ -1,6 +1,7 @@
-// What attention forward and backward share. The rows of one key-value head are its queries times the heads that share it, token by token:
-// row = token * group + head. They meet the keys in tiles that start at the sequence's first key, so a query's sums run in the same order
-// whether it is computed in a long prompt or alone while decoding: the bits agree.
+// What attention forward and backward share. The rows of one key-value head are its queries times the heads that share
+// it, token by token: row = token * group + head. They meet the keys in tiles that start at the sequence's first key,
+// so a query's sums run in the same order whether it is computed in a long prompt or alone while decoding: the bits
+// agree.
 #pragma once
 #include <math.h>
 
@@ -78,11 +79,11 @@ ANNEAL_INLINE vf exp2_negative(vf x) {
 struct Range {
   int64_t begin, end;
 };
-// out (+)= left right^T over panels packed for left_k and right_k steps. range(row, column) tells which k steps the tile that starts there
-// needs; a tile that needs none is left as it is.
+// out (+)= left right^T over panels packed for left_k and right_k steps. range(row, column) tells which k steps the
+// tile that starts there needs; a tile that needs none is left as it is.
 template <bool pairs, class F>
-static void multiply_panels(const uint32_t* left, int64_t left_k, const uint32_t* right, int64_t right_k, int64_t rows, int64_t columns, float* out,
-                            int64_t stride, bool add, F&& range) {
+static void multiply_panels(const uint32_t* left, int64_t left_k, const uint32_t* right, int64_t right_k, int64_t rows,
+                            int64_t columns, float* out, int64_t stride, bool add, F&& range) {
   const int64_t left_panel = left_panel_units<pairs>(left_k), right_panel = right_panel_units<pairs>(right_k);
   for (int64_t column = 0; column < columns; column += panel_columns, right += right_panel) {
     const uint32_t* panel = left;
@@ -90,8 +91,8 @@ static void multiply_panels(const uint32_t* left, int64_t left_k, const uint32_t
       const Range k = range(row, column);
       if (k.begin >= k.end) continue;
       const int64_t first = pairs ? k.begin / 2 : k.begin, units = units_of<pairs>(k.end) - first;
-      tile_kernel_for<pairs>(smaller(panel_rows, rows - row), columns - column)(units, panel + first * panel_rows, right + first * panel_columns,
-                                                                               out + row * stride + column, stride, add);
+      tile_kernel_for<pairs>(smaller(panel_rows, rows - row), columns - column)(
+          units, panel + first * panel_rows, right + first * panel_columns, out + row * stride + column, stride, add);
     }
   }
 }
@@ -102,7 +103,9 @@ struct TileView {
 
   Range row_keys(int64_t row) const { return clip(rows[row].begin, rows[row].end); }
   // Of the panel of rows that starts at `row`.
-  Range panel_keys(int64_t row) const { return clip(rows[row].begin, rows[smaller(row_count, row + panel_rows) - 1].end); }
+  Range panel_keys(int64_t row) const {
+    return clip(rows[row].begin, rows[smaller(row_count, row + panel_rows) - 1].end);
+  }
   // Of the rows that see any of the keys first … first + panel_rows - 1.
   Range key_rows(int64_t first) const {
     int64_t begin = 0, end = row_count;
@@ -116,16 +119,18 @@ struct TileView {
 };
 // The scores q k^T, or dout v^T, of the tiles that are seen.
 template <bool pairs>
-static void multiply_seen(const uint32_t* left, const uint32_t* right, int64_t head_dim, const TileView& view, float* out) {
-  multiply_panels<pairs>(left, head_dim, right, head_dim, view.row_count, view.columns, out, key_tile, false, [&](int64_t row, int64_t column) {
-    const Range keys = view.panel_keys(row);
-    return Range{0, keys.begin < column + panel_columns && keys.end > column ? head_dim : 0};
-  });
+static void multiply_seen(const uint32_t* left, const uint32_t* right, int64_t head_dim, const TileView& view,
+                          float* out) {
+  multiply_panels<pairs>(left, head_dim, right, head_dim, view.row_count, view.columns, out, key_tile, false,
+                         [&](int64_t row, int64_t column) {
+                           const Range keys = view.panel_keys(row);
+                           return Range{0, keys.begin < column + panel_columns && keys.end > column ? head_dim : 0};
+                         });
 }
 // sums += weights times values, over the keys; both are packed, the values for n keys.
 template <bool pairs>
-static void multiply_over_keys(const uint32_t* weights, const uint32_t* values, int64_t n, int64_t head_dim, const TileView& view, float* sums,
-                               int64_t stride) {
+static void multiply_over_keys(const uint32_t* weights, const uint32_t* values, int64_t n, int64_t head_dim,
+                               const TileView& view, float* sums, int64_t stride) {
   multiply_panels<pairs>(weights, view.columns, values, n, view.row_count, head_dim, sums, stride, true,
                          [&](int64_t row, int64_t) { return view.panel_keys(row); });
 }
@@ -140,7 +145,8 @@ static void pack_left(const T* source, int64_t stride, int64_t rows, int64_t k, 
 template <bool pairs, class T>
 static void pack_right(const T* source, int64_t stride, int64_t columns, int64_t k, uint32_t* panels) {
   for (int64_t column = 0; column < columns; column += panel_columns, panels += right_panel_units<pairs>(k))
-    pack_along_k<panel_columns, pairs>(source + column * stride, stride, k, smaller(panel_columns, columns - column), panels);
+    pack_along_k<panel_columns, pairs>(source + column * stride, stride, k, smaller(panel_columns, columns - column),
+                                       panels);
 }
 // The same, element (c, i) at source[i * stride + c].
 template <int width, bool pairs, class T>
@@ -155,7 +161,8 @@ template <bool pairs> ANNEAL_INLINE int64_t right_units(int64_t columns, int64_t
   return ceil_divide(columns, panel_columns) * right_panel_units<pairs>(k);
 }
 
-// Hands out pieces of one block of memory, in 4-byte units, each starting at a cache line. Without memory it only counts.
+// Hands out pieces of one block of memory, in 4-byte units, each starting at a cache line. Without memory it only
+// counts.
 struct Carver {
   uint32_t* memory;
   int64_t used = 0;

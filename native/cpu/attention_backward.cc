@@ -1,6 +1,7 @@
-// The gradients of attention: the weights are computed again from the scores and lse, tile by tile, in five matrix products. A task sums the
-// gradients of the keys of one key-value head over its runs of rows, in order. Where there are too few heads and sequences to occupy a
-// machine, the runs are dealt to several tasks, whose sums are added in order; how many depends on the shapes only, so the bits do too.
+// The gradients of attention: the weights are computed again from the scores and lse, tile by tile, in five matrix
+// products. A task sums the gradients of the keys of one key-value head over its runs of rows, in order. Where there
+// are too few heads and sequences to occupy a machine, the runs are dealt to several tasks, whose sums are added in
+// order; how many depends on the shapes only, so the bits do too.
 #include "attention_check.h"
 
 namespace anneal::cpu {
@@ -9,16 +10,20 @@ namespace {
 constexpr int64_t wanted_tasks = 16;
 constexpr int64_t most_shared_bytes = int64_t{256} << 20;
 
-// One task's memory; a run has up to `blocks` blocks of query_tile rows. Names ending in _left and _right are packed operands.
+// One task's memory; a run has up to `blocks` blocks of query_tile rows. Names ending in _left and _right are packed
+// operands.
 struct BackwardMemory {
-  uint32_t *q_left, *dout_left, *q_right, *dout_right;  // per block: rows x head_dim, and head_dim columns summed over the rows
-  uint32_t *keys_right, *values_right, *keys_across;    // of a tile: keys x head_dim twice, and head_dim columns summed over the keys
-  uint32_t *over_keys, *over_rows;                      // weights or their gradients: rows x keys, and keys x rows
+  uint32_t *q_left, *dout_left, *q_right,
+      *dout_right;  // per block: rows x head_dim, and head_dim columns summed over the rows
+  uint32_t *keys_right, *values_right,
+      *keys_across;                 // of a tile: keys x head_dim twice, and head_dim columns summed over the keys
+  uint32_t *over_keys, *over_rows;  // weights or their gradients: rows x keys, and keys x rows
   float *gathered, *scores, *gradients, *dq, *delta, *exponent;
   Visible* visible;  // of each row
-  float *dk, *dv;  // keys x padded head_dim, of a whole sequence
+  float *dk, *dv;    // keys x padded head_dim, of a whole sequence
 };
-template <bool pairs> BackwardMemory carve_backward(Carver& carver, const Attention& a, int64_t blocks, int64_t longest_keys) {
+template <bool pairs>
+BackwardMemory carve_backward(Carver& carver, const Attention& a, int64_t blocks, int64_t longest_keys) {
   const int64_t d = a.head_dim, padded = a.padded_dim();
   BackwardMemory m;
   m.q_left = carver.units(blocks * left_units<pairs>(query_tile, d));
@@ -50,8 +55,8 @@ struct Storage {
 
 // Packs a block of rows both ways: as rows x head_dim, and as head_dim columns to be summed over the rows.
 template <bool pairs, class T>
-void pack_rows(const Attention& a, const T* from, const Span& span, int64_t kv_head, int64_t begin, int64_t rows, T* gathered, uint32_t* left,
-               uint32_t* right) {
+void pack_rows(const Attention& a, const T* from, const Span& span, int64_t kv_head, int64_t begin, int64_t rows,
+               T* gathered, uint32_t* left, uint32_t* right) {
   const int64_t d = a.head_dim;
   for (int64_t i = 0; i < rows; ++i)
     memcpy(gathered + i * d, from + a.q_offset(span, kv_head, begin + i), static_cast<size_t>(d) * sizeof(T));
@@ -59,8 +64,10 @@ void pack_rows(const Attention& a, const T* from, const Span& span, int64_t kv_h
   pack_transposed<panel_columns, pairs>(gathered, d, d, rows, right);
 }
 
-// From q k^T and dout v^T of one row and tile to the weights and to the gradients of q k^T; zeros where the row does not see the key.
-void weigh_row(const Attention& a, float* scores, float* gradients, int64_t length, Range seen, float exponent, float delta) {
+// From q k^T and dout v^T of one row and tile to the weights and to the gradients of q k^T; zeros where the row does
+// not see the key.
+void weigh_row(const Attention& a, float* scores, float* gradients, int64_t length, Range seen, float exponent,
+               float delta) {
   const int64_t begin = seen.begin, end = seen.end;
   if (begin >= end) {
     memset(scores, 0, static_cast<size_t>(length) * 4);
@@ -90,20 +97,23 @@ void weigh_row(const Attention& a, float* scores, float* gradients, int64_t leng
 
 // Rows begin … end of one head, at most `blocks` blocks: dq of these rows, and their part of dk and dv.
 template <bool pairs, class T>
-void backward_run(const Attention& a, const Storage& storage, const Span& span, int64_t kv_head, int64_t begin, int64_t end,
-                  const BackwardMemory& m, float* dk, float* dv) {
+void backward_run(const Attention& a, const Storage& storage, const Span& span, int64_t kv_head, int64_t begin,
+                  int64_t end, const BackwardMemory& m, float* dk, float* dv) {
   const int64_t d = a.head_dim, padded = a.padded_dim(), blocks = ceil_divide(end - begin, query_tile);
   const int64_t left = left_units<pairs>(query_tile, d), right = right_units<pairs>(d, query_tile);
   T* gathered = reinterpret_cast<T*>(m.gathered);
   for (int64_t b = 0; b < blocks; ++b) {
     const int64_t row = begin + b * query_tile, rows = smaller(query_tile, end - row);
-    pack_rows<pairs>(a, static_cast<const T*>(storage.q), span, kv_head, row, rows, gathered, m.q_left + b * left, m.q_right + b * right);
-    pack_rows<pairs>(a, static_cast<const T*>(storage.dout), span, kv_head, row, rows, gathered, m.dout_left + b * left, m.dout_right + b * right);
+    pack_rows<pairs>(a, static_cast<const T*>(storage.q), span, kv_head, row, rows, gathered, m.q_left + b * left,
+                     m.q_right + b * right);
+    pack_rows<pairs>(a, static_cast<const T*>(storage.dout), span, kv_head, row, rows, gathered, m.dout_left + b * left,
+                     m.dout_right + b * right);
     for (int64_t i = 0; i < rows; ++i) {
       const int64_t at = a.q_offset(span, kv_head, row + i);
       vf product = {};
       each_vector(d, [&](int64_t j, auto part) {
-        product += load(static_cast<const T*>(storage.out) + at + j, part) * load(static_cast<const T*>(storage.dout) + at + j, part);
+        product += load(static_cast<const T*>(storage.out) + at + j, part) *
+                   load(static_cast<const T*>(storage.dout) + at + j, part);
       });
       m.delta[b * query_tile + i] = sum(product);
       m.exponent[b * query_tile + i] = storage.lse[at / d] * log2_e;
@@ -126,8 +136,8 @@ void backward_run(const Attention& a, const Storage& storage, const Span& span, 
       multiply_seen<pairs>(m.q_left + b * left, m.keys_right, d, view, m.scores);
       multiply_seen<pairs>(m.dout_left + b * left, m.values_right, d, view, m.gradients);
       for (int64_t i = 0; i < rows; ++i)
-        weigh_row(a, m.scores + i * key_tile, m.gradients + i * key_tile, ceil_divide(view.columns, lanes) * lanes, view.row_keys(i),
-                  m.exponent[b * query_tile + i], m.delta[b * query_tile + i]);
+        weigh_row(a, m.scores + i * key_tile, m.gradients + i * key_tile, ceil_divide(view.columns, lanes) * lanes,
+                  view.row_keys(i), m.exponent[b * query_tile + i], m.delta[b * query_tile + i]);
       // Panels of keys as rows: the products run over the rows of the block that see them.
       auto over_rows = [&](const float* weights, const uint32_t* values, float* sums) {
         pack_transposed<panel_rows, pairs>(weights, key_tile, view.columns, rows, m.over_rows);
@@ -149,8 +159,8 @@ void backward_run(const Attention& a, const Storage& storage, const Span& span, 
 
 // out = the sum of `parts` sums, part_size apart, for the keys begin … end of one head.
 template <class T>
-void write_keys(const Attention& a, const Span& span, int64_t kv_head, int64_t begin, int64_t end, const float* sums, int64_t parts, int64_t part_size,
-                void* out) {
+void write_keys(const Attention& a, const Span& span, int64_t kv_head, int64_t begin, int64_t end, const float* sums,
+                int64_t parts, int64_t part_size, void* out) {
   for (int64_t key = begin; key < end; ++key) {
     T* to = static_cast<T*>(out) + a.k_offset(span, kv_head, key);
     const float* from = sums + key * a.padded_dim();
@@ -165,9 +175,9 @@ void write_keys(const Attention& a, const Span& span, int64_t kv_head, int64_t b
 // How the work is cut: a property of the shapes alone.
 struct Plan {
   int64_t blocks, run_rows, longest_keys, most_parts;
-  int64_t shared_units;    // of all sums that tasks do not keep to themselves
-  int64_t* first_task;     // of each sequence
-  int64_t* first_sum;      // its place in the shared sums
+  int64_t shared_units;  // of all sums that tasks do not keep to themselves
+  int64_t* first_task;   // of each sequence
+  int64_t* first_sum;    // its place in the shared sums
   int64_t parts(const Attention& a, const Span& span) const {
     return larger(1, smaller(most_parts, ceil_divide(span.q_length * a.group(), run_rows)));
   }
@@ -176,7 +186,8 @@ Plan make_plan(const Attention& a) {
   Plan plan;
   plan.blocks = larger(1, smaller(2, 128 / a.head_dim));
   plan.run_rows = plan.blocks * query_tile;
-  plan.first_task = static_cast<int64_t*>(pool().scratch(first_task_slot, static_cast<size_t>(2 * a.sequences + 1) * 8));
+  plan.first_task =
+      static_cast<int64_t*>(pool().scratch(first_task_slot, static_cast<size_t>(2 * a.sequences + 1) * 8));
   plan.first_sum = plan.first_task + a.sequences + 1;
   plan.most_parts = larger(1, ceil_divide(wanted_tasks, larger(1, a.sequences * a.kv_heads)));
   for (;; plan.most_parts = 1) {
@@ -203,14 +214,18 @@ template <bool pairs, class T> void backward(const Attention& a, const Storage& 
   carve_backward<pairs>(counter, a, plan.blocks, plan.longest_keys);
   const size_t bytes = counter.bytes();
   float* shared =
-      plan.shared_units ? static_cast<float*>(pool().scratch(attention_sums_slot, static_cast<size_t>(plan.shared_units) * 4)) : nullptr;
+      plan.shared_units
+          ? static_cast<float*>(pool().scratch(attention_sums_slot, static_cast<size_t>(plan.shared_units) * 4))
+          : nullptr;
+  pool().reserve_thread_scratch(bytes);
   parallel(threads_wanted, [&](int thread, int threads) {
-    Carver carver{static_cast<uint32_t*>(pool().thread_scratch(thread, bytes))};
+    Carver carver{static_cast<uint32_t*>(pool().thread_scratch(thread))};
     const BackwardMemory m = carve_backward<pairs>(carver, a, plan.blocks, plan.longest_keys);
     take_tickets(plan.first_task[a.sequences], threads, [&](int64_t task) {
       const int64_t sequence = sequence_of(plan.first_task, a.sequences, task);
       const Span span = a.span(sequence);
-      const int64_t index = task - plan.first_task[sequence], parts = plan.parts(a, span), kv_head = index / parts, part = index % parts;
+      const int64_t index = task - plan.first_task[sequence], parts = plan.parts(a, span), kv_head = index / parts,
+                    part = index % parts;
       const int64_t size = span.k_length * a.padded_dim(), rows = span.q_length * a.group();
       float* dk = parts > 1 ? shared + plan.first_sum[sequence] + (kv_head * 2 * parts + part) * size : m.dk;
       float* dv = parts > 1 ? dk + parts * size : m.dv;
@@ -242,8 +257,8 @@ template <bool pairs, class T> void backward(const Attention& a, const Storage& 
 
 namespace ANNEAL_ISA {
 
-void attention_backward(Out dq, Out dk, Out dv, In dout, In q, In k, In v, In out, In lse, In spans, double scale, bool causal, int64_t window,
-                        double soft_cap, bool half) {
+void attention_backward(Out dq, Out dk, Out dv, In dout, In q, In k, In v, In out, In lse, In spans, double scale,
+                        bool causal, int64_t window, double soft_cap, bool half) {
   const char* name = "attention_backward";
   const Attention a = check_attention(name, q, k, v, out, lse, spans, scale, causal, window, soft_cap, true);
   check_like(name, "dout", dout, q, "q");
@@ -255,7 +270,8 @@ void attention_backward(Out dq, Out dk, Out dv, In dout, In q, In k, In v, In ou
   for (int64_t s = 0; s < a.sequences; ++s) {
     const Span span = a.span(s);
     used += span.k_length;
-    work += static_cast<double>(a.heads * a.head_dim) * static_cast<double>(span.k_length) * static_cast<double>(span.q_length);
+    work += static_cast<double>(a.heads * a.head_dim) * static_cast<double>(span.k_length) *
+            static_cast<double>(span.q_length);
   }
   if (used < k.dim(0)) {
     memset(dk.data, 0, static_cast<size_t>(dk.bytes()));

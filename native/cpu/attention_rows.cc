@@ -1,24 +1,29 @@
-// Copies of whole rows by index: into a cache of keys or values, and out of any tensor. A row is everything after the first axis.
+// Copies of whole rows by index: into a cache of keys or values, and out of any tensor. A row is everything after the
+// first axis.
 #include "isa.h"
 #include "simd.h"
 
 namespace anneal::cpu {
 namespace {
 
-void check_rows(const char* kernel, In rows, const char* rows_name, In picked, const char* picked_name, In index, const char* index_name) {
-  ANNEAL_CHECK(rows.rank >= 1 && picked.rank == rows.rank, "%s: %s and %s must have the same rank, at least 1, but have %d and %d", kernel, picked_name,
-               rows_name, picked.rank, rows.rank);
-  ANNEAL_CHECK(rows.dtype == picked.dtype, "%s: %s must be %s like %s, but is %s", kernel, picked_name, dtype_names[static_cast<int>(rows.dtype)],
-               rows_name, dtype_names[static_cast<int>(picked.dtype)]);
+void check_rows(const char* kernel, In rows, const char* rows_name, In picked, const char* picked_name, In index,
+                const char* index_name) {
+  ANNEAL_CHECK(rows.rank >= 1 && picked.rank == rows.rank,
+               "%s: %s and %s must have the same rank, at least 1, but have %d and %d", kernel, picked_name, rows_name,
+               picked.rank, rows.rank);
+  ANNEAL_CHECK(rows.dtype == picked.dtype, "%s: %s must be %s like %s, but is %s", kernel, picked_name,
+               dtype_names[static_cast<int>(rows.dtype)], rows_name, dtype_names[static_cast<int>(picked.dtype)]);
   for (int i = 1; i < rows.rank; ++i)
-    ANNEAL_CHECK(rows.shape[i] == picked.shape[i], "%s: axis %d of %s must have length %lld like %s, but has %lld", kernel, i, picked_name,
-                 static_cast<long long>(rows.shape[i]), rows_name, static_cast<long long>(picked.shape[i]));
-  ANNEAL_CHECK(index.dtype == DType::i32 && index.rank == 1 && index.size == picked.dim(0), "%s: %s must be i32 [%lld], one per row of %s", kernel,
-               index_name, static_cast<long long>(picked.dim(0)), picked_name);
+    ANNEAL_CHECK(rows.shape[i] == picked.shape[i], "%s: axis %d of %s must have length %lld like %s, but has %lld",
+                 kernel, i, picked_name, static_cast<long long>(rows.shape[i]), rows_name,
+                 static_cast<long long>(picked.shape[i]));
+  ANNEAL_CHECK(index.dtype == DType::i32 && index.rank == 1 && index.size == picked.dim(0),
+               "%s: %s must be i32 [%lld], one per row of %s", kernel, index_name,
+               static_cast<long long>(picked.dim(0)), picked_name);
   for (int64_t i = 0; i < index.size; ++i) {
     const int32_t row = index.as<int32_t>()[i];
-    ANNEAL_CHECK(row >= 0 && row < rows.dim(0), "%s: %s[%lld] is %d, outside the %lld rows of %s", kernel, index_name, static_cast<long long>(i), row,
-                 static_cast<long long>(rows.dim(0)), rows_name);
+    ANNEAL_CHECK(row >= 0 && row < rows.dim(0), "%s: %s[%lld] is %d, outside the %lld rows of %s", kernel, index_name,
+                 static_cast<long long>(i), row, static_cast<long long>(rows.dim(0)), rows_name);
   }
 }
 

@@ -1,4 +1,5 @@
-// The softmax over a row of scores that arrives tile by tile (Milakov and Gimelshein, "Online normalizer calculation for softmax", 2018).
+// The softmax over a row of scores that arrives tile by tile (Milakov and Gimelshein, "Online normalizer calculation
+// for softmax", 2018).
 #pragma once
 #include "attention.h"
 
@@ -11,9 +12,11 @@ struct RowState {
 };
 constexpr float masked = -1e30f;
 
-// scores[0 … length) are q k^T for a tile of keys of which begin … end are visible; length is rounded up to whole vectors. They are replaced by
-// their exponentials relative to the new maximum, the others by zero. Returns the factor for what was summed before.
-static float softmax_tile(const Attention& a, float* scores, int64_t length, int64_t begin, int64_t end, RowState& state) {
+// scores[0 … length) are q k^T for a tile of keys of which begin … end are visible; length is rounded up to whole
+// vectors. They are replaced by their exponentials relative to the new maximum, the others by zero. Returns the factor
+// for what was summed before.
+static float softmax_tile(const Attention& a, float* scores, int64_t length, int64_t begin, int64_t end,
+                          RowState& state) {
   if (begin >= end) {
     memset(scores, 0, static_cast<size_t>(length) * 4);
     return 1;
@@ -21,7 +24,8 @@ static float softmax_tile(const Attention& a, float* scores, int64_t length, int
   const float exponent_scale = a.exponent_scale();
   const int64_t first = begin / lanes * lanes, last = ceil_divide(end, lanes) * lanes;
   if (a.soft_cap > 0)
-    for (int64_t i = first; i < last; i += lanes) store(scores + i, a.soft_cap * tanh(load(scores + i) * (a.scale / a.soft_cap)));
+    for (int64_t i = first; i < last; i += lanes)
+      store(scores + i, a.soft_cap * tanh(load(scores + i) * (a.scale / a.soft_cap)));
   for (int64_t i = first; i < begin; ++i) scores[i] = masked;
   for (int64_t i = end; i < last; ++i) scores[i] = masked;
   vf most = splat(masked), most2 = most;
@@ -36,7 +40,8 @@ static float softmax_tile(const Attention& a, float* scores, int64_t length, int
   const vf shift = splat(maximum), factor = splat(exponent_scale);
   vf total = {}, total2 = {};
   for (i = first; i + 2 * lanes <= last; i += 2 * lanes) {
-    const vf weight = exp2_negative(load(scores + i) * factor - shift), weight2 = exp2_negative(load(scores + i + lanes) * factor - shift);
+    const vf weight = exp2_negative(load(scores + i) * factor - shift),
+             weight2 = exp2_negative(load(scores + i + lanes) * factor - shift);
     store(scores + i, weight);
     store(scores + i + lanes, weight2);
     total += weight;

@@ -29,16 +29,19 @@ template <bool pairs> void multiply_alone(const Product& p, uint32_t* memory) {
   }
 }
 template <bool pairs> size_t alone_bytes(const Product& p) {
-  if (p.m <= most_rows_by_columns) return static_cast<size_t>(column_left_units<pairs>(p) + column_thread_units<pairs>(p)) * 4;
+  if (p.m <= most_rows_by_columns)
+    return static_cast<size_t>(column_left_units<pairs>(p) + column_thread_units<pairs>(p)) * 4;
   const BlockMemory size = block_memory<pairs>(p);
   return static_cast<size_t>(size.left + size.right + size.sums) * 4;
 }
 
 template <bool pairs> void multiply_together(const Product& p) {
   if (p.m <= most_rows_by_columns) {
-    uint32_t* left = static_cast<uint32_t*>(pool().scratch(left_slot, static_cast<size_t>(column_left_units<pairs>(p)) * 4));
+    uint32_t* left =
+        static_cast<uint32_t*>(pool().scratch(left_slot, static_cast<size_t>(column_left_units<pairs>(p)) * 4));
+    pool().reserve_thread_scratch(static_cast<size_t>(column_thread_units<pairs>(p)) * 4);
     parallel(pool().size(), [&](int thread, int threads) {
-      uint32_t* own = static_cast<uint32_t*>(pool().thread_scratch(thread, static_cast<size_t>(column_thread_units<pairs>(p)) * 4));
+      uint32_t* own = static_cast<uint32_t*>(pool().thread_scratch(thread));
       multiply_columns<pairs>(p, {threads == 1, left, own, nullptr});
     });
     return;
@@ -46,8 +49,10 @@ template <bool pairs> void multiply_together(const Product& p) {
   const BlockMemory size = block_memory<pairs>(p);
   uint32_t* left = static_cast<uint32_t*>(pool().scratch(left_slot, static_cast<size_t>(size.left) * 4));
   uint32_t* right = static_cast<uint32_t*>(pool().scratch(right_slot, static_cast<size_t>(size.right) * 4));
-  float* sums = size.sums ? static_cast<float*>(pool().scratch(sums_slot, static_cast<size_t>(size.sums) * 4)) : nullptr;
-  parallel(pool().size(), [&](int, int threads) { multiply_blocks<pairs>(p, {threads == 1, left, right, sums}, threads); });
+  float* sums =
+      size.sums ? static_cast<float*>(pool().scratch(sums_slot, static_cast<size_t>(size.sums) * 4)) : nullptr;
+  parallel(pool().size(),
+           [&](int, int threads) { multiply_blocks<pairs>(p, {threads == 1, left, right, sums}, threads); });
 }
 
 // item(i) gives the i-th product of a batch; all have the same lengths.
@@ -59,15 +64,18 @@ template <bool pairs, class F> void multiply_batch(int64_t batch, F&& item) {
     return;
   }
   const size_t bytes = alone_bytes<pairs>(first);
-  const double operations = 2.0 * static_cast<double>(first.m * first.n) * static_cast<double>(first.k) * static_cast<double>(batch);
+  const double operations =
+      2.0 * static_cast<double>(first.m * first.n) * static_cast<double>(first.k) * static_cast<double>(batch);
   if (batch == 1 || operations < 1e6) {
     uint32_t* memory = static_cast<uint32_t*>(pool().scratch(left_slot, bytes));
     for (int64_t i = 0; i < batch; ++i) multiply_alone<pairs>(item(i), memory);
     return;
   }
+  pool().reserve_thread_scratch(bytes);
   parallel(pool().size(), [&](int thread, int count) {
-    uint32_t* memory = static_cast<uint32_t*>(pool().thread_scratch(thread, bytes));
-    for (int64_t i = batch * thread / count; i < batch * (thread + 1) / count; ++i) multiply_alone<pairs>(item(i), memory);
+    uint32_t* memory = static_cast<uint32_t*>(pool().thread_scratch(thread));
+    for (int64_t i = batch * thread / count; i < batch * (thread + 1) / count; ++i)
+      multiply_alone<pairs>(item(i), memory);
   });
 }
 
@@ -75,28 +83,33 @@ template <bool pairs, class F> void multiply_batch(int64_t batch, F&& item) {
 
 namespace ANNEAL_ISA {
 
-void gemm(InOut c, MaybeOut pre, In a, In b, MaybeIn bias, bool transpose_a, bool transpose_b, bool accumulate, int64_t activation, bool half) {
+void gemm(InOut c, MaybeOut pre, In a, In b, MaybeIn bias, bool transpose_a, bool transpose_b, bool accumulate,
+          int64_t activation, bool half) {
   ANNEAL_CHECK(c.rank == 2 || c.rank == 3, "gemm: c must have rank 2 or 3, but has %d", c.rank);
-  ANNEAL_CHECK(a.rank == c.rank && b.rank == c.rank, "gemm: a, b and c must have the same rank, but have %d, %d and %d", a.rank, b.rank, c.rank);
+  ANNEAL_CHECK(a.rank == c.rank && b.rank == c.rank, "gemm: a, b and c must have the same rank, but have %d, %d and %d",
+               a.rank, b.rank, c.rank);
   const int64_t m = c.dim(-2), n = c.dim(-1), k = a.dim(transpose_a ? -2 : -1);
-  ANNEAL_CHECK(a.dim(transpose_a ? -1 : -2) == m, "gemm: op(a) must have %lld rows, those of c, but has %lld", static_cast<long long>(m),
-               static_cast<long long>(a.dim(transpose_a ? -1 : -2)));
+  ANNEAL_CHECK(a.dim(transpose_a ? -1 : -2) == m, "gemm: op(a) must have %lld rows, those of c, but has %lld",
+               static_cast<long long>(m), static_cast<long long>(a.dim(transpose_a ? -1 : -2)));
   ANNEAL_CHECK(b.dim(transpose_b ? -1 : -2) == k, "gemm: op(b) must have %lld rows, the columns of op(a), but has %lld",
                static_cast<long long>(k), static_cast<long long>(b.dim(transpose_b ? -1 : -2)));
-  ANNEAL_CHECK(b.dim(transpose_b ? -2 : -1) == n, "gemm: op(b) must have %lld columns, those of c, but has %lld", static_cast<long long>(n),
-               static_cast<long long>(b.dim(transpose_b ? -2 : -1)));
-  const int64_t batch = c.rank == 3 ? c.dim(0) : 1, a_batch = c.rank == 3 ? a.dim(0) : 1, b_batch = c.rank == 3 ? b.dim(0) : 1;
+  ANNEAL_CHECK(b.dim(transpose_b ? -2 : -1) == n, "gemm: op(b) must have %lld columns, those of c, but has %lld",
+               static_cast<long long>(n), static_cast<long long>(b.dim(transpose_b ? -2 : -1)));
+  const int64_t batch = c.rank == 3 ? c.dim(0) : 1, a_batch = c.rank == 3 ? a.dim(0) : 1,
+                b_batch = c.rank == 3 ? b.dim(0) : 1;
   ANNEAL_CHECK((a_batch == batch || a_batch == 1) && (b_batch == batch || b_batch == 1),
-               "gemm: the first axes of a and b must have length 1 or %lld, that of c, but have %lld and %lld", static_cast<long long>(batch),
-               static_cast<long long>(a_batch), static_cast<long long>(b_batch));
+               "gemm: the first axes of a and b must have length 1 or %lld, that of c, but have %lld and %lld",
+               static_cast<long long>(batch), static_cast<long long>(a_batch), static_cast<long long>(b_batch));
   const bool is_double = c.dtype == DType::f64 && a.dtype == DType::f64 && b.dtype == DType::f64;
   ANNEAL_CHECK(is_double || (is_float(c.dtype) && is_float(a.dtype) && is_float(b.dtype)),
-               "gemm: a, b and c must be f32 or bf16, or all f64, but are %s, %s and %s", name_of(a.dtype), name_of(b.dtype), name_of(c.dtype));
+               "gemm: a, b and c must be f32 or bf16, or all f64, but are %s, %s and %s", name_of(a.dtype),
+               name_of(b.dtype), name_of(c.dtype));
   ANNEAL_CHECK(activation >= 0 && activation < activation_count, "gemm: unknown activation %lld",
                static_cast<long long>(activation));
   if (bias) {
-    ANNEAL_CHECK(bias->rank == 1 && bias->size == n, "gemm: bias must have shape [%lld], but has rank %d and %lld elements",
-                 static_cast<long long>(n), bias->rank, static_cast<long long>(bias->size));
+    ANNEAL_CHECK(bias->rank == 1 && bias->size == n,
+                 "gemm: bias must have shape [%lld], but has rank %d and %lld elements", static_cast<long long>(n),
+                 bias->rank, static_cast<long long>(bias->size));
     ANNEAL_CHECK(is_double ? bias->dtype == DType::f64 : is_float(bias->dtype), "gemm: bias must be %s, but is %s",
                  is_double ? "f64" : "f32 or bf16", name_of(bias->dtype));
   }
@@ -125,8 +138,13 @@ void gemm(InOut c, MaybeOut pre, In a, In b, MaybeIn bias, bool transpose_a, boo
     p.b = {advance(b.data, b.dtype, b_batch == 1 ? 0 : i * n * k), b.dtype, transpose_b ? k : n, transpose_b};
     p.out = {const_cast<char*>(advance(c.data, c.dtype, i * m * n)),
              pre ? const_cast<char*>(advance(pre->data, pre->dtype, i * m * n)) : nullptr,
-             bias ? bias->data : nullptr, c.dtype, pre ? pre->dtype : DType::f32, bias ? bias->dtype : DType::f32, n,
-             static_cast<Activation>(activation), accumulate};
+             bias ? bias->data : nullptr,
+             c.dtype,
+             pre ? pre->dtype : DType::f32,
+             bias ? bias->dtype : DType::f32,
+             n,
+             static_cast<Activation>(activation),
+             accumulate};
     return p;
   };
   if constexpr (has_pairs) {

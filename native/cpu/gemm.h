@@ -6,7 +6,8 @@
 namespace anneal::cpu {
 namespace {
 
-// op(a) seen by its rows, or op(b) by its columns: element (r, k) is data[r * stride + k] where along_k, else data[k * stride + r].
+// op(a) seen by its rows, or op(b) by its columns: element (r, k) is data[r * stride + k] where along_k, else data[k *
+// stride + r].
 struct Operand {
   const void* data;
   DType dtype;
@@ -51,18 +52,23 @@ template <bool pairs> static int64_t k_block(int64_t k) {
 }
 
 template <int width, bool pairs, class T>
-static void pack_typed(const Operand& x, int64_t r, int64_t length, int64_t k0, int64_t k, uint32_t* panel, int64_t panels, int64_t panel_units) {
+static void pack_typed(const Operand& x, int64_t r, int64_t length, int64_t k0, int64_t k, uint32_t* panel,
+                       int64_t panels, int64_t panel_units) {
   const T* data = static_cast<const T*>(x.data);
   if (!x.along_k) {
-    pack_across_k<width, pairs>(data + k0 * x.stride + r, x.stride, k, smaller(panels * width, length - r), panel, panels, panel_units);
+    pack_across_k<width, pairs>(data + k0 * x.stride + r, x.stride, k, smaller(panels * width, length - r), panel,
+                                panels, panel_units);
     return;
   }
   for (int64_t p = 0; p < panels; ++p, r += width)
-    pack_along_k<width, pairs>(data + r * x.stride + k0, x.stride, k, smaller(width, length - r), panel + p * panel_units);
+    pack_along_k<width, pairs>(data + r * x.stride + k0, x.stride, k, smaller(width, length - r),
+                               panel + p * panel_units);
 }
-// Packs `panels` panels, panel_units apart, from row (column) r and k0 on, of an operand that has `length` rows (columns).
+// Packs `panels` panels, panel_units apart, from row (column) r and k0 on, of an operand that has `length` rows
+// (columns).
 template <int width, bool pairs>
-static void pack_panels(const Operand& x, int64_t r, int64_t length, int64_t k0, int64_t k, uint32_t* panel, int64_t panels, int64_t panel_units) {
+static void pack_panels(const Operand& x, int64_t r, int64_t length, int64_t k0, int64_t k, uint32_t* panel,
+                        int64_t panels, int64_t panel_units) {
   if (x.dtype == DType::f32) pack_typed<width, pairs, float>(x, r, length, k0, k, panel, panels, panel_units);
   else pack_typed<width, pairs, bf16>(x, r, length, k0, k, panel, panels, panel_units);
 }

@@ -1,5 +1,6 @@
-// The schedule for few rows (decoding): op(a) is packed once, and each thread packs a panel of op(b) into memory of its own just before it
-// uses it, so that op(b), the weights, is read once and never written. The micro-kernel and the order of the sums are those of gemm_blocks.h.
+// The schedule for few rows (decoding): op(a) is packed once, and each thread packs a panel of op(b) into memory of its
+// own just before it uses it, so that op(b), the weights, is read once and never written. The micro-kernel and the
+// order of the sums are those of gemm_blocks.h.
 #pragma once
 #include "gemm.h"
 #include "gemm_stream.h"
@@ -11,33 +12,42 @@ constexpr int64_t most_rows_by_columns = 64;
 
 template <bool pairs> ANNEAL_INLINE int64_t column_left_units(const Product& p) {
   const int64_t block = k_block<pairs>(p.k);
-  return ceil_divide(p.m, panel_rows) * larger(1, ceil_divide(p.k, larger(1, block))) * left_panel_units<pairs>(block) + lanes;
+  return ceil_divide(p.m, panel_rows) * larger(1, ceil_divide(p.k, larger(1, block))) * left_panel_units<pairs>(block) +
+         lanes;
 }
 // Panels of op(b) that are packed together: several where memory holds a row of each k, to read more of it at a time.
-ANNEAL_INLINE int64_t column_panels(const Product& p) { return p.b.along_k ? 1 : smaller(8, ceil_divide(p.n, panel_columns)); }
+ANNEAL_INLINE int64_t column_panels(const Product& p) {
+  return p.b.along_k ? 1 : smaller(8, ceil_divide(p.n, panel_columns));
+}
 // Units of one thread's memory: the packed panels and their tiles.
 template <bool pairs> ANNEAL_INLINE int64_t column_thread_units(const Product& p) {
-  return column_panels(p) * (right_panel_units<pairs>(k_block<pairs>(p.k)) + (p.m + panel_rows) * panel_columns) + lanes;
+  return column_panels(p) * (right_panel_units<pairs>(k_block<pairs>(p.k)) + (p.m + panel_rows) * panel_columns) +
+         lanes;
 }
 
 template <bool pairs>
-static void stream(int64_t rows, int64_t k, const uint32_t* left, const Operand& b, int64_t column, int64_t k0, float* out, bool add) {
+static void stream(int64_t rows, int64_t k, const uint32_t* left, const Operand& b, int64_t column, int64_t k0,
+                   float* out, bool add) {
   constexpr int64_t ahead_bytes = 1024;  // along the column
   const int64_t offset = column * b.stride + k0;
   if (b.dtype == DType::f32)
-    stream_rows<pairs>(rows, k, left, static_cast<const float*>(b.data) + offset, b.stride, ahead_bytes / 4, out, panel_columns, add);
+    stream_rows<pairs>(rows, k, left, static_cast<const float*>(b.data) + offset, b.stride, ahead_bytes / 4, out,
+                       panel_columns, add);
   else
-    stream_rows<pairs>(rows, k, left, static_cast<const bf16*>(b.data) + offset, b.stride, ahead_bytes / 2, out, panel_columns, add);
+    stream_rows<pairs>(rows, k, left, static_cast<const bf16*>(b.data) + offset, b.stride, ahead_bytes / 2, out,
+                       panel_columns, add);
 }
 
 template <bool pairs> static void multiply_columns(const Product& p, const Team& team) {
   const Output& out = p.out;
   const int64_t block = k_block<pairs>(p.k), blocks = larger(1, ceil_divide(p.k, larger(1, block)));
   const int64_t left_panels = ceil_divide(p.m, panel_rows), left_units = left_panel_units<pairs>(block);
-  const int64_t right_panels = ceil_divide(p.n, panel_columns), right_units = right_panel_units<pairs>(block), together = column_panels(p);
+  const int64_t right_panels = ceil_divide(p.n, panel_columns), right_units = right_panel_units<pairs>(block),
+                together = column_panels(p);
   team.take(left_panels * blocks, [&](int64_t i) {
     const int64_t k0 = i / left_panels * block;
-    pack_panels<panel_rows, pairs>(p.a, i % left_panels * panel_rows, p.m, k0, smaller(block, p.k - k0), team.left + i * left_units, 1, 0);
+    pack_panels<panel_rows, pairs>(p.a, i % left_panels * panel_rows, p.m, k0, smaller(block, p.k - k0),
+                                   team.left + i * left_units, 1, 0);
   });
   team.barrier();
   const int64_t tile_size = left_panels * panel_rows * panel_columns;
@@ -50,7 +60,8 @@ template <bool pairs> static void multiply_columns(const Product& p, const Team&
     if (start_from_c)
       for (int64_t j = 0; j < panels; ++j)
         for (int64_t i = 0; i < p.m; ++i)
-          memcpy(tiles + j * tile_size + i * panel_columns, out.c_at(i, column_of(j)), static_cast<size_t>(columns_of(j)) * 4);
+          memcpy(tiles + j * tile_size + i * panel_columns, out.c_at(i, column_of(j)),
+                 static_cast<size_t>(columns_of(j)) * 4);
     for (int64_t b = 0; b < blocks; ++b) {
       const int64_t k0 = b * block, k = smaller(block, p.k - k0);
       if (p.b.along_k && p.m <= most_stream_rows && columns_of(0) == panel_columns) {
@@ -65,7 +76,7 @@ template <bool pairs> static void multiply_columns(const Product& p, const Team&
               tiles + j * tile_size + i * panel_rows * panel_columns, panel_columns, b > 0 || start_from_c);
     }
     for (int64_t j = 0; j < panels; ++j) {
-      const float* tile = tiles + j * tile_size;
+      float* tile = tiles + j * tile_size;
       if (out.plain()) store_tile(tile, p.m, columns_of(j), out.c_at(0, column_of(j)), out.stride, false);
       else finish_tile(tile, p.m, columns_of(j), 0, column_of(j), nullptr, 0, out);
     }

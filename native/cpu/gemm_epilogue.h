@@ -1,4 +1,5 @@
-// What happens to a finished f32 tile of a matrix product: bias, the value before the activation, activation, accumulation, one rounding.
+// What happens to a finished f32 tile of a matrix product: bias, the value before the activation, activation,
+// accumulation, one rounding.
 #pragma once
 #include "activation.h"
 #include "gemm_micro.h"
@@ -24,7 +25,8 @@ struct Output {
 };
 
 template <class Span> ANNEAL_INLINE vf load_float(const void* p, DType type, int64_t index, Span span) {
-  return type == DType::f32 ? load(static_cast<const float*>(p) + index, span) : load(static_cast<const bf16*>(p) + index, span);
+  return type == DType::f32 ? load(static_cast<const float*>(p) + index, span)
+                            : load(static_cast<const bf16*>(p) + index, span);
 }
 template <class Span> ANNEAL_INLINE void store_float(void* p, DType type, int64_t index, vf v, Span span) {
   if (type == DType::f32) store(static_cast<float*>(p) + index, v, span);
@@ -38,28 +40,37 @@ static void store_tile(const float* tile, int64_t rows, int64_t columns, float* 
       c[i * stride + j] = add ? c[i * stride + j] + tile[i * panel_columns + j] : tile[i * panel_columns + j];
 }
 
-template <Activation kind>
-static void finish_tile_with(const float* tile, int64_t rows, int64_t columns, int64_t row, int64_t column, const float* previous,
-                             int64_t previous_stride, const Output& out) {
+// The last step of a tile, which it overwrites. The k blocks but the last are summed in `previous` (null: there was one
+// block only).
+static void finish_tile(float* tile, int64_t rows, int64_t columns, int64_t row, int64_t column, const float* previous,
+                        int64_t previous_stride, const Output& out) {
+  for (int64_t i = 0; i < rows; ++i) {
+    each_vector(columns, [&](int64_t j, auto span) {
+      vf v = load(tile + i * panel_columns + j);
+      if (previous) v = load(previous + i * previous_stride + j, span) + v;
+      if (out.bias) v += load_float(out.bias, out.bias_type, column + j, span);
+      if (out.pre) store_float(out.pre, out.pre_type, (row + i) * out.stride + column + j, v, span);
+      store(tile + i * panel_columns + j, v);
+    });
+  }
+  if (out.activation != Activation::none) {
+    with_activation(static_cast<int64_t>(out.activation), [&](auto kind) {
+      for (int64_t i = 0; i < rows; ++i) {
+        for (int64_t j = 0; j < columns; j += lanes) {
+          float* values = tile + i * panel_columns + j;
+          store(values, activate<decltype(kind)::value>(load(values)));
+        }
+      }
+    });
+  }
   for (int64_t i = 0; i < rows; ++i) {
     each_vector(columns, [&](int64_t j, auto span) {
       const int64_t index = (row + i) * out.stride + column + j;
       vf v = load(tile + i * panel_columns + j);
-      if (previous) v = load(previous + i * previous_stride + j, span) + v;
-      if (out.bias) v += load_float(out.bias, out.bias_type, column + j, span);
-      if (out.pre) store_float(out.pre, out.pre_type, index, v, span);
-      v = activate<kind>(v);
       if (out.accumulate) v = load_float(out.c, out.c_type, index, span) + v;
       store_float(out.c, out.c_type, index, v, span);
     });
   }
-}
-// The last step of a tile whose k blocks but the last are summed in `previous` (null: there was one block only).
-static void finish_tile(const float* tile, int64_t rows, int64_t columns, int64_t row, int64_t column, const float* previous,
-                        int64_t previous_stride, const Output& out) {
-  with_activation(static_cast<int64_t>(out.activation), [&](auto kind) {
-    finish_tile_with<decltype(kind)::value>(tile, rows, columns, row, column, previous, previous_stride, out);
-  });
 }
 
 }  // namespace

@@ -1,6 +1,6 @@
-// The micro-kernel that gemm and attention are made of: a tile of panel_rows x panel_columns accumulated in registers over packed panels.
-// Every output is the sum over k in ascending order, one fused multiply-add (or bf16 pair product) at a time, whatever the tile's size:
-// that makes an output's bits independent of the rows computed beside it.
+// The micro-kernel that gemm and attention are made of: a tile of panel_rows x panel_columns accumulated in registers
+// over packed panels. Every output is the sum over k in ascending order, one fused multiply-add (or bf16 pair product)
+// at a time, whatever the tile's size: that makes an output's bits independent of the rows computed beside it.
 #pragma once
 #include "gemm_pack.h"
 
@@ -10,33 +10,44 @@ namespace {
 // sum + a * b, the unit a standing for all lanes.
 template <bool pairs> ANNEAL_INLINE vf multiply_add(vf sum, uint32_t a, vu b) {
 #if defined(__AVX512BF16__)
-  if constexpr (pairs) return (vf)_mm512_dpbf16_ps((__m512)sum, (__m512bh)_mm512_set1_epi32(static_cast<int>(a)), (__m512bh)b);
+  if constexpr (pairs)
+    return (vf)_mm512_dpbf16_ps((__m512)sum, (__m512bh)_mm512_set1_epi32(static_cast<int>(a)), (__m512bh)b);
 #endif
   return sum + splat(bits_to_float(a)) * (vf)b;
 }
 
-// out[i][j] (+)= sum over the units of left[unit][i] * right[unit][j], for i < rows and j < panel_columns, or lanes where that is enough.
-using TileKernel = void (*)(int64_t units, const uint32_t* left, const uint32_t* right, float* out, int64_t stride, bool add);
+// out[i][j] (+)= sum over the units of left[unit][i] * right[unit][j], for i < rows and j < panel_columns, or lanes
+// where that is enough.
+using TileKernel = void (*)(int64_t units, const uint32_t* left, const uint32_t* right, float* out, int64_t stride,
+                            bool add);
 
 template <int rows, int vectors, bool pairs>
-static void tile_kernel(int64_t units, const uint32_t* left, const uint32_t* right, float* out, int64_t stride, bool add) {
+static void tile_kernel(int64_t units, const uint32_t* left, const uint32_t* right, float* out, int64_t stride,
+                        bool add) {
   vf sums[rows][vectors];
-  ANNEAL_UNROLL for (int i = 0; i < rows; ++i) {
-    ANNEAL_UNROLL for (int j = 0; j < vectors; ++j) sums[i][j] = (vf){};
+  ANNEAL_UNROLL
+  for (int i = 0; i < rows; ++i) {
+    ANNEAL_UNROLL
+    for (int j = 0; j < vectors; ++j) sums[i][j] = (vf){};
     __builtin_prefetch(out + i * stride, 1);
     __builtin_prefetch(out + i * stride + vectors * lanes - 1, 1);
   }
   for (int64_t unit = 0; unit < units; ++unit) {
     vu b[vectors];
-    ANNEAL_UNROLL for (int j = 0; j < vectors; ++j) b[j] = load_units(right + j * lanes);
-    ANNEAL_UNROLL for (int i = 0; i < rows; ++i) {
-      ANNEAL_UNROLL for (int j = 0; j < vectors; ++j) sums[i][j] = multiply_add<pairs>(sums[i][j], left[i], b[j]);
+    ANNEAL_UNROLL
+    for (int j = 0; j < vectors; ++j) b[j] = load_units(right + j * lanes);
+    ANNEAL_UNROLL
+    for (int i = 0; i < rows; ++i) {
+      ANNEAL_UNROLL
+      for (int j = 0; j < vectors; ++j) sums[i][j] = multiply_add<pairs>(sums[i][j], left[i], b[j]);
     }
     left += panel_rows;
     right += panel_columns;
   }
-  ANNEAL_UNROLL for (int i = 0; i < rows; ++i) {
-    ANNEAL_UNROLL for (int j = 0; j < vectors; ++j) {
+  ANNEAL_UNROLL
+  for (int i = 0; i < rows; ++i) {
+    ANNEAL_UNROLL
+    for (int j = 0; j < vectors; ++j) {
       float* to = out + i * stride + j * lanes;
       store(to, add ? load(to) + sums[i][j] : sums[i][j]);
     }
@@ -44,7 +55,8 @@ static void tile_kernel(int64_t units, const uint32_t* left, const uint32_t* rig
 }
 
 template <bool pairs, int... i> constexpr TileKernel tile_kernel_of(int64_t rows, int64_t columns, Lanes<i...>) {
-  constexpr TileKernel wide[] = {tile_kernel<i + 1, panel_vectors, pairs>...}, narrow[] = {tile_kernel<i + 1, 1, pairs>...};
+  constexpr TileKernel wide[] = {tile_kernel<i + 1, panel_vectors, pairs>...},
+                       narrow[] = {tile_kernel<i + 1, 1, pairs>...};
   return columns > lanes ? wide[rows - 1] : narrow[rows - 1];
 }
 // The kernel for 1 … panel_rows rows, of which the first `columns` columns are wanted.

@@ -1,12 +1,14 @@
-// How gemm and attention lay their operands out for the micro-kernel of gemm_micro.h: in panels of panel_rows rows of the left operand and of
-// panel_columns columns of the right one, the k axis outermost, as 32-bit units. A unit is one f32, or with `pairs` two bf16 at k and k + 1.
+// How gemm and attention lay their operands out for the micro-kernel of gemm_micro.h: in panels of panel_rows rows of
+// the left operand and of panel_columns columns of the right one, the k axis outermost, as 32-bit units. A unit is one
+// f32, or with `pairs` two bf16 at k and k + 1.
 #pragma once
 #include "simd.h"
 
 namespace anneal::cpu {
 namespace {
 
-// The tile the micro-kernel holds in registers: panel_rows x panel_vectors accumulators, panel_vectors of the right operand and a broadcast.
+// The tile the micro-kernel holds in registers: panel_rows x panel_vectors accumulators, panel_vectors of the right
+// operand and a broadcast.
 #if defined(__AVX512F__)
 constexpr int panel_rows = 14, panel_vectors = 2;
 #elif defined(__aarch64__)
@@ -26,7 +28,9 @@ constexpr bool has_pairs = false;  // `half` then computes in f32: nothing is ro
 
 template <bool pairs> ANNEAL_INLINE int64_t units_of(int64_t k) { return pairs ? (k + 1) / 2 : k; }
 // Units that a panel takes for k steps.
-template <bool pairs> ANNEAL_INLINE int64_t left_panel_units(int64_t k) { return panel_rows * units_of<pairs>(k) + panel_slack; }
+template <bool pairs> ANNEAL_INLINE int64_t left_panel_units(int64_t k) {
+  return panel_rows * units_of<pairs>(k) + panel_slack;
+}
 template <bool pairs> ANNEAL_INLINE int64_t right_panel_units(int64_t k) { return panel_columns * units_of<pairs>(k); }
 ANNEAL_INLINE int64_t ceil_divide(int64_t a, int64_t b) { return (a + b - 1) / b; }
 ANNEAL_INLINE int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
@@ -36,14 +40,24 @@ ANNEAL_INLINE int64_t larger(int64_t a, int64_t b) { return a > b ? a : b; }
 
 template <int... i> struct Lanes {};
 template <int n, int... i> struct CountLanes : CountLanes<n - 1, n - 1, i...> {};
-template <int... i> struct CountLanes<0, i...> { using type = Lanes<i...>; };
+template <int... i> struct CountLanes<0, i...> {
+  using type = Lanes<i...>;
+};
 using AllLanes = typename CountLanes<lanes>::type;
 
 // Within each group of four lanes: a0 b0 a1 b1, a2 b2 a3 b3, a0 a1 b0 b1 and a2 a3 b2 b3.
-struct SinglesLow { static constexpr int at(int i) { return i / 4 * 4 + i % 4 / 2 + i % 2 * lanes; } };
-struct SinglesHigh { static constexpr int at(int i) { return SinglesLow::at(i) + 2; } };
-struct DoublesLow { static constexpr int at(int i) { return i / 4 * 4 + i % 2 + i % 4 / 2 * lanes; } };
-struct DoublesHigh { static constexpr int at(int i) { return DoublesLow::at(i) + 2; } };
+struct SinglesLow {
+  static constexpr int at(int i) { return i / 4 * 4 + i % 4 / 2 + i % 2 * lanes; }
+};
+struct SinglesHigh {
+  static constexpr int at(int i) { return SinglesLow::at(i) + 2; }
+};
+struct DoublesLow {
+  static constexpr int at(int i) { return i / 4 * 4 + i % 2 + i % 4 / 2 * lanes; }
+};
+struct DoublesHigh {
+  static constexpr int at(int i) { return DoublesLow::at(i) + 2; }
+};
 // Groups of four lanes, numbered through a and then b.
 template <int... group> struct Groups {
   static constexpr int at(int i) {
@@ -59,7 +73,8 @@ template <class Pattern> ANNEAL_INLINE vu shuffle(vu a, vu b) { return shuffle_l
 
 // Transposes a lanes x lanes block: first 4 x 4 within the groups of four lanes, then the groups.
 ANNEAL_INLINE void transpose(vu* row) {
-  ANNEAL_UNROLL for (int i = 0; i < lanes; i += 4) {
+  ANNEAL_UNROLL
+  for (int i = 0; i < lanes; i += 4) {
     vu low = shuffle<SinglesLow>(row[i], row[i + 1]), high = shuffle<SinglesHigh>(row[i], row[i + 1]);
     vu low2 = shuffle<SinglesLow>(row[i + 2], row[i + 3]), high2 = shuffle<SinglesHigh>(row[i + 2], row[i + 3]);
     row[i] = shuffle<DoublesLow>(low, low2);
@@ -68,16 +83,19 @@ ANNEAL_INLINE void transpose(vu* row) {
     row[i + 3] = shuffle<DoublesHigh>(high, high2);
   }
 #if defined(__AVX512F__)
-  ANNEAL_UNROLL for (int i = 0; i < 4; ++i) {
+  ANNEAL_UNROLL
+  for (int i = 0; i < 4; ++i) {
     vu a = shuffle<Groups<0, 1, 4, 5>>(row[i], row[i + 4]), b = shuffle<Groups<2, 3, 6, 7>>(row[i], row[i + 4]);
-    vu c = shuffle<Groups<0, 1, 4, 5>>(row[i + 8], row[i + 12]), d = shuffle<Groups<2, 3, 6, 7>>(row[i + 8], row[i + 12]);
+    vu c = shuffle<Groups<0, 1, 4, 5>>(row[i + 8], row[i + 12]),
+       d = shuffle<Groups<2, 3, 6, 7>>(row[i + 8], row[i + 12]);
     row[i] = shuffle<Groups<0, 2, 4, 6>>(a, c);
     row[i + 4] = shuffle<Groups<1, 3, 5, 7>>(a, c);
     row[i + 8] = shuffle<Groups<0, 2, 4, 6>>(b, d);
     row[i + 12] = shuffle<Groups<1, 3, 5, 7>>(b, d);
   }
 #elif defined(__AVX2__)
-  ANNEAL_UNROLL for (int i = 0; i < 4; ++i) {
+  ANNEAL_UNROLL
+  for (int i = 0; i < 4; ++i) {
     vu a = row[i], b = row[i + 4];
     row[i] = shuffle<Groups<0, 2>>(a, b);
     row[i + 4] = shuffle<Groups<1, 3>>(a, b);
@@ -95,7 +113,8 @@ ANNEAL_INLINE vu rounded_high(vf x) {
   return (vu)select((vi)(x == x), (vf)(u + 0x7fff + ((u >> 16) & 1)), (vf)(u | 0x400000));
 }
 
-// `lanes` 32-bit words along a contiguous k axis: f32, or two bf16 each. From bf16 the words are pairs even where the units are f32.
+// `lanes` 32-bit words along a contiguous k axis: f32, or two bf16 each. From bf16 the words are pairs even where the
+// units are f32.
 template <bool pairs> ANNEAL_INLINE vu load_along_k(const float* p) {
 #if defined(__AVX512BF16__)
   if constexpr (pairs) return (vu)_mm512_cvtne2ps_pbh((__m512)load(p + lanes), (__m512)load(p));
@@ -115,7 +134,8 @@ template <bool pairs> ANNEAL_INLINE vu load_across_k(const bf16* p, const bf16* 
   return next ? low | (vu)load(next) : low;
 }
 
-// A block of `lanes` rows (of the left operand) or columns (of the right one) along a contiguous k axis, transposed: units_per_block units.
+// A block of `lanes` rows (of the left operand) or columns (of the right one) along a contiguous k axis, transposed:
+// units_per_block units.
 template <bool pairs, class T> struct AlongK {
   static constexpr bool splits = !pairs && sizeof(T) == 2;  // words of two bf16 become two f32 units
   static constexpr int k_per_block = pairs || splits ? 2 * lanes : lanes, units_per_block = splits ? 2 * lanes : lanes;
@@ -123,13 +143,15 @@ template <bool pairs, class T> struct AlongK {
 
   // All of the block exists.
   inline __attribute__((always_inline)) void load_whole(const T* from, int64_t stride) {
-    ANNEAL_UNROLL for (int i = 0; i < lanes; ++i) words[i] = load_along_k<pairs>(from + i * stride);
+    ANNEAL_UNROLL
+    for (int i = 0; i < lanes; ++i) words[i] = load_along_k<pairs>(from + i * stride);
     transpose(words);
   }
   // Only `count` rows and k steps exist; the rest is zero.
   inline __attribute__((always_inline)) void load_some(const T* from, int64_t stride, int64_t count, int64_t k) {
     const bool whole_k = k >= k_per_block;
-    ANNEAL_UNROLL for (int i = 0; i < lanes; ++i) {
+    ANNEAL_UNROLL
+    for (int i = 0; i < lanes; ++i) {
       words[i] = (vu){};
       if (i >= count) continue;
       if (whole_k) {
@@ -149,7 +171,8 @@ template <bool pairs, class T> struct AlongK {
   }
 };
 
-// --- Packing panels of `width` rows (left operand) or columns (right operand), of which `count` exist; the others become zero ---
+// --- Packing panels of `width` rows (left operand) or columns (right operand), of which `count` exist; the others
+// become zero ---
 
 // Element (r, k) is source[r * stride + k].
 template <int width, bool pairs, class T>
@@ -167,7 +190,8 @@ static void pack_along_k(const T* source, int64_t stride, int64_t k, int64_t cou
       if (k - k0 >= Block::k_per_block && count >= first + lanes) block.load_whole(from, stride);
       else block.load_some(from, stride, smaller(count, width) - first, k - k0);
       if (units_left >= Block::units_per_block) {
-        ANNEAL_UNROLL for (int i = 0; i < Block::units_per_block; ++i) store_units(to + i * width, block.unit(i));
+        ANNEAL_UNROLL
+        for (int i = 0; i < Block::units_per_block; ++i) store_units(to + i * width, block.unit(i));
       } else {
         for (int i = 0; i < units_left; ++i) store_units(to + i * width, block.unit(i));
       }
@@ -175,9 +199,11 @@ static void pack_along_k(const T* source, int64_t stride, int64_t k, int64_t cou
   }
 }
 
-// Element (r, k) is source[k * stride + r]. Packs `panels` neighbouring panels, panel_units apart, side by side: rows of memory are read in one go.
+// Element (r, k) is source[k * stride + r]. Packs `panels` neighbouring panels, panel_units apart, side by side: rows
+// of memory are read in one go.
 template <int width, bool pairs, class T>
-static void pack_across_k(const T* source, int64_t stride, int64_t k, int64_t count, uint32_t* panel, int64_t panels, int64_t panel_units) {
+static void pack_across_k(const T* source, int64_t stride, int64_t k, int64_t count, uint32_t* panel, int64_t panels,
+                          int64_t panel_units) {
   constexpr int64_t rows_ahead = 12;
   const int64_t units = units_of<pairs>(k);
   for (int64_t unit = 0; unit < units; ++unit) {
@@ -185,7 +211,8 @@ static void pack_across_k(const T* source, int64_t stride, int64_t k, int64_t co
     const T* next = pairs && 2 * unit + 1 < k ? from + stride : nullptr;
     for (int64_t p = 0; p < panels; ++p) {
       __builtin_prefetch(from + p * width + rows_ahead * stride);
-      ANNEAL_UNROLL for (int first = 0; first < width; first += lanes) {
+      ANNEAL_UNROLL
+      for (int first = 0; first < width; first += lanes) {
         const int64_t at = p * width + first, left = count - at;
         uint32_t* to = panel + p * panel_units + unit * width + first;
         if (left >= lanes) {

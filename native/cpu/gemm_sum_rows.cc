@@ -1,4 +1,5 @@
-// Column sums. Blocks of rows_per_block rows are summed first and then the blocks in order, whatever the number of threads.
+// Column sums. Blocks of rows_per_block rows are summed first and then the blocks in order, whatever the number of
+// threads.
 #include "gemm_pack.h"
 #include "isa.h"
 
@@ -28,8 +29,8 @@ template <class T> void sum_rows_of(float* y, const T* x, int64_t rows, int64_t 
   parallel_for(blocks * groups, 2, [&](int64_t begin, int64_t end) {
     for (int64_t task = begin; task < end; ++task) {
       const int64_t row = task / groups * rows_per_block, column = task % groups * columns_per_task;
-      sum_block(x + row * columns + column, smaller(rows_per_block, rows - row), columns, smaller(columns_per_task, columns - column),
-                sums + task / groups * columns + column);
+      sum_block(x + row * columns + column, smaller(rows_per_block, rows - row), columns,
+                smaller(columns_per_task, columns - column), sums + task / groups * columns + column);
     }
   });
   parallel_for(columns, larger(1, 40000 / larger(1, blocks)), [&](int64_t begin, int64_t end) {
@@ -48,8 +49,9 @@ namespace ANNEAL_ISA {
 void sum_rows(InOut y, In x, bool accumulate) {
   ANNEAL_CHECK(x.rank >= 1, "sum_rows: x must have at least one axis");
   ANNEAL_CHECK(y.rank == 1 && y.size == x.columns() && y.dtype == DType::f32,
-               "sum_rows: y must be f32 [%lld], the last axis of x, but is %s with %lld elements", static_cast<long long>(x.columns()),
-               dtype_names[static_cast<int>(y.dtype)], static_cast<long long>(y.size));
+               "sum_rows: y must be f32 [%lld], the last axis of x, but is %s with %lld elements",
+               static_cast<long long>(x.columns()), dtype_names[static_cast<int>(y.dtype)],
+               static_cast<long long>(y.size));
   ANNEAL_CHECK(x.dtype == DType::f32 || x.dtype == DType::bf16, "sum_rows: x must be f32 or bf16, but is %s",
                dtype_names[static_cast<int>(x.dtype)]);
   if (x.dtype == DType::f32) sum_rows_of(y.as<float>(), x.as<float>(), x.rows(), x.columns(), accumulate);
