@@ -24,6 +24,12 @@ int64_t to_whole(const Napi::CallbackInfo& info, size_t i, const char* what) {
   return static_cast<int64_t>(x);
 }
 
+int to_file(const Napi::CallbackInfo& info, size_t i) {
+  int64_t file = to_whole(info, i, "fd");
+  if (file > INT32_MAX) Context::of(info.Env()).raise("ERR_SHAPE", "fd " + std::to_string(file) + " is not a file descriptor");
+  return static_cast<int>(file);
+}
+
 DType to_dtype(const Napi::CallbackInfo& info, size_t i) {
   int64_t code = to_whole(info, i, "dtype");
   if (code >= dtype_count) Context::of(info.Env()).raise("ERR_SHAPE", "unknown dtype " + std::to_string(code));
@@ -103,7 +109,7 @@ Napi::Value read(const Napi::CallbackInfo& info) {
 // readFile(handle, fd, offset, path): enqueued; a failure rejects the next fence
 Napi::Value read_file(const Napi::CallbackInfo& info) {
   Tensor tensor = to_tensor(info, 0);
-  int file = static_cast<int>(to_whole(info, 1, "fd"));
+  int file = to_file(info, 1);
   int64_t offset = to_whole(info, 2, "offset");
   Context::of(info.Env()).stream.push([=, path = std::string(info[3].ToString())] { read_tensor(tensor, file, offset, path); });
   return info.Env().Undefined();
@@ -112,7 +118,7 @@ Napi::Value read_file(const Napi::CallbackInfo& info) {
 // writeFile(handle, fd, offset, path)
 Napi::Value write_file(const Napi::CallbackInfo& info) {
   Tensor tensor = to_tensor(info, 0);
-  int file = static_cast<int>(to_whole(info, 1, "fd"));
+  int file = to_file(info, 1);
   int64_t offset = to_whole(info, 2, "offset");
   Context::of(info.Env()).stream.push([=, path = std::string(info[3].ToString())] { write_tensor(tensor, file, offset, path); });
   return info.Env().Undefined();
@@ -203,7 +209,11 @@ template <Napi::Value (*function)(const Napi::CallbackInfo&)> Napi::Value guarde
 Napi::Object initialise(Napi::Env env, Napi::Object exports) {
   const char* wanted = std::getenv("ANNEAL_ISA");
   if (!cpu::select_isa(wanted)) throw Napi::Error::New(env, std::string("ANNEAL_ISA=") + wanted + ": this machine cannot run that instruction set");
-  env.SetInstanceData(new Context(env));
+  try {
+    env.SetInstanceData(new Context(env));
+  } catch (const std::exception& error) {
+    throw Napi::Error::New(env, std::string("anneal's stream could not start: ") + error.what());
+  }
 #define EXPORT(name, function) exports.Set(name, Napi::Function::New<guarded<function>>(env, name))
   EXPORT("create", create);
   EXPORT("view", view);

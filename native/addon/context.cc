@@ -1,6 +1,7 @@
 #include "context.h"
 
 #include <cstdlib>
+#include <memory>
 #include <string>
 #include <thread>
 
@@ -110,7 +111,7 @@ double Context::view(double handle, int64_t byte_offset, DType dtype, const int6
 }
 
 Context::Slot* Context::slot_of(double handle) {
-  if (!(handle >= 1)) return nullptr;
+  if (!(handle >= 1 && handle <= 9007199254740991.0)) return nullptr;
   double generation = static_cast<double>(static_cast<uint64_t>(handle / index_range));
   double index = handle - generation * index_range - 1;
   if (index < 0 || index >= static_cast<double>(slots_.size()) || index != static_cast<double>(static_cast<int64_t>(index))) return nullptr;
@@ -151,13 +152,17 @@ Napi::Promise Context::fence(Napi::Value value) {
   Napi::Promise promise = fence->deferred.Promise();
   stream.push_always([this, fence] {
     fence->failure = stream.take_failure();
-    fences_.NonBlockingCall(fence, [this](Napi::Env env, Napi::Function, Fence* done) {
+    fences_.NonBlockingCall(fence, [this](Napi::Env env, Napi::Function, Fence* pointer) {
+      std::unique_ptr<Fence> done(pointer);
       if (--pending_fences_ == 0) fences_.Unref(env);
-      if (done->failure.kind != FailureKind::none)
-        done->deferred.Reject(make_error(code_of(done->failure.kind), done->failure.message));
-      else
-        done->deferred.Resolve(done->value.IsEmpty() ? env.Undefined() : done->value.Value());
-      delete done;
+      try {
+        if (done->failure.kind != FailureKind::none)
+          done->deferred.Reject(make_error(code_of(done->failure.kind), done->failure.message));
+        else
+          done->deferred.Resolve(done->value.IsEmpty() ? env.Undefined() : done->value.Value());
+      } catch (const Napi::Error&) {
+        // A worker is being terminated: no JavaScript can run any more, so nobody waits.
+      }
     });
   });
   return promise;

@@ -19,7 +19,11 @@ void fail(const char* format, ...) {
 
 Stream::Stream(int threads) : tail_(new Block), head_(tail_) {
   thread_ = std::thread([this, threads] {
-    set_threads(threads);
+    try {
+      set_threads(threads);
+    } catch (const std::exception&) {  // the system gives no more threads; setThreads() would say so
+      set_threads(1);
+    }
     execute();
     set_pool(nullptr);
     pool_.reset();
@@ -100,9 +104,10 @@ void Stream::execute() {
 Failure Stream::take_failure() { return std::exchange(failure_, Failure(FailureKind::none, "")); }
 
 void Stream::set_threads(int threads) {
-  set_pool(nullptr);
-  pool_ = std::make_unique<ThreadPool>(threads);
-  set_pool(pool_.get());
+  // The old pool serves until the new one exists: starting threads may fail.
+  auto pool = std::make_unique<ThreadPool>(threads);
+  set_pool(pool.get());
+  pool_ = std::move(pool);
 }
 
 }  // namespace anneal

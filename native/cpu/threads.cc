@@ -71,14 +71,21 @@ struct ThreadPool::State {
 ThreadPool::ThreadPool(int threads) : state_(new State) {
   state_->count = threads < 1 ? 1 : threads;
   state_->own = std::vector<Memory>(static_cast<size_t>(state_->count));
-  for (int id = 1; id < state_->count; ++id)
-    state_->threads.emplace_back([this, id] {
-      current_pool = this;
-      state_->work(id);
-    });
+  try {
+    for (int id = 1; id < state_->count; ++id)
+      state_->threads.emplace_back([this, id] {
+        current_pool = this;
+        state_->work(id);
+      });
+  } catch (...) {  // the system gives no more threads
+    end();
+    throw;
+  }
 }
 
-ThreadPool::~ThreadPool() {
+ThreadPool::~ThreadPool() { end(); }
+
+void ThreadPool::end() {
   state_->stop = true;
   state_->start.bump();
   for (std::thread& thread : state_->threads) thread.join();
@@ -124,7 +131,10 @@ void ThreadPool::barrier() {
 
 int64_t ThreadPool::ticket() { return state_->next_ticket.fetch_add(1, std::memory_order_relaxed); }
 void* ThreadPool::scratch(int slot, size_t bytes) { return state_->shared[slot].get(bytes); }
-void* ThreadPool::thread_scratch(int thread, size_t bytes) { return state_->own[static_cast<size_t>(thread)].get(bytes); }
+void ThreadPool::reserve_thread_scratch(size_t bytes) {
+  for (Memory& memory : state_->own) memory.get(bytes);
+}
+void* ThreadPool::thread_scratch(int thread) { return state_->own[static_cast<size_t>(thread)].data; }
 
 ThreadPool& pool() { return *current_pool; }
 void set_pool(ThreadPool* pool) { current_pool = pool; }

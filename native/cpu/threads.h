@@ -21,10 +21,12 @@ class ThreadPool {
   int64_t ticket();
   // Memory that lives until a later call for the same slot asks for more; 64-byte aligned, huge pages where large. Slots 0 … 7; not for pool threads.
   void* scratch(int slot, size_t bytes);
-  // The same, one per thread of the pool; each thread may only ask for its own.
-  void* thread_scratch(int thread, size_t bytes);
+  // The same, one per thread of the pool. reserve_thread_scratch is called before run, where there may be an error; inside, each thread asks for its own.
+  void reserve_thread_scratch(size_t bytes);
+  void* thread_scratch(int thread);
 
  private:
+  void end();
   struct State;
   State* state_;
 };
