@@ -1,4 +1,4 @@
-import { ConfigError, DisposedError } from '../errors.ts'
+import { ConfigError, DisposedError, KernelError, NonFiniteError } from '../errors.ts'
 import { KeyValueCache, type CausalLanguageModel } from '../models/index.ts'
 import { ropeLengthKey } from '../models/rope.ts'
 import type { Module } from '../nn/index.ts'
@@ -106,7 +106,7 @@ export class GenerationEngine {
     try {
       while (!this.#schedule.isEmpty) await this.#step()
     } catch (error) {
-      this.#rejectAll(error)
+      this.#rejectAll(explained(error))
     } finally {
       this.#running = false
     }
@@ -201,6 +201,12 @@ export class GenerationEngine {
   }
 
   [Symbol.dispose](): void { this.dispose() }
+}
+
+/** Logits without a largest number come from the weights, not from the request. */
+function explained(error: unknown): unknown {
+  if (!(error instanceof KernelError) || !error.message.startsWith('sample: the logits')) return error
+  return new NonFiniteError(`no token can be drawn: the model's logits hold NaN or infinity, or every token is suppressed. Check suppressTokens and the weights; after a diverged training load an earlier checkpoint`)
 }
 
 /** Whether a part ends with the last token there is, so that the next one is drawn. */
