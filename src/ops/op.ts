@@ -1,5 +1,5 @@
 import { ShapeError } from '../errors.ts'
-import { record } from '../tensor/autograd.ts'
+import { isRecording, record } from '../tensor/autograd.ts'
 import type { BackwardContext } from '../tensor/autograd.ts'
 import type { DType } from '../tensor/dtype.ts'
 import { Tensor } from '../tensor/tensor.ts'
@@ -28,7 +28,7 @@ export function fusedOp<In extends Inputs, Attributes extends object, Out extend
   const apply = (inputs: In, attributes: Attributes): Out => {
     if (inputs.some((input) => input?.dtype === 'float64')) return op.definition(inputs, attributes)
     const saved: Tensor[] = []
-    const result = op.forward(inputs, attributes, (...tensors) => { saved.push(...tensors) }, (i) => inputs[i]?.requiresGrad ?? false)
+    const result = op.forward(inputs, attributes, (...tensors) => { saved.push(...tensors) }, (i) => isRecording() && (inputs[i]?.requiresGrad ?? false))
     const outputs: readonly Tensor[] = result instanceof Tensor ? [result] : result
     record(op.name, inputs, outputs.slice(0, op.differentiable), saved, (gradients, context) => { op.backward(gradients, context, attributes) })
     return result

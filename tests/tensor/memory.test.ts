@@ -112,5 +112,6 @@ test('forgotten tensors are collected', () => {
   expect({ status, stderr }).toEqual({ status: 0, stderr: '' })
   const { before, after, system } = JSON.parse(stdout) as { before: number; after: number; system: number }
   expect(after).toBe(before)
-  expect(system).toBeLessThan(1 << 30)
+  // Of 6 GiB made.
+  expect(system).toBeLessThan(2 ** 31)
 })

@@ -1,0 +1,43 @@
+#!/usr/bin/env node
+import { readFileSync } from 'node:fs'
+import { Command, CommanderError } from 'commander'
+import { chatCommand } from './commands/chat.ts'
+import { evalCommand } from './commands/eval.ts'
+import { generateCommand } from './commands/generate.ts'
+import { infoCommand } from './commands/info.ts'
+import { inspectCommand } from './commands/inspect.ts'
+import { pretrainCommand } from './commands/pretrain.ts'
+import { quickstartCommand } from './commands/quickstart.ts'
+import { sftCommand } from './commands/sft.ts'
+import { tokenizerCommand } from './commands/tokenizer.ts'
+import { normaliseArguments, unknownCommand } from './flags.ts'
+import { reportError } from './run.ts'
+
+const { version } = JSON.parse(readFileSync(new URL('../../package.json', import.meta.url), 'utf8')) as { version: string }
+
+const program = new Command('anneal')
+  .description('LLM training for TypeScript: pretraining, SFT, RL and distillation')
+  .version(version)
+  .showSuggestionAfterError()
+  .exitOverride()
+  .action((_options, command: Command) => {
+    const name = command.args[0]
+    if (name !== undefined) throw new CommanderError(1, 'anneal.unknownCommand', unknownCommand(name, command))
+    command.outputHelp()
+  })
+  .allowExcessArguments()
+
+for (const command of [quickstartCommand(), infoCommand(), tokenizerCommand(), pretrainCommand(), sftCommand(), generateCommand(), chatCommand(), evalCommand(), inspectCommand()]) {
+  program.addCommand(command.exitOverride())
+}
+
+try {
+  await program.parseAsync(normaliseArguments(process.argv.slice(2)), { from: 'user' })
+} catch (error) {
+  if (error instanceof CommanderError) {
+    if (error.code === 'anneal.unknownCommand') process.stderr.write(`error: ${error.message}\n`)
+    process.exitCode = error.exitCode
+  } else {
+    process.exitCode = reportError(error)
+  }
+}

@@ -1,0 +1,79 @@
+import { AnnealError } from '../errors.ts'
+import { memoryEstimate } from '../models/index.ts'
+import type { PreparedRun } from '../methods/index.ts'
+import type { DType } from '../tensor/index.ts'
+import { ProgressLogger } from '../train/loggers/index.ts'
+import { bold, bytesText, dim, print, yellow } from './terminal.ts'
+
+/** The exit code of a process ended by SIGINT. */
+export const interrupted = 130
+
+/** Aborts on the first SIGINT or SIGTERM; a second one ends the process at once. */
+export function interruptSignal(): { signal: AbortSignal; code: () => number; release: () => void } {
+  const controller = new AbortController()
+  let code = 0
+  const stop = (name: 'SIGINT' | 'SIGTERM'): void => {
+    const exitCode = name === 'SIGINT' ? interrupted : 143
+    if (controller.signal.aborted) process.exit(exitCode)
+    code = exitCode
+    process.stderr.write(`\n${name}: finishing the step and saving; once more to stop at once\n`)
+    controller.abort()
+  }
+  const onInterrupt = (): void => { stop('SIGINT') }
+  const onTerminate = (): void => { stop('SIGTERM') }
+  process.on('SIGINT', onInterrupt)
+  process.on('SIGTERM', onTerminate)
+  return {
+    signal: controller.signal,
+    code: () => code,
+    release: () => {
+      process.off('SIGINT', onInterrupt)
+      process.off('SIGTERM', onTerminate)
+    },
+  }
+}
+
+/** What the run will do, and what memory it needs. */
+export function describeRun(run: PreparedRun): void {
+  const { data: { stats, warnings }, model, trainer: { args, totalSteps } } = run
+  print(bold(`${model.config.architecture}, ${(model.numParameters() / 1e6).toFixed(1)}M parameters, ${(model.numParameters({ onlyTrainable: true }) / 1e6).toFixed(1)}M trained`))
+  print(`data: ${stats.rows} rows, ${stats.tokens} tokens, ${(100 * stats.trainedShare).toFixed(1)} % trained; ${stats.trainRows} rows to train on, ${stats.evalRows} held out${stats.cached ? dim(' (cached)') : ''}`)
+  for (const warning of warnings) print(yellow(`warning: ${warning}`))
+  print(`${totalSteps} steps of ${args.perDeviceTrainBatchSize} × ${args.gradientAccumulationSteps} rows, ${args.bf16 ? 'bfloat16 products' : 'float32'}; output in ${args.outputDir}`)
+}
+
+/** Bytes of weights, gradients, optimizer and activations, before anything large is allocated. */
+export function describeMemory(run: Pick<PreparedRun, 'model' | 'data'> & { rows: number; maxLength: number; gradientCheckpointing: boolean; dtype: DType }): void {
+  const estimate = memoryEstimate(run.model.config, {
+    dtype: run.dtype, tokens: run.rows * run.maxLength, sequenceLength: run.maxLength, trainable: run.model.numParameters({ onlyTrainable: true }), gradientCheckpointing: run.gradientCheckpointing,
+  })
+  print(`memory: ${bytesText(estimate.total)} = weights ${bytesText(estimate.weights)} + gradients ${bytesText(estimate.gradients)} + optimizer ${bytesText(estimate.optimizer)} + activations ${bytesText(estimate.activations)}`)
+}
+
+/** Trains with a progress line; SIGINT finishes the step, saves and exits with 130. */
+export async function runTraining(run: PreparedRun): Promise<void> {
+  const progress = new ProgressLogger()
+  const stop = run.trainer.on((event) => { progress.handle(event) })
+  const interrupt = interruptSignal()
+  try {
+    const result = await run.train({ signal: interrupt.signal })
+    progress.close()
+    if (result.reason === 'aborted') {
+      print(`stopped at step ${result.step}; go on with --resume-from-checkpoint`)
+      process.exitCode = interrupt.code()
+    } else {
+      print(`done: ${run.trainer.args.outputDir}`)
+    }
+  } finally {
+    stop()
+    interrupt.release()
+    run.dispose()
+  }
+}
+
+/** Prints an error for people: its message alone where anneal threw it on purpose, the stack where not. Returns the exit code. */
+export function reportError(error: unknown): number {
+  if (error instanceof AnnealError) process.stderr.write(`error: ${error.message}\n`)
+  else process.stderr.write(`${error instanceof Error ? error.stack ?? error.message : String(error)}\nThis is a defect of anneal; please report it.\n`)
+  return 1
+}

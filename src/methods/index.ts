@@ -1,0 +1,6 @@
+export { causalTask } from './causalTask.ts'
+export type { CausalTaskOptions } from './causalTask.ts'
+export type { PretrainArguments, PretrainOptions, SftArguments, SftOptions } from './options.ts'
+export { pretrain } from './pretrain.ts'
+export type { PreparedRun } from './prepare.ts'
+export { sft } from './sft.ts'

@@ -1,0 +1,66 @@
+import { z } from 'zod'
+import { trainingShape } from '../train/options.ts'
+
+const strings = z.union([z.string(), z.array(z.string())])
+
+const dataShape = {
+  files: strings.optional().describe('Training data: files, folders or globs of .txt .md .jsonl .json .csv .tsv .parquet'),
+  datasets: z.array(z.strictObject({
+    files: strings, weight: z.number().positive().optional(), format: z.string().optional(), columns: z.record(z.string(), z.string()).optional(),
+  })).optional().describe('Several sources with weights, instead of files'),
+  mixStrategy: z.enum(['concat', 'interleave_under', 'interleave_over']).optional().describe('How several sources are mixed'),
+  format: z.string().optional().describe('Shape of the rows, where it is not to be recognised: text, prompt_completion, messages, alpaca, sharegpt'),
+  columns: z.record(z.string(), z.string()).optional().describe('Where a known column has another name: text=content'),
+  evalSplit: z.number().positive().optional().describe('Held out for evaluation: a share below 1, or a number of rows'),
+  evalFiles: strings.optional().describe('Data for evaluation, instead of a split'),
+  truncationMode: z.enum(['keep_start', 'keep_end']).default('keep_start').describe('Which end of a row longer than maxLength stays'),
+  cacheDir: z.union([z.string(), z.literal(false)]).optional().describe('Where tokenized data is kept; false for memory'),
+  workers: z.int().min(0).optional().describe('Threads that tokenize; by default one per core for more than 4 MB'),
+  onBadRow: z.enum(['error', 'skip']).default('error').describe('What to do with a malformed row'),
+} as const
+
+const modelShape = {
+  tokenizer: z.string().optional().describe("Folder of the tokenizer; the model's by default"),
+  dtype: z.enum(['float32', 'bfloat16']).default('float32').describe('Of the weights in memory; bfloat16 weights are trained with float32 masters'),
+  freeze: z.array(z.string()).default([]).describe('Name patterns of parameters to leave as they are, such as model.embed_tokens or "model.layers.0.*"'),
+  trainable: z.array(z.string()).optional().describe('Name patterns of the only parameters to train, before freeze'),
+  samplePrompts: z.array(z.string()).default([]).describe('Prompts the model continues after each evaluation'),
+} as const
+
+/** Options of SFT: TRL's SFTConfig in camelCase. */
+export const sftSchema = z.strictObject({
+  model: z.string().min(1).describe('Folder of the model: config.json, safetensors, tokenizer.json'),
+  ...modelShape, ...dataShape, ...trainingShape,
+  maxLength: z.int().min(2).nullable().default(1024).describe('Longest row in tokens'),
+  packing: z.union([z.boolean(), z.enum(['bfd', 'bfd_split', 'wrapped'])]).default(false).describe('Put several rows into one of maxLength, each seeing only itself'),
+  completionOnlyLoss: z.boolean().optional().describe('Train on completions only; true for rows with a prompt and a completion'),
+  assistantOnlyLoss: z.boolean().default(false).describe("Train on the assistant's words only"),
+  learningRate: trainingShape.learningRate.default(2e-5).describe('Peak learning rate'),
+})
+
+/** Options of pretraining, from scratch or continued. */
+export const pretrainSchema = z.strictObject({
+  model: z.string().min(1).optional().describe('Folder of a model to continue from; leave it out to start from scratch'),
+  modelConfig: z.record(z.string(), z.unknown()).optional().describe('A new model: modelType, hiddenSize, numHiddenLayers, …; the vocabulary is the tokenizer\'s'),
+  ...modelShape, ...dataShape, ...trainingShape,
+  sampleBy: z.enum(['document', 'paragraph', 'line']).default('document').describe('What one row of a text file is'),
+  maxLength: z.int().min(2).default(1024).describe('Tokens of a row'),
+  packing: z.union([z.boolean(), z.enum(['bfd', 'bfd_split', 'wrapped'])]).default('bfd_split').describe('How documents fill rows of maxLength; bfd_split loses nothing and mixes nothing'),
+  numTrainEpochs: trainingShape.numTrainEpochs.default(1).describe('Passes over the data'),
+  learningRate: trainingShape.learningRate.default(3e-4).describe('Peak learning rate'),
+})
+
+export type SftOptions = z.input<typeof sftSchema>
+export type SftArguments = z.output<typeof sftSchema>
+export type PretrainOptions = z.input<typeof pretrainSchema>
+export type PretrainArguments = z.output<typeof pretrainSchema>
+
+/** What the two have in common. */
+export type LanguageModelArguments = Omit<SftArguments, 'model' | 'maxLength' | 'assistantOnlyLoss' | 'completionOnlyLoss' | 'packing'>
+
+const trainingNames = Object.keys(trainingShape)
+
+/** The training loop's part of a method's options. */
+export function trainingPart<A extends object>(args: A): Pick<A, keyof typeof trainingShape & keyof A> {
+  return Object.fromEntries(Object.entries(args).filter(([name]) => trainingNames.includes(name))) as Pick<A, keyof typeof trainingShape & keyof A>
+}

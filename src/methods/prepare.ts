@@ -1,0 +1,88 @@
+import { ConfigError } from '../errors.ts'
+import { loadDataset } from '../data/index.ts'
+import type { LoadDatasetOptions, LoadedDataset } from '../data/index.ts'
+import { generate } from '../generate/index.ts'
+import type { CausalLanguageModel, ModelConfig } from '../models/index.ts'
+import { Tokenizer } from '../tokenizers/index.ts'
+import { Trainer } from '../train/trainer.ts'
+import type { Batch } from '../data/index.ts'
+import { causalTask } from './causalTask.ts'
+import { trainingPart } from './options.ts'
+import type { PretrainArguments, SftArguments } from './options.ts'
+
+type Arguments = SftArguments | PretrainArguments
+
+/** A vocabulary that the embedding does not cover would read past its end. */
+export function checkVocabulary(tokenizer: Tokenizer, config: ModelConfig, where: string): void {
+  if (tokenizer.embeddingRows > config.vocabSize) {
+    throw new ConfigError(`${where}: the tokenizer has ids up to ${tokenizer.embeddingRows - 1}, but the model's embedding has ${config.vocabSize} rows; use the model's own tokenizer or a model with a larger vocabulary`)
+  }
+}
+
+/** Reads and tokenizes the data that the options name. */
+export async function loadData(args: Arguments, tokenizer: Tokenizer, extra: Partial<LoadDatasetOptions<Tokenizer>>): Promise<LoadedDataset> {
+  const { files, datasets, mixStrategy, format, columns, evalSplit, evalFiles, truncationMode, cacheDir, workers, onBadRow, maxLength, packing, seed } = args
+  if (!files && !datasets) throw new ConfigError('files: name the training data, such as files: data/*.jsonl')
+  const given = Object.entries({ files, datasets, mixStrategy, format, columns, evalSplit, evalFiles, cacheDir, workers }).filter(([, value]) => value !== undefined)
+  return loadDataset({
+    ...Object.fromEntries(given), tokenizer, truncationMode, onBadRow, maxLength, packing, seed, ...extra,
+  } as LoadDatasetOptions<Tokenizer>)
+}
+
+/** Leaves only the parameters that are to be trained with requiresGrad. */
+export function applyFreezing(model: CausalLanguageModel, { trainable, freeze }: Pick<Arguments, 'trainable' | 'freeze'>): void {
+  if (trainable) {
+    model.requiresGrad_(false)
+    for (const pattern of trainable) model.requiresGrad_(true, pattern)
+  }
+  for (const pattern of freeze) model.requiresGrad_(false, pattern)
+  if (model.numParameters({ onlyTrainable: true }) === 0) throw new ConfigError('freeze: nothing is left to train')
+}
+
+/** What a prepared run holds; dispose() releases everything but the model. */
+export interface PreparedRun {
+  trainer: Trainer<Batch>
+  model: CausalLanguageModel
+  tokenizer: Tokenizer
+  data: LoadedDataset
+  /** Trains, and saves the final model and tokenizer into outputDir. */
+  train: (options?: { signal?: AbortSignal }) => ReturnType<Trainer<Batch>['train']>
+  dispose: () => void
+}
+
+/** Puts model, tokenizer and data together into a trainer. */
+export function prepareRun(name: string, args: Arguments, model: CausalLanguageModel, tokenizer: Tokenizer, data: LoadedDataset): PreparedRun {
+  applyFreezing(model, args)
+  if (args.gradientCheckpointing) model.gradientCheckpointingEnable()
+  const { samplePrompts } = args
+  const task = causalTask({
+    name, model, tokenizer, trainDataset: data.train, ...(data.eval ? { evalDataset: data.eval } : {}), fingerprint: data.fingerprint,
+    perDeviceTrainBatchSize: args.perDeviceTrainBatchSize, perDeviceEvalBatchSize: args.perDeviceEvalBatchSize,
+    gradientAccumulationSteps: args.gradientAccumulationSteps, labelSmoothingFactor: args.labelSmoothingFactor, seed: args.seed,
+    ...(samplePrompts.length > 0 ? { sample: () => sampleTexts(model, tokenizer, samplePrompts) } : {}),
+  })
+  const trainer = new Trainer(task, trainingPart(args))
+  return {
+    trainer, model, tokenizer, data,
+    async train(options = {}) {
+      const result = await trainer.train(options)
+      if (result.reason !== 'aborted') await task.save(args.outputDir)
+      return result
+    },
+    dispose() {
+      trainer.dispose()
+      data.close()
+    },
+  }
+}
+
+async function sampleTexts(model: CausalLanguageModel, tokenizer: Tokenizer, prompts: string[]): Promise<{ prompt: string; text: string }[]> {
+  const wasTraining = model.training
+  model.eval()
+  try {
+    const outputs = await generate(model, tokenizer, prompts, { maxNewTokens: 60 })
+    return prompts.map((prompt, i) => ({ prompt, text: outputs[i]!.text }))
+  } finally {
+    model.train(wasTraining)
+  }
+}

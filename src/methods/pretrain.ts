@@ -1,0 +1,50 @@
+import { ConfigError } from '../errors.ts'
+import { AutoModelForCausalLM, createConfig, readConfig } from '../models/index.ts'
+import type { CausalLanguageModel, ModelConfig } from '../models/index.ts'
+import { parseOptions } from '../options.ts'
+import { Tokenizer } from '../tokenizers/index.ts'
+import { pretrainSchema } from './options.ts'
+import type { PretrainArguments, PretrainOptions } from './options.ts'
+import { checkVocabulary, loadData, prepareRun } from './prepare.ts'
+import type { PreparedRun } from './prepare.ts'
+
+/** The config of a new model: the user's, with the tokenizer's vocabulary and special tokens. */
+export function newModelConfig(modelConfig: Readonly<Record<string, unknown>>, tokenizer: Tokenizer, maxLength: number): ModelConfig {
+  const { bosTokenId, eosTokenId, padTokenId } = tokenizer
+  return createConfig({
+    modelType: 'llama', vocabSize: tokenizer.embeddingRows, maxPositionEmbeddings: maxLength,
+    ...(bosTokenId === undefined ? {} : { bosTokenId }), ...(eosTokenId === undefined ? {} : { eosTokenId }), ...(padTokenId === undefined ? {} : { padTokenId }),
+    ...modelConfig,
+  })
+}
+
+/** Reads the config, or makes that of a new model. */
+export async function pretrainConfig(args: PretrainArguments, tokenizer: Tokenizer): Promise<ModelConfig> {
+  if (args.model !== undefined && args.modelConfig) throw new ConfigError('model and modelConfig: give model to continue, or modelConfig to start from scratch, not both')
+  if (args.model === undefined && !args.modelConfig) throw new ConfigError('model: give a model folder to continue from, or modelConfig for a new model')
+  return args.model === undefined ? newModelConfig(args.modelConfig!, tokenizer, args.maxLength) : readConfig(args.model)
+}
+
+/**
+ * Causal language modelling on text: from scratch (`modelConfig` and `tokenizer`), or continued from a model folder. Returns the run, ready to
+ * train().
+ */
+export async function pretrain(options: PretrainOptions): Promise<PreparedRun> {
+  const args = parseOptions(pretrainSchema, options, 'pretrain')
+  const folder = args.tokenizer ?? args.model
+  if (folder === undefined) throw new ConfigError('tokenizer: a new model needs one; train it with `anneal tokenizer train` or name a folder that has one')
+  const tokenizer = await Tokenizer.fromPretrained(folder)
+  const config = await pretrainConfig(args, tokenizer)
+  checkVocabulary(tokenizer, config, folder)
+  if (args.maxLength > config.maxPositionEmbeddings) throw new ConfigError(`maxLength: ${args.maxLength} is more than the model's ${config.maxPositionEmbeddings} positions`)
+  const data = await loadData(args, tokenizer, { sampleBy: args.sampleBy })
+  try {
+    const model: CausalLanguageModel = args.model === undefined
+      ? AutoModelForCausalLM.fromConfig(config, { dtype: args.dtype, seed: args.seed })
+      : await AutoModelForCausalLM.fromPretrained(args.model, { dtype: args.dtype })
+    return prepareRun('pretrain', args, model, tokenizer, data)
+  } catch (error) {
+    data.close()
+    throw error
+  }
+}

@@ -1,0 +1,30 @@
+import { AutoModelForCausalLM, readConfig } from '../models/index.ts'
+import { parseOptions } from '../options.ts'
+import { Tokenizer } from '../tokenizers/index.ts'
+import { sftSchema } from './options.ts'
+import type { SftOptions } from './options.ts'
+import { checkVocabulary, loadData, prepareRun } from './prepare.ts'
+import type { PreparedRun } from './prepare.ts'
+
+/**
+ * Supervised fine-tuning of a model folder on conversations, prompt–completion pairs or texts, with all parameters or some frozen. Options are
+ * TRL's SFTConfig in camelCase. Returns the run, ready to train():
+ *
+ *     const run = await sft({ model: './Qwen2.5-0.5B', files: 'chats/*.jsonl', outputDir: './out', assistantOnlyLoss: true })
+ *     for await (const event of run.trainer.events()) … // or simply: await run.train()
+ */
+export async function sft(options: SftOptions): Promise<PreparedRun> {
+  const args = parseOptions(sftSchema, options, 'sft')
+  const config = await readConfig(args.model)
+  const tokenizer = await Tokenizer.fromPretrained(args.tokenizer ?? args.model)
+  checkVocabulary(tokenizer, config, args.tokenizer ?? args.model)
+  const { assistantOnlyLoss, completionOnlyLoss } = args
+  const data = await loadData(args, tokenizer, { assistantOnlyLoss, ...(completionOnlyLoss === undefined ? {} : { completionOnlyLoss }) })
+  try {
+    const model = await AutoModelForCausalLM.fromPretrained(args.model, { dtype: args.dtype })
+    return prepareRun('sft', args, model, tokenizer, data)
+  } catch (error) {
+    data.close()
+    throw error
+  }
+}
