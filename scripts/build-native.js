@@ -1,0 +1,50 @@
+// Builds the native addon for this machine when the package is installed: with cmake where there is one, else with node-gyp. Names what is missing
+// and the command that installs it.
+import { spawnSync } from 'node:child_process'
+import { existsSync } from 'node:fs'
+import { createRequire } from 'node:module'
+import { availableParallelism } from 'node:os'
+import { fileURLToPath } from 'node:url'
+
+const require = createRequire(import.meta.url)
+const root = fileURLToPath(new URL('..', import.meta.url))
+
+const has = (command) => spawnSync(command, ['--version'], { stdio: 'ignore' }).status === 0
+const run = (command, args) => spawnSync(command, args, { cwd: root, stdio: 'inherit' }).status === 0
+
+/** Whether a package with the binary for this platform is installed. */
+function hasPlatformPackage() {
+  try {
+    require.resolve(`@anneal/${process.platform}-${process.arch}`)
+    return true
+  } catch {
+    return false
+  }
+}
+
+const packages = { linux: 'Debian, Ubuntu: apt-get install g++ cmake make', darwin: 'macOS: xcode-select --install && brew install cmake' }
+
+function main() {
+  if (process.env.ANNEAL_SKIP_BUILD || process.env.ANNEAL_ADDON || hasPlatformPackage()) return true
+  const compiler = [process.env.CXX, 'c++', 'g++', 'clang++'].filter(Boolean).find(has)
+  if (!compiler) {
+    console.error(`anneal: no C++ compiler was found (tried c++, g++, clang++). It needs one with C++20, such as g++ 11 or clang 14.\n  ${packages[process.platform] ?? 'install g++ or clang'}`)
+    return false
+  }
+  const withCmake = has('cmake') && (has('ninja') || has('make'))
+  if (withCmake) {
+    const cmakeJs = require.resolve('cmake-js/bin/cmake-js')
+    if (run(process.execPath, [cmakeJs, 'compile', '--out', 'build', '--parallel', String(availableParallelism())])) return true
+    console.error('anneal: the build with cmake failed; see above')
+    return false
+  }
+  console.error('anneal: cmake and make (or ninja) were not found; building with node-gyp instead')
+  if (!has('python3') || !has('make')) {
+    console.error(`anneal: node-gyp needs ${['python3', 'make'].filter((tool) => !has(tool)).join(' and ')}.\n  ${packages[process.platform] ?? 'install cmake and make'} python3`)
+    return false
+  }
+  return run(process.execPath, [require.resolve('node-gyp/bin/node-gyp.js'), 'rebuild', '-j', String(availableParallelism())])
+}
+
+if (!existsSync(`${root}/native`)) process.exit(0)
+process.exit(main() ? 0 : 1)
