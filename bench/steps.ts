@@ -1,7 +1,7 @@
 // Whole steps: pretraining GPT-2 124M, a tiny GPT, and generation with a model of Qwen2.5-0.5B's shape, all with random weights.
 import { AutoModelForCausalLM, createConfig, KeyValueCache } from '../src/models/index.ts'
 import type { CausalLanguageModel, ModelConfig } from '../src/models/index.ts'
-import { autocast } from '../src/ops/index.ts'
+import { autocast } from '../src/tensor/autocast.ts'
 import { AdamW } from '../src/optim/index.ts'
 import { backward, cpu, noGrad, scope } from '../src/tensor/index.ts'
 import { randomNumbers } from '../tests/cases/random.ts'

@@ -1,5 +1,5 @@
 import { ConfigError } from '../errors.ts'
-import { autocast } from '../ops/index.ts'
+import { autocast } from '../tensor/autocast.ts'
 import type { CausalLanguageModel } from '../models/index.ts'
 import { noGrad, scope, unscoped } from '../tensor/index.ts'
 

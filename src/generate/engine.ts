@@ -2,7 +2,7 @@ import { ConfigError, DisposedError, KernelError, NonFiniteError } from '../erro
 import { KeyValueCache, type CausalLanguageModel } from '../models/index.ts'
 import { ropeLengthKey } from '../models/rope.ts'
 import type { Module } from '../nn/index.ts'
-import { autocast } from '../ops/index.ts'
+import { autocast } from '../tensor/autocast.ts'
 import { scope, Tensor, unscoped, type TypedArray } from '../tensor/index.ts'
 import type { DecodeStream } from '../tokenizers/index.ts'
 import { Answer } from './answer.ts'

@@ -1,8 +1,6 @@
 export { activation, gatedActivation, gelu, geluTanh, relu, silu, swiglu } from './activation.ts'
 export { attention, attentionProbabilities, Spans } from './attention.ts'
 export type { AttentionOptions, Span } from './attention.ts'
-export { autocast } from './compute.ts'
-export type { ComputeDtype } from './compute.ts'
 export { dropout } from './dropout.ts'
 export { embedding } from './embedding.ts'
 export { linear } from './linear.ts'

@@ -1,3 +1,4 @@
+import { autocast, computeDtype } from './autocast.ts'
 import { backwardAll, enableGrad, isRecording, noGrad, record } from './autograd.ts'
 import { manualSeed, randomState } from './random.ts'
 import { scope } from './scope.ts'
@@ -11,6 +12,7 @@ import type { Tensor } from './tensor.ts'
 export function checkpoint(body: (...inputs: Tensor[]) => Tensor, ...inputs: Tensor[]): Tensor {
   if (!isRecording()) return body(...inputs)
   const before = randomState()
+  const dtype = computeDtype()
   const output = scope(() => noGrad(() => body(...inputs)))
   // Parameters inside `body` get their gradients from the inner backward, so the node is recorded even if no input wants one.
   const wants = inputs.map((input) => input.requiresGrad)
@@ -21,7 +23,7 @@ export function checkpoint(body: (...inputs: Tensor[]) => Tensor, ...inputs: Ten
     manualSeed(before.seed, before.next)
     let again: Tensor
     try {
-      again = enableGrad(() => body(...copies))
+      again = autocast(dtype, () => enableGrad(() => body(...copies)))
     } finally {
       manualSeed(after.seed, after.next)
     }

@@ -1,3 +1,5 @@
+export { autocast } from './autocast.ts'
+export type { ComputeDtype } from './autocast.ts'
 export { backward, backwardAll, enableGrad, noGrad } from './autograd.ts'
 export { checkpoint } from './checkpoint.ts'
 export { cpu, Device } from './device.ts'

@@ -2,7 +2,7 @@
 import { afterAll, beforeAll, describe, expect, test } from 'vitest'
 import { generate, type GenerateOptions, type GenerationOutput } from '../../src/generate/index.ts'
 import { AutoModelForCausalLM, type CausalLanguageModel } from '../../src/models/index.ts'
-import { autocast } from '../../src/ops/index.ts'
+import { autocast } from '../../src/tensor/autocast.ts'
 import { manualSeed, noGrad, scope } from '../../src/tensor/index.ts'
 import { everyModel, folderOf, recordedOf } from '../models/recorded.ts'
 

@@ -1,7 +1,7 @@
 // Proves that every fused operation equals its definition in float64, forward and backward, in each dtype, on each instruction set of this machine,
 // and that the number of threads never changes a bit.
 import { afterAll, beforeAll, describe, expect, test } from 'vitest'
-import { autocast } from '../../src/ops/index.ts'
+import { autocast } from '../../src/tensor/autocast.ts'
 import { noBackward } from '../../src/ops/noBackward.ts'
 import { cpu } from '../../src/tensor/index.ts'
 import { label } from '../cases/case.ts'

@@ -1,6 +1,7 @@
 // Proves that what a row gives never depends on the rows around it: the promise behind equal losses alone and in a batch.
 import { afterAll, describe, expect, test } from 'vitest'
-import { autocast, crossEntropy, layerNorm, linear, linearCrossEntropy, linearLogprob, rmsNorm, selectiveLogSoftmax, softmax } from '../../src/ops/index.ts'
+import { autocast } from '../../src/tensor/autocast.ts'
+import { crossEntropy, layerNorm, linear, linearCrossEntropy, linearLogprob, rmsNorm, selectiveLogSoftmax, softmax } from '../../src/ops/index.ts'
 import { cpu, Tensor } from '../../src/tensor/index.ts'
 import type { DType, TypedArray } from '../../src/tensor/index.ts'
 import { roundToBfloat16 } from '../cases/case.ts'
