@@ -1,0 +1,60 @@
+// Writes the tables of options in docs/ from the schemas that check the options; --check only compares. Run `npm run build:ts` first.
+import { readFileSync, writeFileSync } from 'node:fs'
+import { fileURLToPath } from 'node:url'
+import { z } from 'zod'
+
+const code = (text) => `\`${text}\``
+const cell = (text) => text.replaceAll('|', '\\|')
+const jsonSchema = (schema) => z.toJSONSchema(schema, { io: 'input', unrepresentable: 'any' })
+
+function values(property) {
+  if (property.enum) return property.enum.map((value) => code(value)).join(', ')
+  if (property.const !== undefined) return code(property.const)
+  if (property.anyOf) return [...new Set(property.anyOf.map(values))].join(', ')
+  if (property.type === 'array') return `list of ${values(property.items ?? {})}`
+  return { integer: 'whole number', number: 'number', boolean: '`true`, `false`', string: 'text', null: '`null`', object: 'object' }[property.type] ?? 'any'
+}
+
+function table(properties, required) {
+  const rows = Object.entries(properties).map(([name, property]) => {
+    const fallback = property.default === undefined ? (required.includes(name) ? 'required' : '') : code(JSON.stringify(property.default))
+    return `| ${code(name)} | ${cell(values(property))} | ${cell(fallback)} | ${cell(property.description ?? '')} |`
+  })
+  return ['| option | values | default | meaning |', '|---|---|---|---|', ...rows].join('\n')
+}
+
+/** The tables by the name of their place in the documents: what both methods have, what each has of its own, and generation. */
+export function optionTables({ sftSchema, pretrainSchema, generateSchema }) {
+  const [sft, pretrain, generate] = [sftSchema, pretrainSchema, generateSchema].map(jsonSchema)
+  const isShared = (name) => JSON.stringify(sft.properties[name]) === JSON.stringify(pretrain.properties[name])
+  const pick = (schema, test) => table(Object.fromEntries(Object.entries(schema.properties).filter(([name]) => test(name))), schema.required ?? [])
+  return {
+    shared: pick(sft, isShared),
+    sft: pick(sft, (name) => !isShared(name)),
+    pretrain: pick(pretrain, (name) => !isShared(name)),
+    generate: pick(generate, (name) => name !== 'signal'),
+  }
+}
+
+/** The text with each table in its place, between `<!-- options: name -->` and `<!-- end of options -->`. */
+export function withTables(text, tables) {
+  return text.replace(/(<!-- options: (\w+) -->\n)[\s\S]*?(<!-- end of options -->)/g, (_, open, name, close) => `${open}${tables[name]}\n${close}`)
+}
+
+export const documents = ['docs/training.md', 'docs/generation.md']
+
+if (process.argv[1] === fileURLToPath(import.meta.url)) {
+  const { pretrainSchema, sftSchema } = await import('../dist/methods/options.js')
+  const { generateSchema } = await import('../dist/generate/index.js')
+  const tables = optionTables({ sftSchema, pretrainSchema, generateSchema })
+  for (const document of documents) {
+    const path = new URL(`../${document}`, import.meta.url)
+    const before = readFileSync(path, 'utf8')
+    const after = withTables(before, tables)
+    if (!process.argv.includes('--check')) writeFileSync(path, after)
+    else if (before !== after) {
+      console.error(`${document} does not match the schemas; run node scripts/generate-options-doc.js`)
+      process.exitCode = 1
+    }
+  }
+}
