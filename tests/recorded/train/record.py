@@ -34,13 +34,13 @@ def number(x):
     return float(f"{float(x):.8g}")
 
 
-def rows(vocabulary):
+def rows(vocabulary, least_masked):
     generator = torch.Generator().manual_seed(7)
     result = []
     for _ in range(ROWS):
         length = int(torch.randint(4, 21, (1,), generator=generator))
         ids = torch.randint(3, vocabulary, (length,), generator=generator).tolist()
-        masked = int(torch.randint(0, length - 2, (1,), generator=generator))
+        masked = max(least_masked, int(torch.randint(0, length - 2, (1,), generator=generator)))
         result.append({"input_ids": ids, "labels": [-100] * masked + ids[masked:]})
     return result
 
@@ -70,7 +70,8 @@ def record(folder, overrides):
         if isinstance(module, torch.nn.Dropout):
             module.p = 0.0
     options = {**BASE, **overrides}
-    data = rows(model.config.vocab_size)
+    # transformers 5.18 counts the first token of a row, which nothing predicts, as a trained one for GPT-2 only.
+    data = rows(model.config.vocab_size, 1 if folder == "gpt2" else 0)
     with tempfile.TemporaryDirectory() as output:
         args = TrainingArguments(output_dir=output, logging_steps=1, save_strategy="no", report_to=[], use_cpu=True, remove_unused_columns=False,
                                  logging_nan_inf_filter=False, disable_tqdm=True, **options)
