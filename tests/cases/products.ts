@@ -37,6 +37,12 @@ const fusedLinearCases = (Object.keys(activations) as Activation[]).map((activat
 }))
 const batchedLinear: OpCase = { op: 'linear', name: '[2, 3, 8]x5', inputs: [float([2, 3, 8]), weight([5, 8], 8), float([5])], run: (x, w, b) => linear(x, w, b), forward: {} }
 
+/** Weights and activations of different dtypes, as in a float32 model that computes in bfloat16, and the other way round. */
+const mixedLinearCases = (['float32', 'bfloat16'] as const).map((fixed): OpCase => ({
+  op: 'linear', name: `17x40x35, the weight in ${fixed}`, inputs: [float([17, 40]), { ...weight([35, 40], 40), fixed }, { ...float([35]), fixed }],
+  run: (x, w, b) => linear(x!, w!, b, { activation: 'silu' }), forward: product(17, 35, 40),
+}))
+
 // tokens, vocabulary
 const logitShapes = [[0, 5], [1, 1], [3, 2], [5, 33], [19, 259], [512, 50257], [512, 151936]] as const
 const logitCases = logitShapes.flatMap(([tokens, vocabulary]): OpCase[] => {
@@ -130,4 +136,4 @@ const attentionCases = attentionShapes.map(({ name, heads, kvHeads, width, spans
   }
 })
 
-export const productCases: readonly OpCase[] = [...linearCases, ...fusedLinearCases, batchedLinear, ...logitCases, ...headCases, ...attentionCases]
+export const productCases: readonly OpCase[] = [...linearCases, ...fusedLinearCases, batchedLinear, ...mixedLinearCases, ...logitCases, ...headCases, ...attentionCases]
