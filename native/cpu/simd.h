@@ -222,7 +222,7 @@ ANNEAL_INLINE vf exp_low(vf x) {
   p = p * f + 0x1.fffffcp-2f;
   p = p * f + 1.f;
   p = p * f + 1.f;
-  vf y = (vf)((vi)p + ((vi)t << 23));  // the low bits of t are n
+  vf y = (vf)((vu)p + ((vu)t << 23));  // the low bits of t are n; unsigned, as nonsense above 88 may wrap around
   return x < -87.33f ? splat(0) : y;
 }
 ANNEAL_INLINE vf sigmoid(vf x) { return 1.f / (1.f + exp_low(min(splat(88.f), -x))); }
