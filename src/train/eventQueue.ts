@@ -14,6 +14,9 @@ export class EventQueue {
     }
   }
 
+  /** Begins a run; readers made since the last one ended see it. */
+  open(): void { this.#closed = false }
+
   close(): void {
     this.#closed = true
     for (const reader of this.#readers) reader.wake?.()

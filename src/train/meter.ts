@@ -1,16 +1,30 @@
+import { z } from 'zod'
 import { cpu } from '../tensor/index.ts'
 
-/** The numbers of one optimizer step. */
-export interface StepNumbers {
-  loss: number
-  gradNorm: number
-  learningRate: number
-  tokens: number
-  /** name, sum, count. */
-  metrics: readonly (readonly [string, number, number])[]
-}
+/** JSON has no NaN and no infinity; a checkpoint keeps them as strings. */
+const number = z.union([z.number(), z.enum(['NaN', 'Infinity', '-Infinity']).transform(Number)])
 
-/** Adds up what steps report between two log entries, and over the run. */
+const stepNumbers = z.strictObject({
+  loss: number, gradNorm: number, learningRate: number, tokens: number,
+  /** name, sum, count. */
+  metrics: z.array(z.tuple([z.string(), number, number])),
+})
+
+/** The numbers of one optimizer step. */
+export type StepNumbers = z.output<typeof stepNumbers>
+
+/** What a checkpoint keeps of the meter, so that a resumed run logs what the uninterrupted one would. */
+export const meterState = z.strictObject({
+  tokensSeen: z.number().min(0),
+  elapsedSeconds: z.number().min(0),
+  peakMemoryBytes: z.number().min(0),
+  lossSum: number,
+  lossCount: z.int().min(0),
+  /** Steps that are not logged yet. */
+  pending: z.array(stepNumbers),
+})
+
+/** Adds up what steps report between two log entries, and over the training. */
 export class Meter {
   tokensSeen = 0
   #earlierSeconds = 0
@@ -58,14 +72,24 @@ export class Meter {
     return { metrics, tokensPerSecond: steps.reduce((sum, { tokens }) => sum + tokens, 0) / Math.max(seconds, 1e-9) }
   }
 
-  /** Over this run. */
+  /** Over the whole training. */
   summary(): Record<string, number> {
     return this.#lossCount === 0 ? {} : { trainLoss: this.#lossSum / this.#lossCount }
   }
 
-  restore(state: { tokensSeen: number; elapsedSeconds: number; peakMemoryBytes: number }): void {
+  state(): z.output<typeof meterState> {
+    return {
+      tokensSeen: this.tokensSeen, elapsedSeconds: this.elapsedSeconds, peakMemoryBytes: this.peakMemory(), lossSum: this.#lossSum, lossCount: this.#lossCount,
+      pending: this.#steps,
+    }
+  }
+
+  restore(state: z.output<typeof meterState>): void {
     this.tokensSeen = state.tokensSeen
     this.#earlierSeconds = state.elapsedSeconds
     this.#earlierPeak = state.peakMemoryBytes
+    this.#lossSum = state.lossSum
+    this.#lossCount = state.lossCount
+    this.#steps = [...state.pending]
   }
 }

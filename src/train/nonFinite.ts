@@ -1,26 +1,55 @@
-import type { Module } from '../nn/index.ts'
-import { noGrad, Tensor, unscoped } from '../tensor/index.ts'
+import type { Module, Parameter } from '../nn/index.ts'
+import { backward, noGrad, scope, Tensor, unscoped } from '../tensor/index.ts'
+import type { TaskStep, TrainingTask } from './task.ts'
 
-async function countNonFinite(tensor: Tensor): Promise<number> {
+async function isFinite(tensor: Tensor): Promise<boolean> {
   const count = unscoped(() => Tensor.empty([1], { dtype: 'int32', device: tensor.device }))
   tensor.device.kernels.count_non_finite(count.handle, tensor.handle, false)
-  const result = count.item()
-  count.dispose()
-  return result
+  try {
+    return await count.item() === 0
+  } finally {
+    count.dispose()
+  }
+}
+
+/** The first parameter that holds a NaN or an infinity. */
+export async function firstNonFiniteParameter(model: Module): Promise<string | undefined> {
+  for (const [name, { tensor }] of model.namedParameters()) if (!await isFinite(tensor)) return name
+  return undefined
 }
 
 /**
- * Names the first tensor that holds a NaN or an infinity: a parameter, or else a result of the forward pass over `batch`, in the order they are
- * computed. undefined where all are finite, so that the fault lies in the gradients.
+ * Names the first tensor of a step that holds a NaN or an infinity, in the order they are computed: a parameter, a result of the forward pass, or
+ * a gradient. undefined where none does when computed again.
  */
-export async function firstNonFinite<B>(model: Module, batch: B, trace?: (batch: B) => Iterable<readonly [string, Tensor]>): Promise<string | undefined> {
-  for (const [name, parameter] of model.namedParameters()) if (await countNonFinite(parameter.tensor) > 0) return `parameter ${name}`
-  if (!trace) return undefined
-  const traced = noGrad(() => [...trace(batch)])
+export async function firstNonFinite<B>(task: TrainingTask<B>, { microBatches, numItems }: TaskStep<B>): Promise<string | undefined> {
+  const parameter = await firstNonFiniteParameter(task.model)
+  if (parameter !== undefined) return `parameter ${parameter}`
+  for (const batch of microBatches) {
+    const found = await inForward(task, batch) ?? await inGradients(task, batch, numItems)
+    if (found !== undefined) return found
+  }
+  return undefined
+}
+
+async function inForward<B>(task: TrainingTask<B>, batch: B): Promise<string | undefined> {
+  const traced = noGrad(() => [...task.trace?.(batch) ?? []])
   try {
-    for (const [name, tensor] of traced) if (await countNonFinite(tensor) > 0) return name
+    for (const [name, tensor] of traced) if (!await isFinite(tensor)) return name
     return undefined
   } finally {
     for (const [, tensor] of traced) tensor.dispose()
+  }
+}
+
+/** backward() goes from the last layer to the first, so the last parameter's gradient is the first of all. */
+async function inGradients<B>(task: TrainingTask<B>, batch: B, numItems: number): Promise<string | undefined> {
+  scope(() => { backward(task.loss(batch, numItems).loss) })
+  const withGradient = [...task.model.namedParameters()].filter(([, { grad }]) => grad !== null)
+  try {
+    for (const [name, { grad }] of withGradient.reverse() as [string, Parameter & { grad: Tensor }][]) if (!await isFinite(grad)) return `the gradient of ${name}`
+    return undefined
+  } finally {
+    for (const [, one] of withGradient) one.zeroGrad()
   }
 }

@@ -2,6 +2,7 @@ import { join } from 'node:path'
 import { z } from 'zod'
 import { ConfigError, FileFormatError } from '../errors.ts'
 import { readJsonObject, replaceFile } from '../files/index.ts'
+import { meterState } from './meter.ts'
 
 const stateName = 'trainer_state.json'
 
@@ -11,9 +12,7 @@ const schema = z.strictObject({
   /** Optimizer steps done. */
   step: z.int().min(0),
   totalSteps: z.int().min(1),
-  tokensSeen: z.number().min(0),
-  elapsedSeconds: z.number().min(0),
-  peakMemoryBytes: z.number().min(0),
+  meter: meterState,
   /** The best evaluation so far. */
   best: z.strictObject({ metric: z.number(), step: z.int() }).nullable(),
   evaluationsWithoutImprovement: z.int().min(0),
@@ -26,7 +25,10 @@ const schema = z.strictObject({
 /** Everything of a run that is not a tensor. Data order and dropout are functions of seed and step, so their position is the step. */
 export type TrainerState = z.output<typeof schema>
 
-export const writeState = (folder: string, state: TrainerState): Promise<void> => replaceFile(join(folder, stateName), `${JSON.stringify(state, undefined, 2)}\n`).then(() => undefined)
+export function writeState(folder: string, state: TrainerState): Promise<void> {
+  const json = JSON.stringify(state, (_, value: unknown) => (typeof value === 'number' && !Number.isFinite(value) ? String(value) : value), 2)
+  return replaceFile(join(folder, stateName), `${json}\n`)
+}
 
 export async function readState(folder: string): Promise<TrainerState> {
   const path = join(folder, stateName)
@@ -47,8 +49,8 @@ export function checkResumable(folder: string, saved: TrainerState, now: Pick<Tr
       throw new ConfigError(`${name}: the checkpoint ${folder} was trained with ${JSON.stringify(before)}, not ${JSON.stringify(value)}; resume with the same, or start a new run from its weights`)
     }
   }
-  if (saved.totalSteps !== now.totalSteps) {
-    throw new ConfigError(`the checkpoint ${folder} is of a run of ${saved.totalSteps} steps, not ${now.totalSteps}, so its learning rates would differ; resume with the same epochs, steps and data`)
-  }
   if (saved.dataFingerprint !== now.dataFingerprint) throw new ConfigError(`the data changed since the checkpoint ${folder} was made; resume with the same data, or start a new run from its weights`)
+  if (saved.totalSteps !== now.totalSteps) {
+    throw new ConfigError(`maxSteps, numTrainEpochs: the checkpoint ${folder} is of a run of ${saved.totalSteps} steps, not ${now.totalSteps}, so its learning rates would differ; resume with the same, or start a new run from its weights`)
+  }
 }

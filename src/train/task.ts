@@ -32,6 +32,8 @@ export interface TrainingTask<B> {
   readonly stepsPerEpoch: number
   /** Names the data and its preparation; a run does not resume with another. */
   readonly fingerprint: string
+  /** Further options that decide the numbers, such as which parameters are frozen; a run does not resume with others. */
+  readonly decisiveOptions?: Readonly<Record<string, unknown>>
   /** The batches of a step: a function of the step's number alone, so that a resumed run sees what the uninterrupted one would. */
   batches(step: number): TaskStep<B> | Promise<TaskStep<B>>
   /** Enqueues the loss of one batch. Called inside a scope(). */

@@ -1,17 +1,18 @@
 import { join } from 'node:path'
-import { mkdir } from 'node:fs/promises'
+import { existsSync } from 'node:fs'
 import { ConfigError, NonFiniteError } from '../errors.ts'
 import { latestCheckpoint, lockDirectory, saveCheckpoint, verifyCheckpoint } from '../files/index.ts'
+import type { DirectoryLock } from '../files/index.ts'
 import { autocast } from '../tensor/autocast.ts'
 import { AdamW } from '../optim/adamw.ts'
 import { parseOptions } from '../options.ts'
 import { backward, cpu, manualSeed, noGrad, scope } from '../tensor/index.ts'
 import { EventQueue } from './eventQueue.ts'
-import type { EndEvent, TrainerEvent } from './events.ts'
+import type { EndEvent, TrainerEvent, TrainerLogger } from './events.ts'
 import { fileLoggers } from './fileLoggers.ts'
 import { createLearningRate } from './learningRate.ts'
 import type { LearningRate } from './learningRate.ts'
-import { firstNonFinite } from './nonFinite.ts'
+import { firstNonFinite, firstNonFiniteParameter } from './nonFinite.ts'
 import { trainingSchema } from './options.ts'
 import type { TrainingArguments, TrainingOptions } from './options.ts'
 import { checkResumable, readState, writeState } from './state.ts'
@@ -65,6 +66,7 @@ export class Trainer<B> {
   #nonFinite = 0
   #evaluation: Record<string, number> | undefined
   #lastCheckpoint: string | undefined
+  #logger: TrainerLogger | undefined
 
   constructor(task: TrainingTask<B>, options: TrainingOptions) {
     this.task = task
@@ -90,46 +92,63 @@ export class Trainer<B> {
     return { time: Date.now(), step: this.step, totalSteps: this.totalSteps, epoch: this.step / this.task.stepsPerEpoch }
   }
 
-  get #checkpointOfBest(): string | undefined { return this.#best ? join(this.args.outputDir, `checkpoint-${this.#best.step}`) : undefined }
+  /** Where the best evaluation's weights are, if they were saved. */
+  get #checkpointOfBest(): string | undefined {
+    const path = this.#best ? join(this.args.outputDir, `checkpoint-${this.#best.step}`) : undefined
+    return path !== undefined && existsSync(path) ? path : undefined
+  }
 
   /** Trains to the end, or until `signal` aborts. Rejects with a typed error where training cannot go on; checkpoints stay. */
   async train({ signal }: TrainOptions = {}): Promise<TrainResult> {
     const { args, task } = this
-    await mkdir(args.outputDir, { recursive: true })
-    const lock = await lockDirectory(args.outputDir)
     let reason: EndEvent['reason'] = 'failed'
     let message: string | undefined
-    let logger: ReturnType<typeof fileLoggers> | undefined
-    let stopLogging: (() => void) | undefined
+    let lock: DirectoryLock | undefined
+    let logger: TrainerLogger | undefined
+    this.#events.open()
     try {
+      lock = await lockDirectory(args.outputDir)
       await this.#resume()
       logger = fileLoggers(args, this.step, (text) => { this.#warn(text) })
-      stopLogging = this.on((event) => { logger!.handle(event) })
+      this.#logger = logger
       this.#start()
       task.model.train()
       reason = await this.#loop(signal)
       if (reason !== 'aborted' && args.loadBestModelAtEnd && this.#best) await this.#loadBest()
       return this.#result(reason)
     } catch (error) {
+      reason = 'failed'
       message = error instanceof Error ? error.message : String(error)
       throw error
     } finally {
       task.model.eval()
-      this.#events.emit({
-        type: 'end', ...this.#progress, reason, ...(message === undefined ? {} : { message }), tokensSeen: this.#meter.tokensSeen, elapsedSeconds: this.#meter.elapsedSeconds,
-        peakMemoryBytes: this.#meter.peakMemory(), metrics: this.#meter.summary(), ...(this.#checkpointOfBest ? { bestCheckpoint: this.#checkpointOfBest } : {}),
-      })
-      stopLogging?.()
-      logger?.close()
-      this.#events.close()
-      await lock.release()
+      try {
+        this.#emit(this.#endEvent(reason, message))
+      } finally {
+        this.#logger = undefined
+        logger?.close()
+        this.#events.close()
+        await lock?.release()
+      }
+    }
+  }
+
+  #emit(event: TrainerEvent): void {
+    this.#logger?.handle(event)
+    this.#events.emit(event)
+  }
+
+  #endEvent(reason: EndEvent['reason'], message: string | undefined): EndEvent {
+    return {
+      type: 'end', ...this.#progress, reason, ...(message === undefined ? {} : { message }), tokensSeen: this.#meter.tokensSeen, elapsedSeconds: this.#meter.elapsedSeconds,
+      peakMemoryBytes: this.#meter.peakMemory(), metrics: this.#meter.summary(), ...(this.#checkpointOfBest ? { bestCheckpoint: this.#checkpointOfBest } : {}),
     }
   }
 
   #start(): void {
     const { args, task } = this
     this.#meter.start()
-    this.#events.emit({
+    this.#emit({
       type: 'start', time: Date.now(), method: task.name, step: this.step, totalSteps: this.totalSteps, epochs: this.totalSteps / task.stepsPerEpoch,
       parameters: task.model.parameters().reduce((sum, { size }) => sum + size, 0),
       trainableParameters: task.model.parameters().reduce((sum, { size, requiresGrad }) => sum + (requiresGrad ? size : 0), 0),
@@ -138,6 +157,8 @@ export class Trainer<B> {
   }
 
   async #loop(signal: AbortSignal | undefined): Promise<EndEvent['reason']> {
+    // A run that was resumed where it stopped early stops again.
+    if (this.#isExhausted) return 'earlyStopping'
     // The numbers of one step are read while the next is being enqueued, so that the kernels never wait for JavaScript.
     let running: Promise<StepNumbers> | null = null
     let batch = this.step < this.totalSteps ? await this.task.batches(this.step) : null
@@ -203,13 +224,13 @@ export class Trainer<B> {
       })
     })
     const norm = this.optimizer.step({ learningRate, maxGradNorm: args.maxGradNorm })
-    return Promise.all([Promise.all(losses), Promise.all(sums.map(async ([name, sum, count]) => [name, await sum, count] as const)), norm])
+    return Promise.all([Promise.all(losses), Promise.all(sums.map(async ([name, sum, count]): Promise<StepNumbers['metrics'][number]> => [name, await sum, count])), norm])
       .then(([loss, metrics, gradNorm]) => ({ loss: loss.reduce((a, b) => a + b, 0), metrics, gradNorm, learningRate, tokens }))
   }
 
   async #finished(numbers: StepNumbers, step: TaskStep<B>): Promise<void> {
     this.#meter.add(numbers)
-    this.#events.emit({ type: 'step', ...this.#progress })
+    this.#emit({ type: 'step', ...this.#progress })
     if (Number.isFinite(numbers.loss) && Number.isFinite(numbers.gradNorm)) {
       this.#nonFinite = 0
       return
@@ -220,20 +241,24 @@ export class Trainer<B> {
       this.#warn(`${what}; the step changed nothing (${this.#nonFinite} in a row)`)
       return
     }
-    const first = await firstNonFinite(this.task.model, step.microBatches[0]!, this.task.trace?.bind(this.task))
+    throw this.#nonFiniteError(what, await firstNonFinite(this.task, step))
+  }
+
+  #nonFiniteError(what: string, first: string | undefined): NonFiniteError {
     const checkpoint = this.#lastCheckpoint ? `The last checkpoint, ${this.#lastCheckpoint}, is good` : 'No checkpoint was saved yet'
-    throw new NonFiniteError(`${what} at step ${this.step}; the first tensor that is not finite: ${first ?? 'a gradient (weights and activations are finite)'}. ${checkpoint}; lower learningRate, add warmup or look at the data`)
+    const named = first === undefined ? 'computed again, all tensors are finite' : `the first tensor that is not finite: ${first}`
+    return new NonFiniteError(`${what} at step ${this.step}; ${named}. ${checkpoint}; lower learningRate, add warmup or look at the data`)
   }
 
   #log(): void {
     const { metrics, tokensPerSecond } = this.#meter.flush()
-    this.#events.emit({
+    this.#emit({
       type: 'log', ...this.#progress, metrics, tokensPerSecond, tokensSeen: this.#meter.tokensSeen, elapsedSeconds: this.#meter.elapsedSeconds,
       memoryBytes: cpu.memory().live, peakMemoryBytes: this.#meter.peakMemory(),
     })
   }
 
-  #warn(message: string): void { this.#events.emit({ type: 'warning', time: Date.now(), message, step: this.step }) }
+  #warn(message: string): void { this.#emit({ type: 'warning', time: Date.now(), message, step: this.step }) }
 
   /** Means over the evaluation data: loss, perplexity and the task's own metrics. */
   async evaluate(): Promise<Record<string, number>> {
@@ -275,26 +300,32 @@ export class Trainer<B> {
     const metric = metrics[args.metricForBestModel]
     if (metric === undefined) throw new ConfigError(`metricForBestModel: there is no metric "${args.metricForBestModel}"; this run has ${Object.keys(metrics).join(', ')}`)
     const greater = args.greaterIsBetter ?? !/loss|perplexity/.test(args.metricForBestModel)
-    const gain = this.#best === null ? Infinity : greater ? metric - this.#best.metric : this.#best.metric - metric
+    const gain = !Number.isFinite(metric) ? -Infinity : this.#best === null ? Infinity : greater ? metric - this.#best.metric : this.#best.metric - metric
     const best = gain > args.earlyStoppingThreshold
-    if (this.#best === null || gain > 0) this.#best = { metric, step: this.step }
+    if (gain > 0) this.#best = { metric, step: this.step }
     this.#withoutImprovement = best ? 0 : this.#withoutImprovement + 1
     this.#learningRate.evaluated(metric)
-    this.#events.emit({ type: 'evaluate', ...this.#progress, metrics, seconds: (performance.now() - begin) / 1000, best: gain > 0 })
+    this.#emit({ type: 'evaluate', ...this.#progress, metrics, seconds: (performance.now() - begin) / 1000, best: gain > 0 })
     if (args.loadBestModelAtEnd && gain > 0) await this.#save()
-    for (const sample of await this.task.sample?.() ?? []) this.#events.emit({ type: 'sample', ...this.#progress, ...sample })
-    return args.earlyStoppingPatience !== undefined && this.#withoutImprovement >= args.earlyStoppingPatience
+    for (const sample of await this.task.sample?.() ?? []) this.#emit({ type: 'sample', ...this.#progress, ...sample })
+    return this.#isExhausted
   }
 
-  get #decisive(): Record<string, unknown> { return Object.fromEntries(decisiveNames.map((name) => [name, this.args[name] ?? null])) }
+  get #isExhausted(): boolean {
+    const { earlyStoppingPatience } = this.args
+    return earlyStoppingPatience !== undefined && this.#withoutImprovement >= earlyStoppingPatience
+  }
+
+  get #decisive(): Record<string, unknown> { return { ...Object.fromEntries(decisiveNames.map((name) => [name, this.args[name] ?? null])), ...this.task.decisiveOptions } }
 
   async #save(): Promise<void> {
     const { args, task } = this
     if (this.#lastCheckpoint?.endsWith(`checkpoint-${this.step}`)) return
+    const broken = await firstNonFiniteParameter(task.model)
+    if (broken !== undefined) throw this.#nonFiniteError('a weight is not finite', `parameter ${broken}`)
     const begin = performance.now()
     const state: TrainerState = {
-      version: 1, method: task.name, step: this.step, totalSteps: this.totalSteps, tokensSeen: this.#meter.tokensSeen, elapsedSeconds: this.#meter.elapsedSeconds,
-      peakMemoryBytes: this.#meter.peakMemory(), best: this.#best, evaluationsWithoutImprovement: this.#withoutImprovement,
+      version: 1, method: task.name, step: this.step, totalSteps: this.totalSteps, meter: this.#meter.state(), best: this.#best, evaluationsWithoutImprovement: this.#withoutImprovement,
       learningRate: this.#learningRate.state(), dataFingerprint: task.fingerprint, decisive: this.#decisive,
     }
     this.#lastCheckpoint = await saveCheckpoint(args.outputDir, this.step, async (folder) => {
@@ -302,10 +333,10 @@ export class Trainer<B> {
       await this.optimizer.save(join(folder, 'optimizer.safetensors'))
       await writeState(folder, state)
     }, {
-      saveTotalLimit: args.saveTotalLimit, bestCheckpoint: args.loadBestModelAtEnd ? this.#checkpointOfBest : undefined,
+      saveTotalLimit: args.saveTotalLimit, bestCheckpoint: this.#checkpointOfBest,
       bytesNeeded: task.saveBytes === undefined ? undefined : 3 * task.saveBytes, onWarning: (message) => { this.#warn(message) },
     })
-    this.#events.emit({ type: 'save', ...this.#progress, path: this.#lastCheckpoint, seconds: (performance.now() - begin) / 1000 })
+    this.#emit({ type: 'save', ...this.#progress, path: this.#lastCheckpoint, seconds: (performance.now() - begin) / 1000 })
   }
 
   async #resume(): Promise<void> {
@@ -329,7 +360,7 @@ export class Trainer<B> {
     this.#best = state.best
     this.#withoutImprovement = state.evaluationsWithoutImprovement
     this.#learningRate.restore(state.learningRate)
-    this.#meter.restore(state)
+    this.#meter.restore(state.meter)
     this.#lastCheckpoint = folder
   }
 
