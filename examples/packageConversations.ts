@@ -19,11 +19,17 @@ for (const file of glob.sync('**/node_modules/**/package.json', { absolute: true
   }
 }
 
+/** What a command prints; nothing where it fails or does not exist. */
+function outputOf(command: string, ...args: string[]): string {
+  const { status, stdout } = spawnSync(command, args, { encoding: 'utf8', maxBuffer: 2 ** 30 })
+  return status === 0 ? stdout : ''
+}
+
 // The package index where there is one, else what is installed.
-const index = spawnSync('apt-cache', ['dumpavail'], { encoding: 'utf8', maxBuffer: 2 ** 30 }).stdout ?? ''
+const index = outputOf('apt-cache', 'dumpavail')
 for (const [, name, summary] of index.matchAll(/^Package: (\S+)\n(?:[^\n]+\n)*?Description(?:-en)?: ([^\n]+)/gm)) described.set(`the Debian package ${name!}`, summary!)
 if (index.length === 0) {
-  const installed = spawnSync('dpkg-query', ['-W', '-f', '${Package}\\t${binary:Summary}\\n'], { encoding: 'utf8' }).stdout ?? ''
+  const installed = outputOf('dpkg-query', '-W', '-f', '${Package}\\t${binary:Summary}\\n')
   for (const line of installed.split('\n')) {
     const [name, summary] = line.split('\t')
     if (name && summary) described.set(`the Debian package ${name}`, summary)

@@ -48,7 +48,7 @@ const server = createServer((request, response) => {
   response.on('close', () => { controller.abort() })
   sft({
     model: 'anneal-quickstart/pretrained', files: 'anneal-quickstart/instructions.jsonl', outputDir: 'anneal-quickstart/served',
-    assistantOnlyLoss: true, maxSteps: 20, perDeviceTrainBatchSize: 16, learningRate: 1e-3, loggingSteps: 1, saveStrategy: 'no',
+    assistantOnlyLoss: true, maxSteps: 200, perDeviceTrainBatchSize: 16, learningRate: 1e-3, loggingSteps: 5, saveStrategy: 'no',
   })
     .then((run) => follow(run, controller.signal, send))
     .catch((error: unknown) => { send({ type: 'error', message: error instanceof Error ? error.message : String(error) }) })

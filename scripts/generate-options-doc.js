@@ -8,6 +8,7 @@ const cell = (text) => text.replaceAll('|', '\\|')
 const jsonSchema = (schema) => z.toJSONSchema(schema, { io: 'input', unrepresentable: 'any' })
 
 function values(property) {
+  if (Array.isArray(property.type)) return property.type.map((type) => values({ ...property, type })).join(', ')
   if (property.enum) return property.enum.map((value) => code(value)).join(', ')
   if (property.const !== undefined) return code(property.const)
   if (property.anyOf) return [...new Set(property.anyOf.map(values))].join(', ')
