@@ -19,8 +19,8 @@ export async function firstNonFiniteParameter(model: Module): Promise<string | u
 }
 
 /**
- * Names the first tensor of a step that holds a NaN or an infinity, in the order they are computed: a parameter, a result of the forward pass, or
- * a gradient. undefined where none does when computed again.
+ * Names the first tensor of a step that holds a NaN or an infinity, in the order they are computed: a parameter, a result of the forward pass, the
+ * loss, or a gradient. undefined where none does when computed again.
  */
 export async function firstNonFinite<B>(task: TrainingTask<B>, { microBatches, numItems }: TaskStep<B>): Promise<string | undefined> {
   const parameter = await firstNonFiniteParameter(task.model)
@@ -44,12 +44,18 @@ async function inForward<B>(task: TrainingTask<B>, batch: B): Promise<string | u
 
 /** backward() goes from the last layer to the first, so the last parameter's gradient is the first of all. */
 async function inGradients<B>(task: TrainingTask<B>, batch: B, numItems: number): Promise<string | undefined> {
-  scope(() => { backward(task.loss(batch, numItems).loss) })
+  const loss = scope(() => {
+    const { loss } = task.loss(batch, numItems)
+    backward(loss)
+    return loss
+  })
   const withGradient = [...task.model.namedParameters()].filter(([, { grad }]) => grad !== null)
   try {
+    if (!await isFinite(loss)) return 'the loss'
     for (const [name, { grad }] of withGradient.reverse() as [string, Parameter & { grad: Tensor }][]) if (!await isFinite(grad)) return `the gradient of ${name}`
     return undefined
   } finally {
+    loss.dispose()
     for (const [, one] of withGradient) one.zeroGrad()
   }
 }
