@@ -13,7 +13,7 @@ template <bool pairs> ANNEAL_INLINE vf multiply_add(vf sum, uint32_t a, vu b) {
   if constexpr (pairs)
     return (vf)_mm512_dpbf16_ps((__m512)sum, (__m512bh)_mm512_set1_epi32(static_cast<int>(a)), (__m512bh)b);
 #endif
-  return sum + splat(bits_to_float(a)) * (vf)b;
+  return fused_multiply_add(splat(bits_to_float(a)), (vf)b, sum);
 }
 
 // out[i][j] (+)= sum over the units of left[unit][i] * right[unit][j], for i < rows and j < panel_columns, or lanes

@@ -6,6 +6,8 @@
 #include "../tensor.h"
 #if defined(__x86_64__)
 #include <immintrin.h>
+#elif defined(__aarch64__)
+#include <arm_neon.h>
 #endif
 
 #define ANNEAL_INLINE static inline __attribute__((always_inline))
@@ -134,6 +136,19 @@ template <class T> ANNEAL_INLINE void store_part(T* p, vf v, int64_t n) {
 }
 
 // a > b ? a : b and a < b ? a : b, so a NaN gives b. (gcc makes two instructions of the plain expressions.)
+// a * b + c, rounded once where the instruction set can. Said outright rather than left to the compiler, which contracts a * b + c in one
+// copy of a function and not in another, so that paths meant to agree to the bit would not.
+ANNEAL_INLINE vf fused_multiply_add(vf a, vf b, vf c) {
+#if defined(__AVX512F__)
+  return (vf)_mm512_fmadd_ps((__m512)a, (__m512)b, (__m512)c);
+#elif defined(__FMA__)
+  return (vf)_mm256_fmadd_ps((__m256)a, (__m256)b, (__m256)c);
+#elif defined(__aarch64__)
+  return (vf)vfmaq_f32((float32x4_t)c, (float32x4_t)a, (float32x4_t)b);
+#else
+  return a * b + c;
+#endif
+}
 ANNEAL_INLINE vf max(vf a, vf b) {
 #if defined(__AVX512F__)
   return (vf)_mm512_maskz_max_ps(0xffff, (__m512)a, (__m512)b);

@@ -81,7 +81,7 @@ export function quickstartCommand(): Command {
   return new Command('quickstart')
     .description('train a small model from nothing on this machine in minutes: tokenizer, pretraining, fine-tuning')
     .option('--output-dir <folder>', 'where everything goes', 'anneal-quickstart')
-    .option('--steps <number>', 'pretraining steps', '150')
+    .option('--steps <number>', 'pretraining steps', '120')
     .action(async ({ outputDir, steps }: { outputDir: string; steps: string }) => {
       const begin = performance.now()
       const stage = (title: string): void => { print(`\n${bold(title)} ${dim(`(${((performance.now() - begin) / 1000).toFixed(0)} s)`)}`) }
@@ -128,7 +128,7 @@ export function quickstartCommand(): Command {
         untuned.dispose()
         const tuning = await sft({
           ...shared, model: path('pretrained'), files: path('instructions.jsonl'), evalFiles: path('held-out.jsonl'), outputDir: path('tuned'), assistantOnlyLoss: true,
-          maxLength: 128, perDeviceTrainBatchSize: 32, numTrainEpochs: 3, learningRate: 1e-3,
+          maxLength: 128, perDeviceTrainBatchSize: 16, numTrainEpochs: 4, learningRate: 1e-3,
         })
         const tuned = await runStage(tuning, interrupt.signal)
         const accuracyAfter = await accuracy(tuning.model, tokenizer, heldOut)
