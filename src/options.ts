@@ -2,9 +2,24 @@ import type { z } from 'zod'
 import { ConfigError } from './errors.ts'
 import { didYouMean } from './suggest.ts'
 
-/** One problem of an options object in words: the option's path, what was expected, and the right spelling where a name is unknown. */
-export function describeIssue(schema: z.ZodObject, issue: z.core.$ZodIssue): { path: readonly PropertyKey[]; message: string } {
-  if (issue.code !== 'unrecognized_keys') return { path: issue.path, message: issue.message.replace(/^Invalid input: /, '') }
+/** What stands at a path of the options. */
+const valueAt = (options: unknown, path: readonly PropertyKey[]): unknown =>
+  path.reduce<unknown>((value, part) => (typeof value === 'object' && value !== null ? (value as Record<PropertyKey, unknown>)[part] : undefined), options)
+
+/** What was expected, in words; of alternatives, all. */
+function messageOf(issue: z.core.$ZodIssue, options: unknown): string {
+  if (issue.code === 'invalid_union') {
+    const messages = issue.errors.flatMap((errors) => errors.map((one) => messageOf(one, options).replace(/, received \w+$/, '')))
+    return [...new Set(messages)].join(', or ')
+  }
+  const value = valueAt(options, issue.path)
+  const hint = issue.code === 'invalid_value' && typeof value === 'string' ? didYouMean(value, issue.values.map(String)) : ''
+  return issue.message.replace(/^Invalid (?:input|option): /, '') + hint
+}
+
+/** One problem of an options object in words: the option's path, what was expected, and the right spelling where a name or a choice is unknown. */
+export function describeIssue(schema: z.ZodObject, issue: z.core.$ZodIssue, options: unknown): { path: readonly PropertyKey[]; message: string } {
+  if (issue.code !== 'unrecognized_keys') return { path: issue.path, message: messageOf(issue, options) }
   const name = issue.keys[0]!
   let known: readonly string[] = Object.keys(schema.shape)
   for (const part of issue.path) {
@@ -20,7 +35,7 @@ export function parseOptions<S extends z.ZodObject>(schema: S, options: unknown,
   const parsed = schema.safeParse(options)
   if (parsed.success) return parsed.data
   const lines = parsed.error.issues.map((issue) => {
-    const { path, message } = describeIssue(schema, issue)
+    const { path, message } = describeIssue(schema, issue, options)
     return `${path.map(String).join('.') || what}: ${message}`
   })
   throw new ConfigError(lines.join('\n'), { cause: parsed.error })

@@ -26,7 +26,20 @@ export async function loadData(args: Arguments, tokenizer: Tokenizer, extra: Par
   const given = Object.entries({ files, datasets, mixStrategy, format, columns, evalSplit, evalFiles, cacheDir, workers }).filter(([, value]) => value !== undefined)
   return loadDataset({
     ...Object.fromEntries(given), tokenizer, truncationMode, onBadRow, maxLength, packing, seed, ...extra,
-  } as LoadDatasetOptions<Tokenizer>)
+  })
+}
+
+/** A row longer than the model's positions would fail in the middle of a run. */
+export function checkLengths({ train, eval: held }: LoadedDataset, { maxPositionEmbeddings }: ModelConfig): void {
+  for (const dataset of held ? [train, held] : [train]) {
+    for (let i = 0; i < dataset.length; i++) {
+      const { sequenceLengths } = dataset.lengthOf(i) > maxPositionEmbeddings ? dataset.get(i) : {}
+      const longest = sequenceLengths ? Math.max(...sequenceLengths) : dataset.lengthOf(i)
+      if (longest > maxPositionEmbeddings) {
+        throw new ConfigError(`maxLength: the data has a row of ${longest} tokens, but the model has ${maxPositionEmbeddings} positions; set maxLength to at most ${maxPositionEmbeddings}`)
+      }
+    }
+  }
 }
 
 /** Leaves only the parameters that are to be trained with requiresGrad. */
@@ -61,7 +74,8 @@ export function prepareRun(name: string, args: Arguments, model: CausalLanguageM
     gradientAccumulationSteps: args.gradientAccumulationSteps, labelSmoothingFactor: args.labelSmoothingFactor, seed: args.seed,
     ...(samplePrompts.length > 0 ? { sample: () => sampleTexts(model, tokenizer, samplePrompts) } : {}),
   })
-  const trainer = new Trainer(task, trainingPart(args))
+  const { dtype, freeze, trainable } = args
+  const trainer = new Trainer({ ...task, decisiveOptions: { dtype, freeze, trainable: trainable ?? null } }, trainingPart(args))
   return {
     trainer, model, tokenizer, data,
     async train(options = {}) {

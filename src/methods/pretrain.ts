@@ -38,12 +38,14 @@ export async function pretrain(options: PretrainOptions): Promise<PreparedRun> {
   checkVocabulary(tokenizer, config, folder)
   if (args.maxLength > config.maxPositionEmbeddings) throw new ConfigError(`maxLength: ${args.maxLength} is more than the model's ${config.maxPositionEmbeddings} positions`)
   const data = await loadData(args, tokenizer, { sampleBy: args.sampleBy })
+  let model: CausalLanguageModel | undefined
   try {
-    const model: CausalLanguageModel = args.model === undefined
+    model = args.model === undefined
       ? AutoModelForCausalLM.fromConfig(config, { dtype: args.dtype, seed: args.seed })
       : await AutoModelForCausalLM.fromPretrained(args.model, { dtype: args.dtype })
     return prepareRun('pretrain', args, model, tokenizer, data)
   } catch (error) {
+    model?.dispose()
     data.close()
     throw error
   }

@@ -1,9 +1,10 @@
 import { AutoModelForCausalLM, readConfig } from '../models/index.ts'
+import type { CausalLanguageModel } from '../models/index.ts'
 import { parseOptions } from '../options.ts'
 import { Tokenizer } from '../tokenizers/index.ts'
 import { sftSchema } from './options.ts'
 import type { SftOptions } from './options.ts'
-import { checkVocabulary, loadData, prepareRun } from './prepare.ts'
+import { checkLengths, checkVocabulary, loadData, prepareRun } from './prepare.ts'
 import type { PreparedRun } from './prepare.ts'
 
 /**
@@ -20,10 +21,13 @@ export async function sft(options: SftOptions): Promise<PreparedRun> {
   checkVocabulary(tokenizer, config, args.tokenizer ?? args.model)
   const { assistantOnlyLoss, completionOnlyLoss } = args
   const data = await loadData(args, tokenizer, { assistantOnlyLoss, ...(completionOnlyLoss === undefined ? {} : { completionOnlyLoss }) })
+  let model: CausalLanguageModel | undefined
   try {
-    const model = await AutoModelForCausalLM.fromPretrained(args.model, { dtype: args.dtype })
+    checkLengths(data, config)
+    model = await AutoModelForCausalLM.fromPretrained(args.model, { dtype: args.dtype })
     return prepareRun('sft', args, model, tokenizer, data)
   } catch (error) {
+    model?.dispose()
     data.close()
     throw error
   }
