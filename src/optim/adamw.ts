@@ -103,14 +103,15 @@ export class AdamW {
         if (entry.dtype !== 'F32' || entry.shape.join() !== tensor.shape.join()) {
           throw new FileFormatError(`${path}: tensor "${name}": expected F32 [${tensor.shape.join(', ')}], got ${entry.dtype} [${entry.shape.join(', ')}]`)
         }
-        tensor.device.native.readFile(tensor.handle, file.fd, entry.byteOffset, path)
       }
       const extra = [...file.tensors.keys()].find((name) => !wanted.has(name))
       if (extra !== undefined) throw new FileFormatError(`${path}: tensor "${extra}" belongs to no trainable parameter of this run`)
       const steps = Number(file.metadata['step'])
       if (!Number.isInteger(steps) || steps < 0) throw new FileFormatError(`${path}: the metadata must hold a whole number "step"`)
-      this.steps = steps
+      // Nothing is read before all of it fits; the file stays open until it is read.
+      for (const [name, tensor] of wanted) tensor.device.native.readFile(tensor.handle, file.fd, file.tensors.get(name)!.byteOffset, path)
       await [...this.#states.values()][0]!.parameter.device.fence()
+      this.steps = steps
     } finally {
       await file.close()
     }
