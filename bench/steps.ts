@@ -12,7 +12,7 @@ import { time } from './quiet.ts'
 
 export interface Step { readonly name: string; measure(peaks: Peaks): Promise<Measurement> }
 
-const gpt2 = (): ModelConfig => createConfig({ modelType: 'gpt2', vocabSize: 50257, residPdrop: 0, embdPdrop: 0, attnPdrop: 0 })
+const gpt2 = (): ModelConfig => createConfig({ modelType: 'gpt2', vocabSize: 50257, nPositions: 1024, nEmbd: 768, nLayer: 12, nHead: 12, residPdrop: 0, embdPdrop: 0, attnPdrop: 0 })
 const tiny = (): ModelConfig => createConfig({
   modelType: 'gpt2', vocabSize: 512, nPositions: 64, nEmbd: 128, nLayer: 2, nHead: 4, residPdrop: 0, embdPdrop: 0, attnPdrop: 0,
 })

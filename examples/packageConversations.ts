@@ -1,6 +1,6 @@
 // Writes real conversations found on this machine as OpenAI messages: what installed npm packages and Debian's packages say they are.
 // Then, for example:
-//   npx anneal sft --model anneal-quickstart/pretrained --files conversations.jsonl --assistant-only-loss --eval-split 200 \
+//   node dist/cli/main.js sft --model anneal-quickstart/pretrained --files conversations.jsonl --assistant-only-loss --eval-split 200 \
 //     --eval-strategy epoch --num-train-epochs 1 --learning-rate 1e-3 --output-dir packages
 import { spawnSync } from 'node:child_process'
 import { readFileSync, writeFileSync } from 'node:fs'

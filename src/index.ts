@@ -5,7 +5,7 @@ export { Conv1D, Embedding, LayerNorm, Linear, Module, Parameter, RMSNorm } from
 export * from './models/index.ts'
 export * from './tokenizers/index.ts'
 export {
-  collate, createSampler, describeExample, evalBatches, loadDataset, mixDatasets, packDataset, pad, splitDataset, stepBatch,
+  collate, createSampler, describeExample, evalBatches, loadDataset, loadStream, mixDatasets, packDataset, pad, splitDataset, stepBatch, streamSteps,
 } from './data/index.ts'
 export type { Batch, Dataset, DatasetStats, Example, LoadDatasetOptions, LoadedDataset, PackingStrategy, Sampler } from './data/index.ts'
 export { latestCheckpoint, openSafetensors, verifyCheckpoint, writeSafetensors } from './files/index.ts'

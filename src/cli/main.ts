@@ -13,6 +13,12 @@ import { tokenizerCommand } from './commands/tokenizer.ts'
 import { normaliseArguments, unknownCommand } from './flags.ts'
 import { reportError } from './run.ts'
 
+// A reader such as `head` may leave early; that is no error.
+process.stdout.on('error', (error: NodeJS.ErrnoException) => {
+  if (error.code === 'EPIPE') process.exit(0)
+  throw error
+})
+
 const { version } = JSON.parse(readFileSync(new URL('../../package.json', import.meta.url), 'utf8')) as { version: string }
 
 const program = new Command('anneal')

@@ -9,7 +9,7 @@ const dataShape = {
     files: strings, weight: z.number().positive().optional(), format: z.string().optional(), columns: z.record(z.string(), z.string()).optional(),
   })).optional().describe('Several sources with weights, instead of files'),
   mixStrategy: z.enum(['concat', 'interleave_under', 'interleave_over']).optional().describe('How several sources are mixed'),
-  format: z.string().optional().describe('Shape of the rows, where it is not to be recognised: text, prompt_completion, messages, alpaca, sharegpt'),
+  format: z.string().optional().describe('Shape of the rows, where it is not to be recognised: text, promptCompletion, messages, alpaca, sharegpt'),
   columns: z.record(z.string(), z.string()).optional().describe('Where a known column has another name: text=content'),
   evalSplit: z.number().positive().optional().describe('Held out for evaluation: a share below 1, or a number of rows'),
   evalFiles: strings.optional().describe('Data for evaluation, instead of a split'),

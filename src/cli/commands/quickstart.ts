@@ -1,7 +1,7 @@
 import { existsSync } from 'node:fs'
 import { mkdir, readFile, rm, writeFile } from 'node:fs/promises'
 import { createHash } from 'node:crypto'
-import { dirname, join, resolve } from 'node:path'
+import { dirname, join, relative, resolve } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import { Command } from 'commander'
 import glob from 'fast-glob'
@@ -143,7 +143,7 @@ export function quickstartCommand(): Command {
           print(`\n${bold('user')}       ${messages[0].content}\n${bold('assistant')}  ${answer!.text}`)
         }
         tuning.model.dispose()
-        print(`\n${dim(`everything is in ${resolve(outputDir)}: open tuned/report.html, or talk to the model:`)}\nnpx anneal chat --model ${path('tuned')}`)
+        print(`\n${dim(`everything is in ${resolve(outputDir)}: open tuned/report.html, or talk to the model:`)}\nnode ${relative(process.cwd(), process.argv[1]!)} chat --model ${path('tuned')}`)
         print(dim(`${((performance.now() - begin) / 1000).toFixed(0)} s in all`))
       } catch (error) {
         if (!interrupt.signal.aborted) throw error
