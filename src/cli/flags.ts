@@ -45,7 +45,7 @@ export function normaliseArguments(argv: readonly string[]): string[] {
 function placeholder(schema: JsonSchema): string {
   if (schema.enum) return schema.enum.map(String).join('|')
   if (schema.anyOf) return [...new Set(schema.anyOf.map(placeholder))].join('|')
-  if (schema.const !== undefined) return String(schema.const)
+  if (schema.const !== undefined) return JSON.stringify(schema.const)
   if (schema.type === 'array') return schema.items?.enum ? `${placeholder(schema.items)},...` : placeholder(schema.items ?? {})
   if (schema.type === 'object') return 'key=value,...'
   return schema.type === 'integer' ? 'number' : schema.type ?? 'value'
@@ -65,7 +65,7 @@ export function addFlags(command: Command, schema: z.ZodObject): Command {
     const value = property.type === 'boolean' ? '[true|false]' : boolean ? `[${placeholder(property)}]` : `<${placeholder(property)}>`
     const fallback = property.default === undefined ? '' : ` (default: ${JSON.stringify(property.default)})`
     const description = `${property.description ?? ''}${isRepeated(property) ? '; repeat for several' : ''}${fallback}`
-    if (isRepeated(property)) command.option(`--${kebab(name)} ${value}`, description, (one: string, all: string[] = []) => [...all, one])
+    if (isRepeated(property)) command.option(`--${kebab(name)} ${value}`, description, (one: string, all: string[] | undefined) => [...all ?? [], one])
     else command.option(`--${kebab(name)} ${value}`, description)
   }
   command.option('--set <path=value>', 'any option by its path, such as modelConfig.hiddenSize=256', (one: string, all: string[]) => [...all, one], [])

@@ -1,7 +1,6 @@
 import { Command } from 'commander'
 import { z } from 'zod'
 import { describeExample, loadDataset } from '../../data/index.ts'
-import type { LoadDatasetOptions } from '../../data/index.ts'
 import { Tokenizer } from '../../tokenizers/index.ts'
 import { addFlags, readOptions } from '../flags.ts'
 import { bold, dim, green, print, yellow } from '../terminal.ts'
@@ -24,7 +23,7 @@ export function inspectCommand(): Command {
       const { tokenizer: folder, rows, ...options } = readOptions(schema, config, flags)
       const tokenizer = await Tokenizer.fromPretrained(folder)
       const given = Object.fromEntries(Object.entries(options).filter(([, value]) => value !== undefined))
-      const data = await loadDataset({ ...given, tokenizer, cacheDir: false } as LoadDatasetOptions<Tokenizer>)
+      const data = await loadDataset({ ...given, tokenizer, cacheDir: false })
       print(`${data.stats.rows} rows, ${data.stats.tokens} tokens, ${(100 * data.stats.trainedShare).toFixed(1)} % trained; ${green('trained')}, ${dim('not trained')}`)
       for (const warning of data.warnings) print(yellow(`warning: ${warning}`))
       for (let i = 0; i < Math.min(rows, data.train.length); i++) {

@@ -59,7 +59,7 @@ async function collectText(target: string): Promise<{ documents: number; bytes: 
 
 async function accuracy(model: CausalLanguageModel, tokenizer: Tokenizer, rows: readonly InstructionRow[]): Promise<number> {
   const outputs = await generate(model, tokenizer, rows.map(({ messages }) => messages.slice(0, 1)), { maxNewTokens: 24 })
-  return outputs.filter(({ text }, i) => text.trim() === rows[i]!.messages[1]!.content).length / rows.length
+  return outputs.filter(({ text }, i) => text.trim() === rows[i]!.messages[1].content).length / rows.length
 }
 
 async function runStage(run: PreparedRun, signal: AbortSignal): Promise<{ before: number; after: number }> {
