@@ -14,7 +14,7 @@ const answers = await generate(model, tokenizer, ['The', 'To install this packag
 for (const { text, finishReason } of answers) console.log(JSON.stringify(text), finishReason)
 
 // A conversation, through the tokenizer's chat template.
-const { message } = await chat(model, tokenizer, [{ role: 'user', content: 'Say hello to Grace.' }], { maxNewTokens: 20 })
+const { message } = await chat(model, tokenizer, [{ role: 'user', content: 'Which of these is an animal: pink, goat, lemon?' }], { maxNewTokens: 20 })
 console.log(message)
 
 // The log-probabilities recorded while sampling are those of teacher forcing, bit for bit.

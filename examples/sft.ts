@@ -6,7 +6,7 @@ const run = await sft({
   outputDir: 'anneal-quickstart/my-model',
   assistantOnlyLoss: true,
   learningRate: 1e-3,
-  perDeviceTrainBatchSize: 32,
+  perDeviceTrainBatchSize: 16,
   evalSplit: 0.05,
   evalStrategy: 'epoch',
 })
@@ -15,6 +15,6 @@ for await (const event of run.trainer.events()) {
   if (event.type === 'log' || event.type === 'evaluate') console.log(event.type, event.step, event.metrics['loss'])
 }
 await training
-const { message } = await chat(run.model, run.tokenizer, [{ role: 'user', content: 'Say hello to Ada.' }])
+const { message } = await chat(run.model, run.tokenizer, [{ role: 'user', content: 'Which of these is a fruit: cat, red, apple?' }])
 console.log(message.content)
 run.dispose()
