@@ -40,7 +40,7 @@ void stream_scores(const uint32_t* queries, int64_t rows, int64_t head_dim, cons
                    uint32_t* packed, float* scores) {
   for (int64_t column = 0; column < n; column += panel_columns) {
     if (column + panel_columns <= n) {
-      stream_rows<pairs>(rows, head_dim, queries, keys + column * stride, stride, panel_columns * stride,
+      stream_rows<pairs>(rows, head_dim, queries, keys + column * stride, stride, panel_columns * stride, 0,
                          scores + column, key_tile, false);
     } else {
       pack_right<pairs>(keys + column * stride, stride, n - column, head_dim, packed);

@@ -27,15 +27,15 @@ template <bool pairs> ANNEAL_INLINE int64_t column_thread_units(const Product& p
 
 template <bool pairs>
 static void stream(int64_t rows, int64_t k, const uint32_t* left, const Operand& b, int64_t column, int64_t k0,
-                   float* out, bool add) {
-  constexpr int64_t ahead_bytes = 1024;  // along the column
-  const int64_t offset = column * b.stride + k0;
+                   int64_t whole_k, float* out, bool add) {
+  constexpr int64_t ahead_bytes = 1024;  // along the column, then from the start of the next panel
+  const int64_t offset = column * b.stride + k0, wrap = k0 + k < whole_k ? 0 : panel_columns * b.stride - whole_k;
   if (b.dtype == DType::f32)
-    stream_rows<pairs>(rows, k, left, static_cast<const float*>(b.data) + offset, b.stride, ahead_bytes / 4, out,
-                       panel_columns, add);
+    stream_rows<pairs>(rows, k, left, static_cast<const float*>(b.data) + offset, b.stride, ahead_bytes / 4, wrap,
+                       out, panel_columns, add);
   else
-    stream_rows<pairs>(rows, k, left, static_cast<const bf16*>(b.data) + offset, b.stride, ahead_bytes / 2, out,
-                       panel_columns, add);
+    stream_rows<pairs>(rows, k, left, static_cast<const bf16*>(b.data) + offset, b.stride, ahead_bytes / 2, wrap,
+                       out, panel_columns, add);
 }
 
 template <bool pairs> static void multiply_columns(const Product& p, const Team& team) {
@@ -53,7 +53,9 @@ template <bool pairs> static void multiply_columns(const Product& p, const Team&
   const int64_t tile_size = left_panels * panel_rows * panel_columns;
   float* tiles = reinterpret_cast<float*>(team.right + together * right_units);
   const bool start_from_c = out.plain() && out.accumulate;
-  team.take(ceil_divide(right_panels, together), [&](int64_t group) {
+  // A thread takes several panels in a row, so that what it prefetches beyond one is its own next.
+  const int64_t groups = ceil_divide(right_panels, together), in_a_row = smaller(8, ceil_divide(groups, 8 * pool().size()));
+  auto multiply_group = [&](int64_t group) {
     const int64_t first = group * together, panels = smaller(together, right_panels - first);
     auto column_of = [&](int64_t panel) { return (first + panel) * panel_columns; };
     auto columns_of = [&](int64_t panel) { return smaller(panel_columns, p.n - column_of(panel)); };
@@ -65,7 +67,7 @@ template <bool pairs> static void multiply_columns(const Product& p, const Team&
     for (int64_t b = 0; b < blocks; ++b) {
       const int64_t k0 = b * block, k = smaller(block, p.k - k0);
       if (p.b.along_k && p.m <= most_stream_rows && columns_of(0) == panel_columns) {
-        stream<pairs>(p.m, k, team.left + b * left_units, p.b, column_of(0), k0, tiles, b > 0 || start_from_c);
+        stream<pairs>(p.m, k, team.left + b * left_units, p.b, column_of(0), k0, p.k, tiles, b > 0 || start_from_c);
         continue;
       }
       pack_panels<panel_columns, pairs>(p.b, column_of(0), p.n, k0, k, team.right, panels, right_units);
@@ -80,6 +82,9 @@ template <bool pairs> static void multiply_columns(const Product& p, const Team&
       if (out.plain()) store_tile(tile, p.m, columns_of(j), out.c_at(0, column_of(j)), out.stride, false);
       else finish_tile(tile, p.m, columns_of(j), 0, column_of(j), nullptr, 0, out);
     }
+  };
+  team.take(ceil_divide(groups, in_a_row), [&](int64_t ticket) {
+    for (int64_t group = ticket * in_a_row; group < smaller(groups, (ticket + 1) * in_a_row); ++group) multiply_group(group);
   });
 }
 

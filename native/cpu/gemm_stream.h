@@ -7,22 +7,24 @@ namespace {
 
 // The micro-kernel for up to most_stream_rows rows and a whole panel of columns whose k axis is contiguous in memory:
 // blocks of op(b) are transposed in registers and multiplied there, in the same order as if they had been packed.
-// `ahead` is the distance, in elements, of what to prefetch.
+// `ahead` is the distance, in elements, of what to prefetch; beyond the k of a column it goes on `wrap` elements further,
+// where the next panel is.
 constexpr int most_stream_rows = 4;
 template <int rows, bool pairs, class T>
-static void stream_tile(int64_t k, const uint32_t* left, const T* right, int64_t stride, int64_t ahead, float* out,
-                        int64_t out_stride, bool add) {
+static void stream_tile(int64_t k, const uint32_t* left, const T* right, int64_t stride, int64_t ahead, int64_t wrap,
+                        float* out, int64_t out_stride, bool add) {
   using Block = AlongK<pairs, T>;
   vf sums[rows][panel_vectors] = {};
   const int64_t units = units_of<pairs>(k);
   int64_t k0 = 0;
   for (int64_t unit = 0; unit < units; unit += Block::units_per_block, k0 += Block::k_per_block) {
     const int64_t units_left = units - unit;
+    const int64_t distance = k0 + ahead < k ? ahead : ahead + wrap;
     ANNEAL_UNROLL
     for (int j = 0; j < panel_vectors; ++j) {
       const T* from = right + j * lanes * stride + k0;
       ANNEAL_UNROLL
-      for (int i = 0; i < lanes; ++i) __builtin_prefetch(from + i * stride + ahead);
+      for (int i = 0; i < lanes; ++i) __builtin_prefetch(from + i * stride + distance);
       Block block;
       if (k - k0 >= Block::k_per_block) {
         block.load_whole(from, stride);
@@ -53,12 +55,12 @@ static void stream_tile(int64_t k, const uint32_t* left, const T* right, int64_t
 }
 template <bool pairs, class T>
 static void stream_rows(int64_t rows, int64_t k, const uint32_t* left, const T* right, int64_t stride, int64_t ahead,
-                        float* out, int64_t out_stride, bool add) {
+                        int64_t wrap, float* out, int64_t out_stride, bool add) {
   static_assert(most_stream_rows == 4 && most_stream_rows <= panel_rows);
-  if (rows == 1) stream_tile<1, pairs>(k, left, right, stride, ahead, out, out_stride, add);
-  else if (rows == 2) stream_tile<2, pairs>(k, left, right, stride, ahead, out, out_stride, add);
-  else if (rows == 3) stream_tile<3, pairs>(k, left, right, stride, ahead, out, out_stride, add);
-  else stream_tile<4, pairs>(k, left, right, stride, ahead, out, out_stride, add);
+  if (rows == 1) stream_tile<1, pairs>(k, left, right, stride, ahead, wrap, out, out_stride, add);
+  else if (rows == 2) stream_tile<2, pairs>(k, left, right, stride, ahead, wrap, out, out_stride, add);
+  else if (rows == 3) stream_tile<3, pairs>(k, left, right, stride, ahead, wrap, out, out_stride, add);
+  else stream_tile<4, pairs>(k, left, right, stride, ahead, wrap, out, out_stride, add);
 }
 
 }  // namespace
