@@ -116,6 +116,8 @@ export function quickstartCommand(): Command {
         })
         print(`${(pretraining.model.numParameters() / 1e6).toFixed(1)}M parameters, ${pretraining.data.stats.tokens} tokens`)
         const base = await runStage(pretraining, interrupt.signal)
+        const [written] = await generate(pretraining.model, tokenizer, ['## Installation\n\n'], { maxNewTokens: 60, doSample: true, temperature: 0.7, seed: 1 })
+        print(dim(`## Installation\n${written!.text}`))
         pretraining.model.dispose()
 
         stage('4. Fine-tuning on instructions')
@@ -136,8 +138,6 @@ export function quickstartCommand(): Command {
         stage('5. What came of it')
         print(`pretraining   held-out loss ${base.before.toFixed(2)} → ${green(base.after.toFixed(2))}`)
         print(`fine-tuning   held-out loss ${tuned.before.toFixed(2)} → ${green(tuned.after.toFixed(2))}, right answers ${(100 * accuracyBefore).toFixed(0)} % → ${green(`${(100 * accuracyAfter).toFixed(0)} %`)}`)
-        const [text] = await generate(tuning.model, tokenizer, ['## Installation\n\n'], { maxNewTokens: 60, doSample: true, temperature: 0.8, seed: 1 })
-        print(`\n${bold('## Installation')}\n${text!.text}`)
         for (const { messages } of heldOut.slice(0, 4)) {
           const [answer] = await generate(tuning.model, tokenizer, [messages.slice(0, 1)], { maxNewTokens: 24 })
           print(`\n${bold('user')}       ${messages[0].content}\n${bold('assistant')}  ${answer!.text}`)
