@@ -221,11 +221,13 @@ function dtypeOfArray(values: TypedArray | readonly number[]): DType {
 }
 
 function toTypedArray(values: TypedArray | readonly number[], dtype: Exclude<DType, 'bfloat16' | 'float16'>): TypedArray {
+  if (dtype === 'int64') return values instanceof BigInt64Array ? values : BigInt64Array.from(values, BigInt)
+  // The constructors copy in one pass; TypedArray.from() would go through a JavaScript array.
+  const numbers: ArrayLike<number> = values instanceof BigInt64Array ? Array.from(values, Number) : values
   switch (dtype) {
-    case 'float32': return values instanceof Float32Array ? values : Float32Array.from(values, Number)
-    case 'float64': return values instanceof Float64Array ? values : Float64Array.from(values, Number)
-    case 'int32': return values instanceof Int32Array ? values : Int32Array.from(values, Number)
-    case 'int64': return values instanceof BigInt64Array ? values : BigInt64Array.from(values, BigInt)
-    case 'uint8': return values instanceof Uint8Array ? values : Uint8Array.from(values, Number)
+    case 'float32': return numbers instanceof Float32Array ? numbers : new Float32Array(numbers)
+    case 'float64': return numbers instanceof Float64Array ? numbers : new Float64Array(numbers)
+    case 'int32': return numbers instanceof Int32Array ? numbers : new Int32Array(numbers)
+    case 'uint8': return numbers instanceof Uint8Array ? numbers : new Uint8Array(numbers)
   }
 }

@@ -67,8 +67,9 @@ export function roundToBfloat16(x: number): number {
 export function numbersOf(input: Input, seed: string): Float64Array {
   if (input.kind === 'integer') return Float64Array.from(input.values)
   const random = randomNumbers(seed)
-  const size = input.shape.reduce((a, b) => a * b, 1)
-  return Float64Array.from({ length: size }, () => roundToBfloat16(input.low + (input.high - input.low) * random()))
+  const numbers = new Float64Array(input.shape.reduce((a, b) => a * b, 1))
+  for (let i = 0; i < numbers.length; i++) numbers[i] = roundToBfloat16(input.low + (input.high - input.low) * random())
+  return numbers
 }
 
 /** The inputs of a case as tensors of a dtype. */
