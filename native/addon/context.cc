@@ -66,7 +66,8 @@ double Context::occupy(const Tensor& tensor, Allocator::Block* block) {
   return slot.generation * index_range + index + 1;
 }
 
-double Context::create(DType dtype, const int64_t* shape, int rank) {
+// A tensor without memory; refuses sizes that would overflow.
+Tensor Context::describe(DType dtype, const int64_t* shape, int rank) const {
   Tensor tensor{};
   tensor.dtype = dtype;
   tensor.rank = rank;
@@ -76,6 +77,11 @@ double Context::create(DType dtype, const int64_t* shape, int rank) {
     if (__builtin_mul_overflow(tensor.size, shape[i], &tensor.size) || tensor.size > (int64_t{1} << 48))
       raise("ERR_SHAPE", "a tensor of shape " + shape_text(shape, rank) + " is too large");
   }
+  return tensor;
+}
+
+double Context::create(DType dtype, const int64_t* shape, int rank) {
+  Tensor tensor = describe(dtype, shape, rank);
   size_t bytes = static_cast<size_t>(tensor.bytes());
   Allocator::Block* block = allocator.allocate(bytes);
   if (!block) {
@@ -93,15 +99,7 @@ double Context::create(DType dtype, const int64_t* shape, int rank) {
 double Context::view(double handle, int64_t byte_offset, DType dtype, const int64_t* shape, int rank) {
   Slot* source = slot_of(handle);
   if (!source) raise("ERR_DISPOSED", "a view was asked of a tensor that was disposed");
-  Tensor tensor{};
-  tensor.dtype = dtype;
-  tensor.rank = rank;
-  tensor.size = 1;
-  for (int i = 0; i < rank; ++i) {
-    tensor.shape[i] = shape[i];
-    if (__builtin_mul_overflow(tensor.size, shape[i], &tensor.size) || tensor.size > (int64_t{1} << 48))
-      raise("ERR_SHAPE", "a view of shape " + shape_text(shape, rank) + " is too large");
-  }
+  Tensor tensor = describe(dtype, shape, rank);
   if (byte_offset < 0 || byte_offset % dtype_bytes[static_cast<int>(dtype)] != 0 || byte_offset + tensor.bytes() > source->tensor.bytes())
     raise("ERR_SHAPE", "a view of shape " + shape_text(shape, rank) + " does not fit into its tensor");
   tensor.data = static_cast<char*>(source->tensor.data) + byte_offset;
