@@ -37,17 +37,21 @@ void Stream::stop() {
   thread_.join();
 }
 
+Stream::Record* Stream::front() {
+  for (;;) {
+    auto* record = reinterpret_cast<Record*>(head_->data + head_used_);
+    if (head_used_ + sizeof(Record) <= block_bytes && record->act) return record;
+    Block* next = head_->next;
+    delete head_;
+    head_ = next;
+    head_used_ = 0;
+  }
+}
+
 Stream::~Stream() {
   stop();
   while (consumed_.load() != produced_) {  // destroy, without running, what is left
-    Record* record = reinterpret_cast<Record*>(head_->data + head_used_);
-    if (head_used_ + sizeof(Record) > block_bytes || !record->act) {
-      Block* next = head_->next;
-      delete head_;
-      head_ = next;
-      head_used_ = 0;
-      continue;
-    }
+    Record* record = front();
     record->act(record + 1, false);
     head_used_ += record->bytes;
     consumed_.fetch_add(1);
@@ -77,14 +81,7 @@ void Stream::execute() {
       continue;
     }
     if (stop_) return;
-    Record* record = reinterpret_cast<Record*>(head_->data + head_used_);
-    if (head_used_ + sizeof(Record) > block_bytes || !record->act) {
-      Block* next = head_->next;
-      delete head_;
-      head_ = next;
-      head_used_ = 0;
-      continue;
-    }
+    Record* record = front();
     size_t bytes = record->bytes;
     try {
       record->act(record + 1, record->always || failure_.kind == FailureKind::none);

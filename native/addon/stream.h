@@ -73,6 +73,8 @@ class Stream {
     published_.bump();
   }
   Record* reserve(size_t bytes);
+  // The oldest record that is still queued; there must be one.
+  Record* front();
   void execute();
 
   std::unique_ptr<ThreadPool> pool_;
