@@ -1,21 +1,8 @@
 #include "stream.h"
 
-#include <cstdarg>
-#include <cstdio>
 #include <new>
 
-#include "../check.h"
-
 namespace anneal {
-
-void fail(const char* format, ...) {
-  char message[512];
-  va_list arguments;
-  va_start(arguments, format);
-  vsnprintf(message, sizeof message, format, arguments);
-  va_end(arguments);
-  throw Failure(FailureKind::kernel, message);
-}
 
 Stream::Stream(int threads) : tail_(new Block), head_(tail_) {
   thread_ = std::thread([this, threads] {

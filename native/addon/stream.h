@@ -3,27 +3,16 @@
 #include <atomic>
 #include <cstddef>
 #include <cstdint>
-#include <exception>
 #include <memory>
-#include <string>
 #include <thread>
 #include <type_traits>
 #include <utility>
 
 #include "../cpu/signal.h"
 #include "../cpu/threads.h"
+#include "../failure.h"
 
 namespace anneal {
-
-enum class FailureKind { none, kernel, memory, file, disk_full };
-
-// What a call throws to fail; check.h's fail() throws one of kind kernel.
-struct Failure : std::exception {
-  FailureKind kind;
-  std::string message;
-  Failure(FailureKind kind, std::string message) : kind(kind), message(std::move(message)) {}
-  const char* what() const noexcept override { return message.c_str(); }
-};
 
 class Stream {
  public:
