@@ -3,9 +3,9 @@
 // all that loop.
 #include <math.h>
 
+#include "../shape.h"
 #include "cast.h"
 #include "isa.h"
-#include "shape.h"
 
 namespace anneal::cpu::ANNEAL_ISA {
 namespace {

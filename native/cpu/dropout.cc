@@ -1,8 +1,8 @@
 // Dropout whose mask is a function of (seed, stream, element index): nothing is stored, and the backward is the same
 // call on dy.
+#include "../shape.h"
 #include "isa.h"
 #include "random.h"
-#include "shape.h"
 
 namespace anneal::cpu::ANNEAL_ISA {
 

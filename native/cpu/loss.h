@@ -1,8 +1,8 @@
 // What the losses share: checks of labels, and the gradients of one row of logits. z = logit * scale, scale = 1 /
 // temperature; log p = z - lse. A gradient row may overwrite its logits. Internal linkage only.
 #pragma once
+#include "../shape.h"
 #include "logsumexp.h"
-#include "shape.h"
 
 namespace anneal::cpu {
 namespace {

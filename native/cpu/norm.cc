@@ -4,8 +4,8 @@
 // the number of rows only, then over the blocks in order.
 #include <math.h>
 
+#include "../shape.h"
 #include "isa.h"
-#include "shape.h"
 #include "simd.h"
 
 namespace anneal::cpu::ANNEAL_ISA {

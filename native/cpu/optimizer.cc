@@ -3,8 +3,8 @@
 // does not depend on the number of threads.
 #include <math.h>
 
+#include "../shape.h"
 #include "isa.h"
-#include "shape.h"
 #include "simd.h"
 
 namespace anneal::cpu::ANNEAL_ISA {

@@ -1,11 +1,11 @@
 // Filling a tensor with random numbers. A value depends on seed, stream and element index only, so threads and shapes
 // never change it.
+#include "../shape.h"
 #include "random.h"
 
 #include <math.h>
 
 #include "isa.h"
-#include "shape.h"
 
 namespace anneal::cpu::ANNEAL_ISA {
 

@@ -4,9 +4,9 @@
 // number of threads and long sums stay accurate.
 #include <math.h>
 
+#include "../shape.h"
 #include "cast.h"
 #include "isa.h"
-#include "shape.h"
 
 namespace anneal::cpu::ANNEAL_ISA {
 namespace {

@@ -1,7 +1,7 @@
 // Rotary position embedding. y may be x. Entries past the rotated ones are copied. Pairs are halves apart (Llama) or
 // adjacent (GPT-J).
+#include "../shape.h"
 #include "isa.h"
-#include "shape.h"
 #include "simd.h"
 
 namespace anneal::cpu::ANNEAL_ISA {

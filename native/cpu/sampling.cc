@@ -3,11 +3,11 @@
 // log-probability is that of the unfiltered logits, by logsumexp.h.
 #include <math.h>
 
+#include "../shape.h"
 #include "isa.h"
 #include "logsumexp.h"
 #include "nucleus.h"
 #include "random.h"
-#include "shape.h"
 
 namespace anneal::cpu::ANNEAL_ISA {
 

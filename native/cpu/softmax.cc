@@ -1,8 +1,8 @@
 // Softmax over the last axis. The maximum and the sum are those of logsumexp.h; the exponentials are computed again
 // rather than stored.
+#include "../shape.h"
 #include "isa.h"
 #include "logsumexp.h"
-#include "shape.h"
 
 namespace anneal::cpu::ANNEAL_ISA {
 

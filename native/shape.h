@@ -1,11 +1,11 @@
-// Comparing shapes and printing them in error messages. Internal linkage only.
+// Comparing shapes and dtypes and printing them in error messages; for the launchers of every backend. Internal linkage only.
 #pragma once
 #include <cstdio>
 
-#include "../check.h"
-#include "../tensor.h"
+#include "check.h"
+#include "tensor.h"
 
-namespace anneal::cpu {
+namespace anneal {
 namespace {
 
 [[maybe_unused]] static bool same_shape(const Tensor& a, const Tensor& b) {
@@ -46,4 +46,4 @@ struct ShapeText {
 }
 
 }  // namespace
-}  // namespace anneal::cpu
+}  // namespace anneal
