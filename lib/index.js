@@ -1,5 +1,6 @@
 // The door between the binary and TypeScript. Looks for the addon where ANNEAL_ADDON points, then in this platform's package, then in the local
 // build, and explains a failure with commands to try.
+import { existsSync } from 'node:fs'
 import { createRequire } from 'node:module'
 import { dirname, join } from 'node:path'
 import { fileURLToPath } from 'node:url'
@@ -37,3 +38,19 @@ function load() {
 }
 
 export const native = load()
+
+/** Where a device library is: named by ANNEAL_CUDA_LIBRARY or ANNEAL_SIMT_LIBRARY, in this platform's package, or in the local build. */
+export function deviceLibrary(kind) {
+  const variable = `ANNEAL_${kind.toUpperCase()}_LIBRARY`
+  if (process.env[variable]) return process.env[variable]
+  const places = [join(root, kind === 'cuda' ? 'build/Release' : 'build-simt', `anneal-${kind}.so`)]
+  try {
+    places.unshift(join(dirname(require.resolve(`@anneal/${platform}/package.json`)), `anneal-${kind}.so`))
+  } catch { /* no such package is installed: the local build is the place */ }
+  const found = places.find((path) => existsSync(path))
+  if (found) return found
+  const error = new Error(`the ${kind} backend is not built (${places.join(' and ')} ${places.length > 1 ? 'do' : 'does'} not exist); build it with: npm run build:${kind}`
+    + (kind === 'cuda' ? ', which needs nvcc of CUDA 12.4 or newer' : ''))
+  error.code = 'ERR_DEVICE'
+  throw error
+}

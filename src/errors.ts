@@ -26,6 +26,11 @@ export class OutOfMemoryError extends AnnealError {
   constructor(message: string) { super('ERR_OUT_OF_MEMORY', message) }
 }
 
+/** A device is missing, its driver or library cannot be used, it failed, or tensors of two devices met in one operation. */
+export class DeviceError extends AnnealError {
+  constructor(message: string) { super('ERR_DEVICE', message) }
+}
+
 /** A kernel refused its arguments or met a value it cannot use, such as a token id outside the vocabulary. */
 export class KernelError extends AnnealError {
   constructor(message: string) { super('ERR_KERNEL', message) }

@@ -1,6 +1,7 @@
 // The module's exports: tensors, copies, files, fences, statistics and the kernels.
 #include <napi.h>
 
+#include <algorithm>
 #include <cstring>
 #include <string>
 
@@ -51,18 +52,25 @@ int to_shape(const Napi::CallbackInfo& info, size_t i, int64_t* shape) {
   return static_cast<int>(array.Length());
 }
 
-const Tensor& to_tensor(const Napi::CallbackInfo& info, size_t i) {
+Context::Located to_tensor(const Napi::CallbackInfo& info, size_t i) {
   Context& context = Context::of(info.Env());
-  const Tensor* tensor = context.find(to_number(info, i, "a tensor's handle"));
-  if (!tensor) context.raise("ERR_DISPOSED", "the tensor was disposed");
-  return *tensor;
+  Context::Located found = context.find(to_number(info, i, "a tensor's handle"));
+  if (!found.device) context.raise("ERR_DISPOSED", "the tensor was disposed");
+  return found;
 }
 
-// create(dtype, shape) → handle
+Device& to_device(const Napi::CallbackInfo& info, size_t i) {
+  Context& context = Context::of(info.Env());
+  int64_t number = to_whole(info, i, "a device");
+  if (number >= context.device_count()) context.raise("ERR_DEVICE", "device " + std::to_string(number) + " was not opened");
+  return context.device(static_cast<int>(number));
+}
+
+// create(dtype, shape, device) → handle
 Napi::Value create(const Napi::CallbackInfo& info) {
   int64_t shape[max_rank];
   int rank = to_shape(info, 1, shape);
-  return Napi::Number::New(info.Env(), Context::of(info.Env()).create(to_dtype(info, 0), shape, rank));
+  return Napi::Number::New(info.Env(), Context::of(info.Env()).create(to_device(info, 2), to_dtype(info, 0), shape, rank));
 }
 
 // view(handle, byteOffset, dtype, shape) → handle
@@ -81,55 +89,63 @@ Napi::Value release(const Napi::CallbackInfo& info) {
 // write(handle, bytes: Uint8Array): copies now, so the array may change afterwards
 Napi::Value write(const Napi::CallbackInfo& info) {
   Context& context = Context::of(info.Env());
-  const Tensor& tensor = to_tensor(info, 0);
+  auto [tensor, device] = to_tensor(info, 0);
   if (!info[1].IsTypedArray() || info[1].As<Napi::TypedArray>().TypedArrayType() != napi_uint8_array) context.raise("ERR_SHAPE", "write: the data must be a Uint8Array");
   auto bytes = info[1].As<Napi::Uint8Array>();
   if (static_cast<int64_t>(bytes.ByteLength()) != tensor.bytes())
     context.raise("ERR_SHAPE", "write: the tensor holds " + std::to_string(tensor.bytes()) + " bytes, the data " + std::to_string(bytes.ByteLength()));
   if (bytes.ByteLength() == 0) return info.Env().Undefined();
-  if (context.stream.idle()) {
+  if (device->is_cpu() && device->stream.idle()) {
     memcpy(tensor.data, bytes.Data(), bytes.ByteLength());
   } else {
     std::string copy(reinterpret_cast<const char*>(bytes.Data()), bytes.ByteLength());
-    context.stream.push([target = tensor.data, copy = std::move(copy)] { memcpy(target, copy.data(), copy.size()); });
+    device->stream.push([device = device, target = tensor.data, copy = std::move(copy)] { device->write(target, copy.data(), copy.size()); });
   }
   return info.Env().Undefined();
 }
 
 // read(handle) → Promise<ArrayBuffer>
 Napi::Value read(const Napi::CallbackInfo& info) {
-  Context& context = Context::of(info.Env());
-  Tensor tensor = to_tensor(info, 0);
+  auto [tensor, device] = to_tensor(info, 0);
   auto buffer = Napi::ArrayBuffer::New(info.Env(), static_cast<size_t>(tensor.bytes()));
-  void* target = buffer.Data();
-  if (tensor.bytes() > 0) context.stream.push([tensor, target] { memcpy(target, tensor.data, static_cast<size_t>(tensor.bytes())); });
-  return context.fence(buffer);
+  device->stream.push([device = device, from = tensor.data, target = buffer.Data(), bytes = static_cast<size_t>(tensor.bytes())] { device->read(target, from, bytes); });
+  return Context::of(info.Env()).fence(*device, buffer);
+}
+
+// copy(to, from): all bytes, from any device to any device
+Napi::Value copy(const Napi::CallbackInfo& info) {
+  Context& context = Context::of(info.Env());
+  auto to = to_tensor(info, 0), from = to_tensor(info, 1);
+  if (to.tensor.bytes() != from.tensor.bytes())
+    context.raise("ERR_SHAPE", "copy: the tensors hold " + std::to_string(to.tensor.bytes()) + " and " + std::to_string(from.tensor.bytes()) + " bytes");
+  context.copy(to, from);
+  return info.Env().Undefined();
 }
 
 // readFile(handle, fd, offset, path): enqueued; a failure rejects the next fence
 Napi::Value read_file(const Napi::CallbackInfo& info) {
-  Tensor tensor = to_tensor(info, 0);
+  auto [tensor, device] = to_tensor(info, 0);
   int file = to_file(info, 1);
   int64_t offset = to_whole(info, 2, "offset");
-  Context::of(info.Env()).stream.push([=, path = std::string(info[3].ToString())] { read_tensor(tensor, file, offset, path); });
+  device->stream.push([device = device, tensor = tensor, file, offset, path = std::string(info[3].ToString())] { read_tensor(*device, tensor, file, offset, path); });
   return info.Env().Undefined();
 }
 
 // writeFile(handle, fd, offset, path)
 Napi::Value write_file(const Napi::CallbackInfo& info) {
-  Tensor tensor = to_tensor(info, 0);
+  auto [tensor, device] = to_tensor(info, 0);
   int file = to_file(info, 1);
   int64_t offset = to_whole(info, 2, "offset");
-  Context::of(info.Env()).stream.push([=, path = std::string(info[3].ToString())] { write_tensor(tensor, file, offset, path); });
+  device->stream.push([device = device, tensor = tensor, file, offset, path = std::string(info[3].ToString())] { write_tensor(*device, tensor, file, offset, path); });
   return info.Env().Undefined();
 }
 
-// fence() → Promise<void>
-Napi::Value fence(const Napi::CallbackInfo& info) { return Context::of(info.Env()).fence(Napi::Value()); }
+// fence(device) → Promise<void>
+Napi::Value fence(const Napi::CallbackInfo& info) { return Context::of(info.Env()).fence(to_device(info, 0), Napi::Value()); }
 
-// memory() → { live, peak, system, tensors }
+// memory(device) → { live, peak, system, blocks }
 Napi::Value memory(const Napi::CallbackInfo& info) {
-  const auto& statistics = Context::of(info.Env()).allocator.statistics();
+  const auto& statistics = to_device(info, 0).allocator.statistics();
   auto object = Napi::Object::New(info.Env());
   object.Set("live", static_cast<double>(statistics.live));
   object.Set("peak", static_cast<double>(statistics.peak));
@@ -138,19 +154,74 @@ Napi::Value memory(const Napi::CallbackInfo& info) {
   return object;
 }
 
+// resetPeak(device)
 Napi::Value reset_peak(const Napi::CallbackInfo& info) {
-  Context::of(info.Env()).allocator.reset_peak();
+  to_device(info, 0).allocator.reset_peak();
   return info.Env().Undefined();
 }
 
+// emptyCache(device)
 Napi::Value empty_cache(const Napi::CallbackInfo& info) {
-  Context::of(info.Env()).empty_cache();
+  Context::of(info.Env()).empty_cache(to_device(info, 0));
   return info.Env().Undefined();
 }
 
-// setMemoryLimit(bytes); 0: none
+// setMemoryLimit(device, bytes); 0: none
 Napi::Value set_memory_limit(const Napi::CallbackInfo& info) {
-  Context::of(info.Env()).allocator.set_limit(static_cast<size_t>(to_whole(info, 0, "bytes")));
+  to_device(info, 0).allocator.set_limit(static_cast<size_t>(to_whole(info, 1, "bytes")));
+  return info.Env().Undefined();
+}
+
+// openDevice(library, index) → number of the device
+Napi::Value open_device(const Napi::CallbackInfo& info) {
+  int64_t index = to_whole(info, 1, "a device's index");
+  return Napi::Number::New(info.Env(), Context::of(info.Env()).open_device(info[0].ToString(), static_cast<int>(std::min<int64_t>(index, INT32_MAX))));
+}
+
+// describeDevices(library) → [{ name, compute, multiprocessors, memory }]
+Napi::Value describe_devices(const Napi::CallbackInfo& info) {
+  const Backend& backend = load_backend(info[0].ToString());
+  auto list = Napi::Array::New(info.Env());
+  FailureKind kind;
+  const char* message;
+  int count = backend.count();
+  if (count < 0 && backend.take_failure(&kind, &message)) throw Failure(kind, message);
+  for (int i = 0; i < count; ++i) {
+    DeviceDescription description;
+    if (!backend.describe(i, &description)) {
+      if (backend.take_failure(&kind, &message)) throw Failure(kind, message);
+      continue;
+    }
+    auto object = Napi::Object::New(info.Env());
+    object.Set("name", description.name);
+    object.Set("compute", description.compute / 10.0);
+    object.Set("multiprocessors", description.multiprocessors);
+    object.Set("memory", static_cast<double>(description.memory));
+    list.Set(list.Length(), object);
+  }
+  return list;
+}
+
+// launches(device) → Promise<number>: kernels launched since the device was opened, in stream order
+Napi::Value launches(const Napi::CallbackInfo& info) {
+  Device& device = to_device(info, 0);
+  auto count = Napi::ArrayBuffer::New(info.Env(), sizeof(double));
+  device.stream.push_always([&device, target = static_cast<double*>(count.Data())] { *target = static_cast<double>(device.launches()); });
+  return Context::of(info.Env()).fence(device, count);
+}
+
+// beginCapture(device), endCapture(device) → graph, replay(graph), releaseGraph(graph)
+Napi::Value begin_capture(const Napi::CallbackInfo& info) {
+  Context::of(info.Env()).begin_capture(to_device(info, 0));
+  return info.Env().Undefined();
+}
+Napi::Value end_capture(const Napi::CallbackInfo& info) { return Napi::Number::New(info.Env(), Context::of(info.Env()).end_capture(to_device(info, 0))); }
+Napi::Value replay(const Napi::CallbackInfo& info) {
+  Context::of(info.Env()).replay(static_cast<int>(to_whole(info, 0, "a graph")));
+  return info.Env().Undefined();
+}
+Napi::Value release_graph(const Napi::CallbackInfo& info) {
+  Context::of(info.Env()).release_graph(static_cast<int>(to_whole(info, 0, "a graph")));
   return info.Env().Undefined();
 }
 
@@ -169,7 +240,7 @@ Napi::Value set_isa(const Napi::CallbackInfo& info) {
   std::string name = info[0].ToString();
   const cpu::Isa* isa = cpu::select_isa(name.c_str());
   if (!isa) context.raise("ERR_CONFIG", "this machine cannot run the instruction set \"" + name + "\"");
-  context.isa = isa;
+  context.set_isa(isa);
   return info.Env().Undefined();
 }
 
@@ -199,6 +270,8 @@ template <Napi::Value (*function)(const Napi::CallbackInfo&)> Napi::Value guarde
     return function(info);
   } catch (const Napi::Error&) {
     throw;
+  } catch (const Failure& failure) {
+    Context::of(info.Env()).raise(failure.kind == FailureKind::memory ? "ERR_OUT_OF_MEMORY" : "ERR_DEVICE", failure.message);
   } catch (const std::bad_alloc&) {
     Context::of(info.Env()).raise("ERR_OUT_OF_MEMORY", "native memory ran out");
   } catch (const std::exception& error) {
@@ -220,6 +293,7 @@ Napi::Object initialise(Napi::Env env, Napi::Object exports) {
   EXPORT("release", release);
   EXPORT("write", write);
   EXPORT("read", read);
+  EXPORT("copy", copy);
   EXPORT("readFile", read_file);
   EXPORT("writeFile", write_file);
   EXPORT("fence", fence);
@@ -227,6 +301,13 @@ Napi::Object initialise(Napi::Env env, Napi::Object exports) {
   EXPORT("resetPeak", reset_peak);
   EXPORT("emptyCache", empty_cache);
   EXPORT("setMemoryLimit", set_memory_limit);
+  EXPORT("openDevice", open_device);
+  EXPORT("describeDevices", describe_devices);
+  EXPORT("launches", launches);
+  EXPORT("beginCapture", begin_capture);
+  EXPORT("endCapture", end_capture);
+  EXPORT("replay", replay);
+  EXPORT("releaseGraph", release_graph);
   EXPORT("setThreads", set_threads);
   EXPORT("setIsa", set_isa);
   EXPORT("info", describe);

@@ -17,44 +17,55 @@ size_t round_up(size_t bytes, size_t unit) { return (bytes + unit - 1) / unit * 
 
 }  // namespace
 
-Allocator::~Allocator() {
+void* HostMemory::allocate(size_t bytes) {
+  void* segment = std::aligned_alloc(huge_page, bytes);
+#if defined(__linux__)
+  if (segment && bytes > small_segment) madvise(segment, bytes, MADV_HUGEPAGE);
+#endif
+  return segment;
+}
+
+void HostMemory::release(void* segment) { std::free(segment); }
+
+void Allocator::release_all() {
   for (Block* first : segments_) {
-    std::free(first->data);
+    memory_.release(first->data);
     for (Block* block = first; block;) {
       Block* next = block->next;
       delete block;
       block = next;
     }
   }
+  segments_.clear();
+  small_.free.clear();
+  large_.free.clear();
 }
 
 Allocator::Block* Allocator::allocate(size_t bytes) {
   bool small = bytes <= small_bytes;
-  bytes = small ? round_up(bytes ? bytes : 1, 256) : round_up(bytes, 64 << 10);
+  if (memory_.exact()) bytes = bytes ? bytes : 1;
+  else bytes = small ? round_up(bytes ? bytes : 1, 256) : round_up(bytes, 64 << 10);
   Bin& bin = small ? small_ : large_;
   Block key{nullptr, bytes, small};
   auto found = bin.free.lower_bound(&key);
   Block* block;
-  if (found != bin.free.end()) {
+  if (found != bin.free.end() && !memory_.exact()) {
     block = *found;
     bin.free.erase(found);
   } else {
-    size_t segment = small ? small_segment : bytes < large_segment / 2 ? large_segment : round_up(bytes, huge_page);
-    if (limit_ && statistics_.system + segment > limit_) {
-      segment = round_up(bytes, huge_page);
-      if (statistics_.system + segment > limit_) return nullptr;
-    }
-    void* data = std::aligned_alloc(huge_page, segment);
+    size_t least = memory_.exact() ? bytes : round_up(bytes, huge_page);
+    size_t segment = memory_.exact() ? bytes : small ? small_segment : bytes < large_segment / 2 ? large_segment : least;
+    if (limit_ && statistics_.system + segment > limit_) segment = least;
+    if (limit_ && statistics_.system + segment > limit_) return nullptr;
+    void* data = memory_.allocate(segment);
+    if (!data && segment > least) data = memory_.allocate(segment = least);
     if (!data) return nullptr;
-#if defined(__linux__)
-    if (!small) madvise(data, segment, MADV_HUGEPAGE);
-#endif
     statistics_.system += segment;
     block = new Block{static_cast<char*>(data), segment, small};
     segments_.push_back(block);
   }
   size_t least_rest = small ? 256 : 64 << 10;
-  if (block->bytes >= bytes + least_rest) {
+  if (!memory_.exact() && block->bytes >= bytes + least_rest) {
     Block* rest = new Block{block->data + bytes, block->bytes - bytes, small, 0, block, block->next};
     if (block->next) block->next->previous = rest;
     block->next = rest;
@@ -109,7 +120,5 @@ std::vector<void*> Allocator::take_free_segments() {
   segments_ = std::move(kept);
   return taken;
 }
-
-void Allocator::free_segment(void* segment) { std::free(segment); }
 
 }  // namespace anneal

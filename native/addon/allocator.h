@@ -1,5 +1,5 @@
-// The caching allocator. Only the JavaScript thread touches it, in the order in which calls are enqueued: a freed block may be handed out at once,
-// because whatever uses it next also runs next. Blocks are split from large segments and merge with their free neighbours again.
+// The caching allocator of a device. Only the JavaScript thread touches it, in the order in which calls are enqueued: a freed block may be handed out
+// at once, because whatever uses it next also runs next. Blocks are split from large segments and merge with their free neighbours again.
 #pragma once
 #include <cstddef>
 #include <cstdint>
@@ -7,6 +7,24 @@
 #include <vector>
 
 namespace anneal {
+
+// Where segments come from.
+class Memory {
+ public:
+  virtual ~Memory() = default;
+  // Null where there is none left.
+  virtual void* allocate(size_t bytes) = 0;
+  virtual void release(void* segment) = 0;
+  // Each block is a segment of its own, so that the device sees an access outside it.
+  virtual bool exact() const { return false; }
+};
+
+// The host's memory, in huge pages where the system has them.
+class HostMemory : public Memory {
+ public:
+  void* allocate(size_t bytes) override;
+  void release(void* segment) override;
+};
 
 class Allocator {
  public:
@@ -25,14 +43,20 @@ class Allocator {
     size_t blocks = 0;  // blocks in use
   };
 
-  ~Allocator();
+  explicit Allocator(Memory& memory) : memory_(memory) {}
+  ~Allocator() { release_all(); }
   // A block of at least `bytes` with one reference; null where the system refuses, or the limit would be passed.
   Block* allocate(size_t bytes);
+  bool exact() const { return memory_.exact(); }
   void retain(Block* block) { ++block->references; }
   void release(Block* block);
   // Takes the segments that are wholly free off the books; the caller frees them with free_segment once the stream has passed.
   std::vector<void*> take_free_segments();
-  static void free_segment(void* segment);
+  // May be called from another thread.
+  void free_segment(void* segment) { memory_.release(segment); }
+
+  // Gives everything back, blocks in use included; nothing may run on the device any more.
+  void release_all();
 
   const Statistics& statistics() const { return statistics_; }
   void reset_peak() { statistics_.peak = statistics_.live; }
@@ -49,6 +73,7 @@ class Allocator {
   void absorb_next(Block* block);
 
   static constexpr size_t small_bytes = 1 << 20;
+  Memory& memory_;
   Bin small_, large_;
   std::vector<Block*> segments_;  // the first block of each segment
   Statistics statistics_;

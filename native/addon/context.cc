@@ -1,7 +1,7 @@
 #include "context.h"
 
 #include <cstdlib>
-#include <memory>
+#include <future>
 #include <string>
 #include <thread>
 
@@ -23,6 +23,7 @@ const char* code_of(FailureKind kind) {
     case FailureKind::memory: return "ERR_OUT_OF_MEMORY";
     case FailureKind::file: return "ERR_FILE_FORMAT";
     case FailureKind::disk_full: return "ERR_DISK_FULL";
+    case FailureKind::device: return "ERR_DEVICE";
     default: return "ERR_KERNEL";
   }
 }
@@ -42,16 +43,19 @@ struct Context::Fence {
 };
 
 Context::Context(Napi::Env env)
-    : env(env), isa(cpu::select_isa(std::getenv("ANNEAL_ISA"))), threads(default_threads()), stream(threads) {
+    : env(env), isa(cpu::select_isa(std::getenv("ANNEAL_ISA"))), threads(default_threads()) {
+  devices_.push_back(std::make_unique<Device>(isa, threads));
   fences_ = Napi::ThreadSafeFunction::New(env, Napi::Function::New(env, [](const Napi::CallbackInfo&) {}), "anneal fence", 0, 1);
   fences_.Unref(env);
-  // Hooks run in reverse order: the stream is joined before Node destroys the thread-safe function that it calls.
-  env.AddCleanupHook([](Context* context) { context->stream.stop(); }, this);
+  // Hooks run in reverse order: the streams are joined before Node destroys the thread-safe function that they call.
+  env.AddCleanupHook([](Context* context) {
+    for (auto& device : context->devices_) device->stream.stop();
+  }, this);
 }
 
 Context& Context::of(napi_env env) { return *Napi::Env(env).GetInstanceData<Context>(); }
 
-double Context::occupy(const Tensor& tensor, Allocator::Block* block) {
+double Context::occupy(Device& device, const Tensor& tensor, Allocator::Block* block) {
   int32_t index = first_free_;
   if (index >= 0) {
     first_free_ = slots_[index].next_free;
@@ -63,6 +67,7 @@ double Context::occupy(const Tensor& tensor, Allocator::Block* block) {
   Slot& slot = slots_[index];
   slot.tensor = tensor;
   slot.block = block;
+  slot.device = &device;
   return slot.generation * index_range + index + 1;
 }
 
@@ -80,20 +85,22 @@ Tensor Context::describe(DType dtype, const int64_t* shape, int rank) const {
   return tensor;
 }
 
-double Context::create(DType dtype, const int64_t* shape, int rank) {
+double Context::create(Device& device, DType dtype, const int64_t* shape, int rank) {
   Tensor tensor = describe(dtype, shape, rank);
   size_t bytes = static_cast<size_t>(tensor.bytes());
-  Allocator::Block* block = allocator.allocate(bytes);
+  Allocator::Block* block = device.allocator.allocate(bytes);
   if (!block) {
-    empty_cache();
-    block = allocator.allocate(bytes);
+    empty_cache(device);
+    device.stream.drain();
+    block = device.allocator.allocate(bytes);
   }
   if (!block)
     raise("ERR_OUT_OF_MEMORY", "cannot allocate " + std::to_string(bytes) + " bytes for a tensor of shape " + shape_text(shape, rank) + ", " +
-                                   dtype_names[static_cast<int>(dtype)] + "; " + std::to_string(allocator.statistics().live) + " bytes are in use");
+                                   dtype_names[static_cast<int>(dtype)] + (device.is_cpu() ? "" : ", on " + device.name) + "; " +
+                                   std::to_string(device.allocator.statistics().live) + " bytes are in use");
   tensor.data = block->data;
   account();
-  return occupy(tensor, block);
+  return occupy(device, tensor, block);
 }
 
 double Context::view(double handle, int64_t byte_offset, DType dtype, const int64_t* shape, int rank) {
@@ -104,8 +111,9 @@ double Context::view(double handle, int64_t byte_offset, DType dtype, const int6
     raise("ERR_SHAPE", "a view of shape " + shape_text(shape, rank) + " does not fit into its tensor");
   tensor.data = static_cast<char*>(source->tensor.data) + byte_offset;
   Allocator::Block* block = source->block;
-  allocator.retain(block);
-  return occupy(tensor, block);
+  Device& device = *source->device;
+  device.allocator.retain(block);
+  return occupy(device, tensor, block);
 }
 
 Context::Slot* Context::slot_of(double handle) {
@@ -117,15 +125,15 @@ Context::Slot* Context::slot_of(double handle) {
   return slot.block && slot.generation == static_cast<uint32_t>(generation) ? &slot : nullptr;
 }
 
-const Tensor* Context::find(double handle) const {
+Context::Located Context::find(double handle) const {
   Slot* slot = const_cast<Context*>(this)->slot_of(handle);
-  return slot ? &slot->tensor : nullptr;
+  return slot ? Located{slot->tensor, slot->device} : Located{{}, nullptr};
 }
 
 void Context::release(double handle) {
   Slot* slot = slot_of(handle);
   if (!slot) return;
-  allocator.release(slot->block);
+  free_block(*slot->device, slot->block);
   slot->block = nullptr;
   // 2^29 generations fit beside the index in a double's 53 bits.
   slot->generation = (slot->generation + 1) & ((1u << 29) - 1);
@@ -134,22 +142,37 @@ void Context::release(double handle) {
   account();
 }
 
+void Context::free_block(Device& device, Allocator::Block* block) {
+  if (capture_ && capture_->device == &device) {
+    capture_->blocks.push_back(block);
+    return;
+  }
+  device.allocator.release(block);
+  if (device.allocator.exact()) empty_cache(device);
+}
+
 // Tells V8 how much native memory its small tensor objects stand for, in steps of 16 MiB, so that it collects forgotten ones in time.
 void Context::account() {
-  int64_t live = static_cast<int64_t>(allocator.statistics().live);
+  int64_t live = 0;
+  for (auto& device : devices_) live += static_cast<int64_t>(device->allocator.statistics().live);
   if (live - accounted_ > (16 << 20) || accounted_ - live > (16 << 20)) {
     Napi::MemoryManagement::AdjustExternalMemory(env, live - accounted_);
     accounted_ = live;
   }
 }
 
-Napi::Promise Context::fence(Napi::Value value) {
+Napi::Promise Context::fence(Device& device, Napi::Value value) {
   auto* fence = new Fence{Napi::Promise::Deferred::New(env), {}};
   if (!value.IsEmpty() && value.IsObject()) fence->value = Napi::Persistent(value);
   if (pending_fences_++ == 0) fences_.Ref(env);
   Napi::Promise promise = fence->deferred.Promise();
-  stream.push_always([this, fence] {
-    fence->failure = stream.take_failure();
+  device.stream.push_always([this, &device, fence] {
+    fence->failure = device.stream.take_failure();
+    try {
+      device.finish();
+    } catch (const Failure& failure) {
+      if (fence->failure.kind == FailureKind::none) fence->failure = failure;
+    }
     fences_.NonBlockingCall(fence, [this](Napi::Env env, Napi::Function, Fence* pointer) {
       std::unique_ptr<Fence> done(pointer);
       if (--pending_fences_ == 0) fences_.Unref(env);
@@ -166,17 +189,85 @@ Napi::Promise Context::fence(Napi::Value value) {
   return promise;
 }
 
-void Context::empty_cache() {
-  std::vector<void*> segments = allocator.take_free_segments();
+void Context::copy(const Located& to, const Located& from) {
+  size_t bytes = static_cast<size_t>(from.tensor.bytes());
+  if (bytes == 0) return;
+  Device* source = from.device;
+  Device* target = to.device;
+  // The two streams meet in a buffer of the host: the source fills it when it gets there, the target waits for that.
+  auto filled = std::make_shared<std::promise<std::string>>();
+  auto buffer = std::make_shared<std::future<std::string>>(filled->get_future());
+  source->stream.push_always([source, filled, data = from.tensor.data, bytes] {
+    if (source->stream.failure().kind != FailureKind::none) {
+      filled->set_exception(std::make_exception_ptr(source->stream.failure()));
+      return;
+    }
+    try {
+      std::string host(bytes, '\0');
+      source->read(host.data(), data, bytes);
+      filled->set_value(std::move(host));
+    } catch (const Failure& failure) {
+      filled->set_exception(std::make_exception_ptr(failure));
+      throw;
+    }
+  });
+  target->stream.push([target, buffer, data = to.tensor.data, bytes] { target->write(data, buffer->get().data(), bytes); });
+}
+
+void Context::empty_cache(Device& device) {
+  std::vector<void*> segments = device.allocator.take_free_segments();
   if (segments.empty()) return;
-  stream.push_always([segments = std::move(segments)] {
-    for (void* segment : segments) Allocator::free_segment(segment);
+  device.stream.push_always([&device, segments = std::move(segments)] {
+    try {
+      device.finish();
+    } catch (const Failure&) {  // the next fence says so again
+    }
+    for (void* segment : segments) device.allocator.free_segment(segment);
   });
 }
 
 void Context::set_threads(int count) {
   threads = count;
-  stream.push_always([this, count] { stream.set_threads(count); });
+  cpu().stream.push_always([this, count] { cpu().stream.set_threads(count); });
+}
+
+void Context::set_isa(const cpu::Isa* wanted) {
+  isa = wanted;
+  cpu().kernels = wanted->kernels;
+}
+
+int Context::open_device(const std::string& library, int index) {
+  devices_.push_back(std::make_unique<Device>(load_backend(library), index));
+  return device_count() - 1;
+}
+
+void Context::begin_capture(Device& device) {
+  if (device.is_cpu()) raise("ERR_DEVICE", "graphs need a CUDA device; on the CPU call the function itself");
+  if (capture_) raise("ERR_DEVICE", "a graph is already being captured");
+  capture_ = std::make_unique<Graph>(Graph{&device, std::make_shared<void*>(nullptr), {}});
+  device.stream.push([&device] { device.begin_capture(); });
+}
+
+int Context::end_capture(Device& device) {
+  if (!capture_ || capture_->device != &device) raise("ERR_DEVICE", "no graph is being captured on " + device.name);
+  device.stream.push_always([&device, executable = capture_->executable] { *executable = device.end_capture(); });
+  graphs_.push_back(std::move(capture_));
+  return static_cast<int>(graphs_.size()) - 1;
+}
+
+void Context::replay(int number) {
+  if (number < 0 || number >= static_cast<int>(graphs_.size()) || !graphs_[number]) raise("ERR_DISPOSED", "a graph was replayed after it was disposed");
+  Graph& graph = *graphs_[number];
+  graph.device->stream.push([device = graph.device, executable = graph.executable] { device->replay(*executable); });
+}
+
+void Context::release_graph(int number) {
+  if (number < 0 || number >= static_cast<int>(graphs_.size()) || !graphs_[number]) return;
+  std::unique_ptr<Graph> graph = std::move(graphs_[number]);
+  graph->device->stream.push_always([device = graph->device, executable = graph->executable] {
+    if (*executable) device->release_graph(*executable);
+  });
+  for (Allocator::Block* block : graph->blocks) free_block(*graph->device, block);
 }
 
 Napi::Value Context::make_error(const char* code, const std::string& message) {

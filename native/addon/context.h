@@ -1,13 +1,12 @@
-// Everything one JavaScript environment owns: its stream, its memory and its tensors. A worker thread has a context of its own.
+// Everything one JavaScript environment owns: its devices and its tensors. A worker thread has a context of its own.
 #pragma once
 #include <napi.h>
 
-#include <unordered_map>
+#include <memory>
+#include <string>
 #include <vector>
 
-#include "../cpu/dispatch.h"
-#include "allocator.h"
-#include "stream.h"
+#include "device.h"
 
 namespace anneal {
 
@@ -19,17 +18,38 @@ class Context {
   explicit Context(Napi::Env env);
   static Context& of(napi_env env);
 
-  double create(DType dtype, const int64_t* shape, int rank);
+  // A tensor as a call sees it, and where it lives.
+  struct Located {
+    Tensor tensor;
+    Device* device;
+  };
+
+  double create(Device& device, DType dtype, const int64_t* shape, int rank);
   // A tensor over part of another's memory; byte_offset counts from the start of `handle`.
   double view(double handle, int64_t byte_offset, DType dtype, const int64_t* shape, int rank);
   void release(double handle);
-  // The tensor of a handle, or null where it was disposed or never existed.
-  const Tensor* find(double handle) const;
+  // The tensor of a handle; its device is null where it was disposed or never existed.
+  Located find(double handle) const;
+  // Enqueues the copy of all bytes of `from` to `to`, which may live on another device.
+  void copy(const Located& to, const Located& from);
 
-  // A promise that resolves with `value` (undefined where empty) when the stream gets there, and rejects with the first failure before it.
-  Napi::Promise fence(Napi::Value value);
-  void empty_cache();
+  // A promise that resolves with `value` (undefined where empty) when the device's stream gets there, and rejects with the first failure before it.
+  Napi::Promise fence(Device& device, Napi::Value value);
+  void empty_cache(Device& device);
   void set_threads(int threads);
+  void set_isa(const cpu::Isa* isa);
+
+  // Opens a device of a library and returns its number; device 0 is the CPU.
+  int open_device(const std::string& library, int index);
+  Device& device(int number) { return *devices_[static_cast<size_t>(number)]; }
+  int device_count() const { return static_cast<int>(devices_.size()); }
+  Device& cpu() { return *devices_[0]; }
+
+  // Calls enqueued on the device from here on are kept as a graph instead of being run; end_capture() returns its number.
+  void begin_capture(Device& device);
+  int end_capture(Device& device);
+  void replay(int graph);
+  void release_graph(int graph);
 
   // A JavaScript error of the class that src/errors.ts has for the code.
   Napi::Value make_error(const char* code, const std::string& message);
@@ -38,23 +58,33 @@ class Context {
   Napi::Env env;
   const cpu::Isa* isa;
   int threads;
-  Stream stream;
-  Allocator allocator;
   Napi::FunctionReference error_factory;
 
  private:
   struct Slot {
     Tensor tensor;
     Allocator::Block* block = nullptr;  // null where the slot is free
+    Device* device = nullptr;
     uint32_t generation = 0;
     int32_t next_free = -1;
   };
   struct Fence;
+  // A captured graph runs again on the same memory, so the blocks that were freed during the capture stay taken until it is released.
+  struct Graph {
+    Device* device;
+    std::shared_ptr<void*> executable;
+    std::vector<Allocator::Block*> blocks;
+  };
   Tensor describe(DType dtype, const int64_t* shape, int rank) const;
-  double occupy(const Tensor& tensor, Allocator::Block* block);
+  double occupy(Device& device, const Tensor& tensor, Allocator::Block* block);
   Slot* slot_of(double handle);
   void account();
 
+  void free_block(Device& device, Allocator::Block* block);
+
+  std::vector<std::unique_ptr<Device>> devices_;
+  std::vector<std::unique_ptr<Graph>> graphs_;
+  std::unique_ptr<Graph> capture_;
   std::vector<Slot> slots_;
   int32_t first_free_ = -1;
   int64_t accounted_ = 0;  // bytes that V8 has been told of

@@ -3,12 +3,12 @@
 #include <cstdint>
 #include <string>
 
-#include "../tensor.h"
+#include "device.h"
 
 namespace anneal {
 
 // Fills the tensor from the file at `offset`. The bytes are copied, never mapped: a file that shrinks meanwhile gives an error, not a signal.
-void read_tensor(const Tensor& tensor, int file, int64_t offset, const std::string& path);
-void write_tensor(const Tensor& tensor, int file, int64_t offset, const std::string& path);
+void read_tensor(Device& device, const Tensor& tensor, int file, int64_t offset, const std::string& path);
+void write_tensor(Device& device, const Tensor& tensor, int file, int64_t offset, const std::string& path);
 
 }  // namespace anneal

@@ -24,15 +24,27 @@ double number(Context& context, const char* kernel, napi_value value, size_t pos
   return x;
 }
 
-Tensor tensor(Context& context, const char* kernel, napi_value value, size_t position) {
-  const Tensor* found = context.find(number(context, kernel, value, position));
-  if (!found) context.raise("ERR_DISPOSED", std::string(kernel) + ": argument " + std::to_string(position + 1) + " is not a live tensor; was it disposed, or left its scope()?");
-  return *found;
+// The call being read: the device of its first tensor is the device of all.
+struct Call {
+  Context& context;
+  const char* kernel;
+  Device* device = nullptr;
+};
+
+Tensor tensor(Call& call, napi_value value, size_t position) {
+  Context::Located found = call.context.find(number(call.context, call.kernel, value, position));
+  if (!found.device)
+    call.context.raise("ERR_DISPOSED", std::string(call.kernel) + ": argument " + std::to_string(position + 1) + " is not a live tensor; was it disposed, or left its scope()?");
+  if (!call.device) call.device = found.device;
+  if (call.device != found.device)
+    call.context.raise("ERR_DEVICE", std::string(call.kernel) + ": argument " + std::to_string(position + 1) + " is on " + found.device->name + ", but the tensors before it are on " +
+                                         call.device->name + "; move one with to()");
+  return found.tensor;
 }
 
 struct TensorArgument {
   using Stored = Tensor;
-  static Stored from(Context& context, const char* kernel, napi_value value, size_t position) { return tensor(context, kernel, value, position); }
+  static Stored from(Call& call, napi_value value, size_t position) { return tensor(call, value, position); }
 };
 template <> struct Argument<const Tensor&> : TensorArgument {
   static const Tensor& pass(Tensor& stored) { return stored; }
@@ -42,10 +54,10 @@ template <> struct Argument<Tensor&> : TensorArgument {
 };
 struct OptionalArgument {
   using Stored = Optional;
-  static Stored from(Context& context, const char* kernel, napi_value value, size_t position) {
-    double handle = number(context, kernel, value, position);
+  static Stored from(Call& call, napi_value value, size_t position) {
+    double handle = number(call.context, call.kernel, value, position);
     if (handle == 0) return {{}, false};
-    return {tensor(context, kernel, value, position), true};
+    return {tensor(call, value, position), true};
   }
 };
 template <> struct Argument<const Tensor*> : OptionalArgument {
@@ -56,12 +68,14 @@ template <> struct Argument<Tensor*> : OptionalArgument {
 };
 template <> struct Argument<double> {
   using Stored = double;
-  static double from(Context& context, const char* kernel, napi_value value, size_t position) { return number(context, kernel, value, position); }
+  static double from(Call& call, napi_value value, size_t position) { return number(call.context, call.kernel, value, position); }
   static double pass(double stored) { return stored; }
 };
 template <> struct Argument<int64_t> {
   using Stored = int64_t;
-  static int64_t from(Context& context, const char* kernel, napi_value value, size_t position) {
+  static int64_t from(Call& call, napi_value value, size_t position) {
+    Context& context = call.context;
+    const char* kernel = call.kernel;
     double x = number(context, kernel, value, position);
     if (!(x >= -9007199254740991.0 && x <= 9007199254740991.0) || x != static_cast<double>(static_cast<int64_t>(x)))
       refuse(context, kernel, position, "must be a whole number within ±2^53");
@@ -71,7 +85,9 @@ template <> struct Argument<int64_t> {
 };
 template <> struct Argument<bool> {
   using Stored = bool;
-  static bool from(Context& context, const char* kernel, napi_value value, size_t position) {
+  static bool from(Call& call, napi_value value, size_t position) {
+    Context& context = call.context;
+    const char* kernel = call.kernel;
     bool x;
     if (napi_get_value_bool(context.env, value, &x) != napi_ok) refuse(context, kernel, position, "must be true or false");
     return x;
@@ -80,7 +96,9 @@ template <> struct Argument<bool> {
 };
 template <> struct Argument<Axes> {
   using Stored = Axes;
-  static Axes from(Context& context, const char* kernel, napi_value value, size_t position) {
+  static Axes from(Call& call, napi_value value, size_t position) {
+    Context& context = call.context;
+    const char* kernel = call.kernel;
     uint32_t length = 0;
     bool is_array = false;
     if (napi_is_array(context.env, value, &is_array) != napi_ok || !is_array || napi_get_array_length(context.env, value, &length) != napi_ok || length > max_rank)
@@ -89,7 +107,7 @@ template <> struct Argument<Axes> {
     for (uint32_t i = 0; i < length; ++i) {
       napi_value element;
       napi_get_element(context.env, value, i, &element);
-      axes.at[i] = Argument<int64_t>::from(context, kernel, element, position);
+      axes.at[i] = Argument<int64_t>::from(call, element, position);
     }
     return axes;
   }
@@ -99,10 +117,15 @@ template <> struct Argument<Axes> {
 template <auto member, class Function> struct Kernel;
 template <auto member, class... P> struct Kernel<member, void (*)(P...)> {
   template <size_t... I> static void enqueue(Context& context, const char* name, napi_value* arguments, std::index_sequence<I...>) {
-    auto function = context.isa->kernels->*member;
+    Call call{context, name};
     // Braces: the arguments are checked from left to right.
-    std::tuple<typename Argument<P>::Stored...> stored{Argument<P>::from(context, name, arguments[I], I)...};
-    context.stream.push([function, stored]() mutable { function(Argument<P>::pass(std::get<I>(stored))...); });
+    std::tuple<typename Argument<P>::Stored...> stored{Argument<P>::from(call, arguments[I], I)...};
+    Device& device = *call.device;
+    auto function = device.kernels->*member;
+    device.stream.push([function, &device, stored]() mutable {
+      function(Argument<P>::pass(std::get<I>(stored))...);
+      device.check();
+    });
   }
   static napi_value call(napi_env env, napi_callback_info info) {
     constexpr size_t count = sizeof...(P);

@@ -1,5 +1,6 @@
 #include "stream.h"
 
+#include <chrono>
 #include <new>
 
 namespace anneal {
@@ -22,6 +23,10 @@ void Stream::stop() {
   stop_ = true;
   published_.bump();
   thread_.join();
+}
+
+void Stream::drain() const {
+  while (!idle()) std::this_thread::sleep_for(std::chrono::microseconds(50));
 }
 
 Stream::Record* Stream::front() {

@@ -27,11 +27,14 @@ class Stream {
   template <class F> void push(F&& call) { append(std::forward<F>(call), false); }
   // call() runs even after a failure.
   template <class F> void push_always(F&& call) { append(std::forward<F>(call), true); }
+  // Blocks the calling thread until everything pushed has run: for running out of memory only.
+  void drain() const;
   bool idle() const { return consumed_.load(std::memory_order_acquire) == produced_; }
 
   // The rest is for calls on the stream's thread.
   // The first failure since this was last asked; kind none where there is none.
   Failure take_failure();
+  const Failure& failure() const { return failure_; }
   void set_threads(int threads);
 
  private:

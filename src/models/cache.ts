@@ -1,5 +1,5 @@
 import { AnnealError, ShapeError } from '../errors.ts'
-import { bytesOf, cpu, noGrad, Tensor, unscoped, type Device, type DType } from '../tensor/index.ts'
+import { bytesOf, defaultDevice, noGrad, Tensor, unscoped, type DeviceLike, type DType } from '../tensor/index.ts'
 import type { ModelConfig } from './config.ts'
 
 /** One sequence's region of a cache: slots begin … begin + capacity - 1, of which the first `length` are filled. */
@@ -16,7 +16,7 @@ export interface CacheOptions {
   slots: number
   /** Default float32; use the model's. */
   dtype?: DType
-  device?: Device
+  device?: DeviceLike
 }
 
 /** The cache has no free region of the wanted size. */
@@ -37,7 +37,7 @@ export class KeyValueCache {
   /** Free regions by position, never adjacent. */
   #free: { begin: number, length: number }[]
 
-  constructor(config: ModelConfig, { slots, dtype = 'float32', device = cpu }: CacheOptions) {
+  constructor(config: ModelConfig, { slots, dtype = 'float32', device = defaultDevice() }: CacheOptions) {
     if (!Number.isInteger(slots) || slots < 1) throw new ShapeError(`slots: expected a whole number of 1 or more, got ${slots}`)
     this.slots = slots
     this.dtype = dtype

@@ -3,7 +3,7 @@ import { join } from 'node:path'
 import { ConfigError } from '../errors.ts'
 import { readJsonObject } from '../files/index.ts'
 import { didYouMean } from '../suggest.ts'
-import { cpu, type Device } from '../tensor/index.ts'
+import { defaultDevice, device as deviceOf, type DeviceLike } from '../tensor/index.ts'
 import type { CausalLanguageModel } from './causal.ts'
 import { createConfig, parseConfig, readConfig, type ConfigOptions, type ModelConfig, type RawConfig } from './config.ts'
 import { DecoderForCausalLM } from './decoder.ts'
@@ -19,13 +19,13 @@ export interface FromConfigOptions {
   dtype?: ModelDtype
   /** The same seed gives the same weights. Default 42. */
   seed?: number
-  device?: Device
+  device?: DeviceLike
 }
 
 export interface FromPretrainedOptions {
   /** Default float32; 'auto' keeps what is stored, with float32 for float16. */
   dtype?: ModelDtype | 'auto'
-  device?: Device
+  device?: DeviceLike
   /** Fields of config.json to read instead of the file's, by the names that stand there. */
   config?: RawConfig
 }
@@ -50,10 +50,10 @@ async function readGenerationConfig(folder: string): Promise<CausalLanguageModel
 /** Causal language models by their config, as transformers' class of that name. */
 export const AutoModelForCausalLM = {
   /** A new model with initial weights, as transformers draws them. Takes a config that was read, or createConfig()'s options. */
-  fromConfig(config: ModelConfig | ConfigOptions, { dtype = 'float32', seed = 42, device = cpu }: FromConfigOptions = {}): CausalLanguageModel {
+  fromConfig(config: ModelConfig | ConfigOptions, { dtype = 'float32', seed = 42, device = defaultDevice() }: FromConfigOptions = {}): CausalLanguageModel {
     checkDtype(dtype, modelDtypes)
     const model = buildModel(isParsed(config) ? config : createConfig(config))
-    model.initialise({ seed, dtype, device })
+    model.initialise({ seed, dtype, device: deviceOf(device) })
     return model
   },
 
@@ -61,13 +61,13 @@ export const AutoModelForCausalLM = {
    * A model from a Hugging Face folder: config.json, model.safetensors or its shards, and generation_config.json where there is one. Dropout is
    * off until train(). Throws ConfigError or FileFormatError naming what does not fit.
    */
-  async fromPretrained(folder: string, { dtype = 'float32', device = cpu, config: overrides }: FromPretrainedOptions = {}): Promise<CausalLanguageModel> {
+  async fromPretrained(folder: string, { dtype = 'float32', device = defaultDevice(), config: overrides }: FromPretrainedOptions = {}): Promise<CausalLanguageModel> {
     checkDtype(dtype, [...modelDtypes, 'auto'])
     const read = await readConfig(folder)
     const config = overrides ? parseConfig({ ...read.raw, ...overrides }, join(folder, 'config.json')) : read
     const generationConfig = await readGenerationConfig(folder)
     const model = buildModel(config)
-    await loadWeights(model, folder, dtype, device)
+    await loadWeights(model, folder, dtype, deviceOf(device))
     model.generationConfig = generationConfig
     return model
   },

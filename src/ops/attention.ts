@@ -1,6 +1,5 @@
 import { ShapeError } from '../errors.ts'
-import { cpu } from '../tensor/device.ts'
-import type { Device } from '../tensor/device.ts'
+import type { DeviceLike } from '../tensor/device.ts'
 import { Tensor } from '../tensor/tensor.ts'
 import { usesHalf } from './compute.ts'
 import { emptyLike, expect, expectShape, fusedOp, shapeText } from './op.ts'
@@ -14,14 +13,14 @@ export class Spans {
   readonly spans: readonly Span[]
   readonly tensor: Tensor
 
-  constructor(spans: readonly Span[], device: Device = cpu) {
+  constructor(spans: readonly Span[], device?: DeviceLike) {
     this.spans = spans
     const numbers = Int32Array.from(spans.flatMap((s) => [s.queryBegin, s.queryLength, s.keyBegin, s.keyLength]))
-    this.tensor = Tensor.from(numbers, [spans.length, 4], { device })
+    this.tensor = Tensor.from(numbers, [spans.length, 4], device ? { device } : {})
   }
 
   /** Sequences packed one after the other, each seeing only itself; `cuSeqlens` is 0, the end of the first, of the second, … */
-  static packed(cuSeqlens: ArrayLike<number>, device?: Device): Spans {
+  static packed(cuSeqlens: ArrayLike<number>, device?: DeviceLike): Spans {
     const spans = Array.from({ length: cuSeqlens.length - 1 }, (_, i) => {
       const [begin, end] = [cuSeqlens[i]!, cuSeqlens[i + 1]!]
       if (!(end >= begin)) throw new ShapeError(`Spans.packed: cuSeqlens must not decrease, but goes from ${begin} to ${end} at ${i + 1}`)
@@ -58,7 +57,7 @@ function mask(span: Span, { causal, window }: Attributes, like: Tensor): Tensor 
       numbers[i * span.keyLength + j] = seen ? 0 : unseen
     }
   }
-  return Tensor.from(numbers, [1, span.queryLength, span.keyLength], { dtype: like.dtype })
+  return Tensor.from(numbers, [1, span.queryLength, span.keyLength], { dtype: like.dtype, device: like.device })
 }
 
 /** @internal Attention in primitives; the second result is each sequence's probabilities [heads, queries, keys]. */

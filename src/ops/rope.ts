@@ -10,7 +10,7 @@ export interface RopeOptions {
 /** table[position] by a product with one-hot rows, so that the definition stays in primitives. */
 function rowsAt(table: Tensor, position: Tensor, dtype: Tensor['dtype']): Tensor {
   const tokens = position.dim(0)
-  const rows = Tensor.arange(table.dim(0), { dtype })
+  const rows = Tensor.arange(table.dim(0), { dtype, device: table.device })
   const oneHot = equal(reshape(toDtype(position, dtype), [tokens, 1]), reshape(rows, [1, table.dim(0)]))
   return matmul(oneHot, toDtype(table, dtype))
 }

@@ -3,6 +3,7 @@ import { openSafetensors, writeSafetensors } from '../files/index.ts'
 import type { TensorSource } from '../files/index.ts'
 import type { Parameter } from '../nn/index.ts'
 import { Tensor, unscoped } from '../tensor/index.ts'
+import type { Device } from '../tensor/index.ts'
 
 export interface AdamWOptions {
   /** Default 0.9. */
@@ -52,6 +53,9 @@ export class AdamW {
     const state = this.#states.get(name)
     return state && { expAvg: state.expAvg, expAvgSq: state.expAvgSq, step: this.steps }
   }
+
+  /** Where the parameters are. */
+  get device(): Device { return [...this.#states.values()][0]!.parameter.device }
 
   /** The float32 values of 16-bit parameters, by name; empty for a float32 model. */
   masters(): Map<string, Tensor> {
@@ -110,7 +114,7 @@ export class AdamW {
       if (!Number.isInteger(steps) || steps < 0) throw new FileFormatError(`${path}: the metadata must hold a whole number "step"`)
       // Nothing is read before all of it fits; the file stays open until it is read.
       for (const [name, tensor] of wanted) tensor.device.native.readFile(tensor.handle, file.fd, file.tensors.get(name)!.byteOffset, path)
-      await [...this.#states.values()][0]!.parameter.device.fence()
+      await this.device.fence()
       this.steps = steps
     } finally {
       await file.close()

@@ -1,7 +1,7 @@
 import { DisposedError, ShapeError } from '../errors.ts'
 import type { Node } from './autograd.ts'
-import { cpu } from './device.ts'
-import type { Device } from './device.ts'
+import { defaultDevice, device as deviceOf } from './device.ts'
+import type { Device, DeviceLike } from './device.ts'
 import { bytesOf, codeOf, isFloat } from './dtype.ts'
 import type { DType, TypedArray } from './dtype.ts'
 import { inScope, track } from './scope.ts'
@@ -35,7 +35,7 @@ const forgotten = new FinalizationRegistry<Storage>((storage) => { storage.relea
 /** Number of elements of a shape. */
 export const sizeOf = (shape: Shape): number => shape.reduce((product, length) => product * length, 1)
 
-export interface TensorOptions { dtype?: DType; device?: Device }
+export interface TensorOptions { dtype?: DType; device?: DeviceLike }
 
 /**
  * An n-dimensional array in native memory, contiguous and row-major. Operations on it are enqueued and return at once; `await data()` waits for
@@ -69,8 +69,9 @@ export class Tensor {
   }
 
   /** A tensor with arbitrary contents. */
-  static empty(shape: Shape, { dtype = 'float32', device = cpu }: TensorOptions = {}): Tensor {
-    return new Tensor(new Storage(device, device.native.create(codeOf(dtype), shape)), Object.freeze([...shape]), dtype)
+  static empty(shape: Shape, { dtype = 'float32', device = defaultDevice() }: TensorOptions = {}): Tensor {
+    const place = deviceOf(device)
+    return new Tensor(new Storage(place, place.native.create(codeOf(dtype), shape, place.number)), Object.freeze([...shape]), dtype)
   }
 
   static full(shape: Shape, value: number, options: TensorOptions = {}): Tensor {
@@ -177,10 +178,19 @@ export class Tensor {
   /** Overwrites the numbers; the tensor keeps its dtype. */
   copy_(values: TypedArray | readonly number[]): this {
     if (values.length !== this.size) throw new ShapeError(`copy_: the tensor holds ${this.size} numbers, but ${values.length} were given`)
-    const source = Tensor.from(values, this.shape, this.dtype === 'float32' ? {} : { dtype: this.dtype })
+    const source = Tensor.from(values, this.shape, { dtype: this.dtype, device: this.device })
     this.device.kernels.convert(this.handle, source.handle)
     source.dispose()
     return this
+  }
+
+  /** The same numbers on another device, without gradient history; this tensor itself where it is there already. */
+  to(device: DeviceLike): Tensor {
+    const place = deviceOf(device)
+    if (place === this.device) return this
+    const moved = Tensor.empty(this.shape, { dtype: this.dtype, device: place })
+    place.native.copy(moved.handle, this.handle)
+    return moved
   }
 
   /** Copies the numbers to JavaScript once everything enqueued before has run. The 16-bit floats come as float32. */

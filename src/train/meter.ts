@@ -1,5 +1,5 @@
 import { z } from 'zod'
-import { cpu } from '../tensor/index.ts'
+import type { Device } from '../tensor/index.ts'
 
 /** JSON has no NaN and no infinity; a checkpoint keeps them as strings. */
 const number = z.union([z.number(), z.enum(['NaN', 'Infinity', '-Infinity']).transform(Number)])
@@ -34,14 +34,17 @@ export class Meter {
   #steps: StepNumbers[] = []
   #lossSum = 0
   #lossCount = 0
+  readonly #device: Device
+
+  constructor(device: Device) { this.#device = device }
 
   start(): void {
     this.#begin = this.#lastFlush = performance.now()
-    cpu.resetPeakMemory()
+    this.#device.resetPeakMemory()
   }
 
   get elapsedSeconds(): number { return this.#earlierSeconds + (performance.now() - this.#begin) / 1000 }
-  peakMemory(): number { return Math.max(this.#earlierPeak, cpu.memory().peak) }
+  peakMemory(): number { return Math.max(this.#earlierPeak, this.#device.memory().peak) }
 
   add(numbers: StepNumbers): void {
     this.#steps.push(numbers)

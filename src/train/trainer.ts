@@ -6,7 +6,7 @@ import type { DirectoryLock } from '../files/index.ts'
 import { autocast } from '../tensor/autocast.ts'
 import { AdamW } from '../optim/adamw.ts'
 import { parseOptions } from '../options.ts'
-import { backward, cpu, manualSeed, noGrad, scope } from '../tensor/index.ts'
+import { backward, manualSeed, noGrad, scope } from '../tensor/index.ts'
 import { EventQueue } from './eventQueue.ts'
 import type { EndEvent, TrainerEvent, TrainerLogger } from './events.ts'
 import { fileLoggers } from './fileLoggers.ts'
@@ -60,7 +60,7 @@ export class Trainer<B> {
 
   readonly #events = new EventQueue()
   readonly #learningRate: LearningRate
-  readonly #meter = new Meter()
+  readonly #meter: Meter
   #best: TrainerState['best'] = null
   #withoutImprovement = 0
   #nonFinite = 0
@@ -81,6 +81,7 @@ export class Trainer<B> {
     }
     if (args.loadBestModelAtEnd && args.saveStrategy === 'no') throw new ConfigError('loadBestModelAtEnd needs checkpoints; set saveStrategy')
     this.optimizer = new AdamW(task.model.namedParameters(), { beta1: args.adamBeta1, beta2: args.adamBeta2, eps: args.adamEpsilon, weightDecay: args.weightDecay })
+    this.#meter = new Meter(this.optimizer.device)
   }
 
   /** Every event from now on, ending with the run. */
@@ -152,7 +153,7 @@ export class Trainer<B> {
       type: 'start', time: Date.now(), method: task.name, step: this.step, totalSteps: this.totalSteps, epochs: this.totalSteps / task.stepsPerEpoch,
       parameters: task.model.parameters().reduce((sum, { size }) => sum + size, 0),
       trainableParameters: task.model.parameters().reduce((sum, { size, requiresGrad }) => sum + (requiresGrad ? size : 0), 0),
-      ...(task.description ? { model: task.description } : {}), device: cpu.name, outputDir: args.outputDir, options: { ...args },
+      ...(task.description ? { model: task.description } : {}), device: this.optimizer.device.name, outputDir: args.outputDir, options: { ...args },
     })
   }
 
@@ -254,7 +255,7 @@ export class Trainer<B> {
     const { metrics, tokensPerSecond } = this.#meter.flush()
     this.#emit({
       type: 'log', ...this.#progress, metrics, tokensPerSecond, tokensSeen: this.#meter.tokensSeen, elapsedSeconds: this.#meter.elapsedSeconds,
-      memoryBytes: cpu.memory().live, peakMemoryBytes: this.#meter.peakMemory(),
+      memoryBytes: this.optimizer.device.memory().live, peakMemoryBytes: this.#meter.peakMemory(),
     })
   }
 

@@ -113,8 +113,9 @@ const shape = (): unknown => random() < 0.6 ? Array.from({ length: below(8) }, (
 async function fuzzExport(): Promise<void> {
   const tensor = anyTensor()
   const handle = (): unknown => random() < 0.6 ? tensor.handle : anything()
+  const device = (): unknown => random() < 0.8 ? 0 : anything()
   const calls: Record<string, () => unknown[]> = {
-    create: () => [random() < 0.7 ? below(8) : anything(), shape()],
+    create: () => [random() < 0.7 ? below(8) : anything(), shape(), device()],
     view: () => [handle(), random() < 0.7 ? pick([0, 4, 8, 1, 400]) : anything(), random() < 0.7 ? below(8) : anything(), shape()],
     release: () => [anything()],
     write: () => [handle(), random() < 0.7 ? new Uint8Array(pick([0, 1, 4, tensor.bytes, tensor.bytes + 1])) : anything()],
@@ -122,9 +123,12 @@ async function fuzzExport(): Promise<void> {
     // Never a file that is open.
     readFile: () => [handle(), pick([1e6, -1, NaN, 2 ** 32 + 1e6, 2 ** 53]), random() < 0.5 ? 0 : anything(), 'file'],
     writeFile: () => [handle(), pick([1e6, -1, NaN, 2 ** 32 + 1e6, 2 ** 53]), random() < 0.5 ? 0 : anything(), anything()],
-    setMemoryLimit: () => [anything()], setThreads: () => [pick([0, 1, 2, 3, -1, NaN, 1025, 2 ** 40, 'x', {}])], setIsa: () => [pick(['baseline', 'avx9', '', 'AVX2', {}, null, Symbol('s')])],
-    setErrorFactory: () => [pick(senseless.filter((x) => typeof x !== 'function'))], fence: () => [anything()], memory: () => [anything()], info: () => [anything()],
-    resetPeak: () => [anything()], emptyCache: () => [anything()],
+    copy: () => [handle(), handle()],
+    setMemoryLimit: () => [device(), anything()], setThreads: () => [pick([0, 1, 2, 3, -1, NaN, 1025, 2 ** 40, 'x', {}])], setIsa: () => [pick(['baseline', 'avx9', '', 'AVX2', {}, null, Symbol('s')])],
+    setErrorFactory: () => [pick(senseless.filter((x) => typeof x !== 'function'))], fence: () => [device()], memory: () => [device()], launches: () => [device()], info: () => [anything()],
+    resetPeak: () => [device()], emptyCache: () => [device()],
+    openDevice: () => [anything(), anything()], describeDevices: () => [anything()],
+    beginCapture: () => [device()], endCapture: () => [device()], replay: () => [anything()], releaseGraph: () => [anything()],
   }
   const name = pick(Object.keys(calls))
   const parameters = calls[name]!()

@@ -50,9 +50,9 @@ test('senseless ANNEAL_THREADS mean the default', () => {
 test('the system refusing threads is an error, not a crash', () => {
   const { status, signal, stdout } = run(`
     native.setThreads(900)
-    const failed = await native.fence().then(() => false, (error) => error.code)
+    const failed = await native.fence(0).then(() => false, (error) => error.code)
     native.setThreads(1)
-    await native.fence()
+    await native.fence(0)
     await multiply(native)
     console.log(failed === false || failed === 'ERR_KERNEL')
   `, { env: { ANNEAL_THREADS: '1' } })

@@ -19,7 +19,7 @@ export function run(code: string, { env = {}, args = [] }: { env?: Record<string
 export const helpers = `
 /** A product of two matrices of ones, checked. */
 async function multiply(native, n = 64) {
-  const [a, b, c] = [0, 0, 0].map(() => native.create(0, [n, n]))
+  const [a, b, c] = [0, 0, 0].map(() => native.create(0, [n, n], 0))
   native.kernels.fill(a, 1)
   native.kernels.fill(b, 1)
   native.kernels.gemm(c, 0, a, b, 0, false, false, false, 0, false)
@@ -29,7 +29,7 @@ async function multiply(native, n = 64) {
 }
 /** Enqueues work for seconds. */
 function busy(native, n = 1024) {
-  const [a, b, c] = [0, 0, 0].map(() => native.create(0, [n, n]))
+  const [a, b, c] = [0, 0, 0].map(() => native.create(0, [n, n], 0))
   native.kernels.fill(a, 1)
   native.kernels.fill(b, 1)
   for (let i = 0; i < 500; i++) native.kernels.gemm(c, 0, a, b, 0, false, false, false, 0, false)

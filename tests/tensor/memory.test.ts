@@ -32,11 +32,11 @@ test('an allocation that fails, whichever it is, is an error that leaves everyth
   for (let k = 1; ; k++) {
     let count = 0
     // The k-th allocation asks for more than there is.
-    cpu.native.create = (dtype, shape) => {
-      if (++count !== k) return create(dtype, shape)
+    cpu.native.create = (dtype, shape, device) => {
+      if (++count !== k) return create(dtype, shape, device)
       cpu.setMemoryLimit(1 << 30)
       try {
-        return create(dtype, [2 ** 40])
+        return create(dtype, [2 ** 40], device)
       } finally {
         cpu.setMemoryLimit(0)
       }
