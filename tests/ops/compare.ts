@@ -1,6 +1,6 @@
 // Running an operation forward and backward, and comparing tensors.
 import { expect } from 'vitest'
-import { backwardAll, cpu, scope, Tensor } from '../../src/tensor/index.ts'
+import { backwardAll, defaultDevice, scope, Tensor } from '../../src/tensor/index.ts'
 import type { DType, TypedArray } from '../../src/tensor/index.ts'
 import { makeInputs, roundToBfloat16 } from '../cases/case.ts'
 import type { OpCase } from '../cases/case.ts'
@@ -11,6 +11,7 @@ export interface Result { readonly what: string; readonly shape: readonly number
 /** The results of a case in a dtype, and the gradients of its inputs for one arbitrary gradient of the results. */
 export async function evaluate(opCase: OpCase, dtype: DType, around: (body: () => void) => void = (body) => { body() }): Promise<Result[]> {
   const inputs = makeInputs(opCase, dtype)
+  const device = defaultDevice()
   const pending: Promise<Result>[] = []
   const read = (what: string, tensor: Tensor): void => { pending.push(tensor.data().then((numbers) => ({ what, shape: tensor.shape, numbers }))) }
   scope(() => {
@@ -33,7 +34,7 @@ export async function evaluate(opCase: OpCase, dtype: DType, around: (body: () =
     return await Promise.all(pending)
   } finally {
     // A failure is reported by one reading; the next test starts afresh.
-    await cpu.fence().catch(() => undefined)
+    await device.fence().catch(() => undefined)
   }
 }
 
