@@ -199,7 +199,7 @@ void describe_device(int index, DeviceDescription* description) {
   cudaDeviceProp properties;
   check(cudaGetDeviceProperties(&properties, index), "cudaGetDeviceProperties");
   std::memset(description, 0, sizeof *description);
-  std::strncpy(description->name, properties.name, sizeof description->name - 1);
+  snprintf(description->name, sizeof description->name, "%.*s", static_cast<int>(sizeof description->name) - 1, properties.name);
   description->compute = properties.major * 10 + properties.minor;
   description->multiprocessors = properties.multiProcessorCount;
   description->memory = properties.totalGlobalMem;
