@@ -1,6 +1,9 @@
-import type { z } from 'zod'
+import { z } from 'zod'
 import { ConfigError } from './errors.ts'
 import { didYouMean } from './suggest.ts'
+
+/** Where a model lives, as an option of every command and method that makes one. */
+export const deviceOption = z.string().optional().describe('cpu, cuda, or cuda:1 for a further GPU; by default the first GPU where there is one, else the CPU')
 
 /** What stands at a path of the options. */
 const valueAt = (options: unknown, path: readonly PropertyKey[]): unknown =>

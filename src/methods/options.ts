@@ -1,4 +1,5 @@
 import { z } from 'zod'
+import { deviceOption } from '../options.ts'
 import { trainingShape } from '../train/options.ts'
 
 const strings = z.union([z.string(), z.array(z.string())])
@@ -22,6 +23,7 @@ const dataShape = {
 const modelShape = {
   tokenizer: z.string().optional().describe("Folder of the tokenizer; the model's by default"),
   dtype: z.enum(['float32', 'bfloat16']).default('float32').describe('Of the weights in memory; bfloat16 weights are trained with float32 masters'),
+  device: deviceOption,
   freeze: z.array(z.string()).default([]).describe('Name patterns of parameters to leave as they are, such as model.embed_tokens or "model.layers.0.*"'),
   trainable: z.array(z.string()).optional().describe('Name patterns of the only parameters to train, before freeze'),
   samplePrompts: z.array(z.string()).default([]).describe('Prompts the model continues after each evaluation'),

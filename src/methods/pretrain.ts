@@ -41,8 +41,8 @@ export async function pretrain(options: PretrainOptions): Promise<PreparedRun> {
   let model: CausalLanguageModel | undefined
   try {
     model = args.model === undefined
-      ? AutoModelForCausalLM.fromConfig(config, { dtype: args.dtype, seed: args.seed })
-      : await AutoModelForCausalLM.fromPretrained(args.model, { dtype: args.dtype })
+      ? AutoModelForCausalLM.fromConfig(config, { dtype: args.dtype, seed: args.seed, device: args.device })
+      : await AutoModelForCausalLM.fromPretrained(args.model, { dtype: args.dtype, device: args.device })
     return prepareRun('pretrain', args, model, tokenizer, data)
   } catch (error) {
     model?.dispose()

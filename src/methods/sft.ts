@@ -24,7 +24,7 @@ export async function sft(options: SftOptions): Promise<PreparedRun> {
   let model: CausalLanguageModel | undefined
   try {
     checkLengths(data, config)
-    model = await AutoModelForCausalLM.fromPretrained(args.model, { dtype: args.dtype })
+    model = await AutoModelForCausalLM.fromPretrained(args.model, { dtype: args.dtype, device: args.device })
     return prepareRun('sft', args, model, tokenizer, data)
   } catch (error) {
     model?.dispose()

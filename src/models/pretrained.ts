@@ -19,13 +19,15 @@ export interface FromConfigOptions {
   dtype?: ModelDtype
   /** The same seed gives the same weights. Default 42. */
   seed?: number
-  device?: DeviceLike
+  /** Default: defaultDevice(). */
+  device?: DeviceLike | undefined
 }
 
 export interface FromPretrainedOptions {
   /** Default float32; 'auto' keeps what is stored, with float32 for float16. */
   dtype?: ModelDtype | 'auto'
-  device?: DeviceLike
+  /** Default: defaultDevice(). */
+  device?: DeviceLike | undefined
   /** Fields of config.json to read instead of the file's, by the names that stand there. */
   config?: RawConfig
 }

@@ -7,12 +7,14 @@ import { stream } from '../../generate/index.ts'
 import { AutoModelForCausalLM } from '../../models/index.ts'
 import { Tokenizer } from '../../tokenizers/index.ts'
 import type { ChatMessage } from '../../tokenizers/index.ts'
+import { deviceOption } from '../../options.ts'
 import { addFlags, readOptions } from '../flags.ts'
 import { cyan, dim, print } from '../terminal.ts'
 
 const schema = z.strictObject({
   model: z.string().min(1).describe('Folder of the model'),
   dtype: z.enum(['float32', 'bfloat16', 'auto']).default('auto').describe('Of the weights in memory; auto keeps what is stored'),
+  device: deviceOption,
   system: z.string().optional().describe('A system message'),
   message: z.string().optional().describe('Answer this one message and stop'),
   ...generationShape,
@@ -22,10 +24,10 @@ const schema = z.strictObject({
 export function chatCommand(): Command {
   return addFlags(new Command('chat').description('talk with a model through its chat template'), schema)
     .action(async (config: string | undefined, flags: Record<string, unknown>) => {
-      const { model: folder, dtype, system, message, ...options } = readOptions(schema, config, flags)
+      const { model: folder, dtype, device, system, message, ...options } = readOptions(schema, config, flags)
       const tokenizer = await Tokenizer.fromPretrained(folder)
       if (tokenizer.chatTemplate === undefined) throw new ConfigError(`${folder}: the tokenizer has no chat template; use anneal generate`)
-      const model = await AutoModelForCausalLM.fromPretrained(folder, { dtype })
+      const model = await AutoModelForCausalLM.fromPretrained(folder, { dtype, device })
       const messages: ChatMessage[] = system === undefined ? [] : [{ role: 'system', content: system }]
       const answer = async (content: string): Promise<void> => {
         messages.push({ role: 'user', content })

@@ -4,6 +4,7 @@ import { generationShape } from '../../generate/config.ts'
 import { generate, stream } from '../../generate/index.ts'
 import { AutoModelForCausalLM } from '../../models/index.ts'
 import { Tokenizer } from '../../tokenizers/index.ts'
+import { deviceOption } from '../../options.ts'
 import { addFlags, readOptions } from '../flags.ts'
 import { bold, dim, print } from '../terminal.ts'
 
@@ -11,6 +12,7 @@ const schema = z.strictObject({
   model: z.string().min(1).describe('Folder of the model'),
   tokenizer: z.string().optional().describe("Folder of the tokenizer; the model's by default"),
   dtype: z.enum(['float32', 'bfloat16', 'auto']).default('auto').describe('Of the weights in memory; auto keeps what is stored'),
+  device: deviceOption,
   prompt: z.union([z.string(), z.array(z.string())]).describe('Text to continue; several are answered together'),
   json: z.boolean().default(false).describe('Print tokens and log-probabilities as JSON lines'),
   ...generationShape,
@@ -20,9 +22,9 @@ const schema = z.strictObject({
 export function generateCommand(): Command {
   return addFlags(new Command('generate').description('continue a text'), schema)
     .action(async (config: string | undefined, flags: Record<string, unknown>) => {
-      const { model: folder, tokenizer: tokenizerFolder, dtype, prompt, json, ...options } = readOptions(schema, config, flags)
+      const { model: folder, tokenizer: tokenizerFolder, dtype, device, prompt, json, ...options } = readOptions(schema, config, flags)
       const tokenizer = await Tokenizer.fromPretrained(tokenizerFolder ?? folder)
-      const model = await AutoModelForCausalLM.fromPretrained(folder, { dtype })
+      const model = await AutoModelForCausalLM.fromPretrained(folder, { dtype, device })
       const prompts = [prompt].flat()
       const begin = performance.now()
       let tokens = 0
