@@ -6,6 +6,7 @@ export { cpu, cudaDevices, defaultDevice, Device, device, setDefaultDevice } fro
 export type { DeviceLike, GpuDescription, MemoryStatistics } from './device.ts'
 export { bytesOf, dtypes, isFloat } from './dtype.ts'
 export type { DType, TypedArray } from './dtype.ts'
+export { Graph } from './graph.ts'
 export { manualSeed, randomState } from './random.ts'
 export { scope, unscoped } from './scope.ts'
 export { sizeOf, Tensor } from './tensor.ts'
