@@ -110,9 +110,18 @@ class Scratch {
     if (exact) close();
     for (auto& chunk : chunks_) chunk.used = 0;
   }
+  // What a captured graph uses stays; in exact mode each call of the graph has chunks of its own.
+  void keep() {
+    kept_.insert(kept_.end(), chunks_.begin(), chunks_.end());
+    chunks_.clear();
+  }
   void close() {
     for (auto& chunk : chunks_) cudaFree(chunk.data);
     chunks_.clear();
+  }
+  void close_kept() {
+    for (auto& chunk : kept_) cudaFree(chunk.data);
+    kept_.clear();
   }
 
  private:
@@ -134,7 +143,7 @@ class Scratch {
     chunk.used += bytes;
     return data;
   }
-  std::vector<Chunk> chunks_;
+  std::vector<Chunk> chunks_, kept_;
   size_t total_ = 0;
 };
 
@@ -147,6 +156,7 @@ struct Device {
   Fault* fault = nullptr;
   std::map<const void*, size_t> allowed_shared;
   uint64_t launches = 0;
+  bool capturing = false;
 };
 
 thread_local Device* current = nullptr;
@@ -209,6 +219,7 @@ void close_device(Device* device) {
   cudaSetDevice(device->index);
   if (device->stream) cudaStreamSynchronize(device->stream);
   device->scratch.close();
+  device->scratch.close_kept();
   device->staging.close();
   if (device->fault) cudaFree(device->fault);
   if (device->stream) cudaStreamDestroy(device->stream);
@@ -259,8 +270,16 @@ void finish_device() {
   throw Failure(FailureKind::kernel, message);
 }
 
+bool begin_capture_here() {
+  here().capturing = true;
+  check(cudaStreamBeginCapture(stream(), cudaStreamCaptureModeRelaxed), "the capture of a graph");
+  return true;
+}
+
 void* end_capture_here() {
   cudaGraph_t graph = nullptr;
+  if (exact) here().scratch.keep();
+  here().capturing = false;
   check(cudaStreamEndCapture(here().stream, &graph), "the end of a graph's capture");
   cudaGraphExec_t executable = nullptr;
   cudaError_t error = cudaGraphInstantiate(&executable, graph, 0);
@@ -291,7 +310,11 @@ void count_launch(const char* from) {
   if (error != cudaSuccess) throw Failure(kind_of(error), std::string(from) + ": the kernel could not run: " + cudaGetErrorString(error));
 }
 
-void begin_call() { here().scratch.reset(exact); }
+void begin_call() {
+  Device& device = here();
+  if (exact && device.capturing) device.scratch.keep();
+  device.scratch.reset(exact);
+}
 void keep(const Failure& failure) { keep_failure(failure.kind, failure.message); }
 
 }  // namespace anneal::cuda
@@ -332,7 +355,7 @@ extern "C" __attribute__((visibility("default"))) const Backend* anneal_backend(
       .read = [](void* to, const void* from, size_t bytes) { guarded([=] { return here().staging.read(to, from, bytes, stream()), true; }); },
       .finish = [] { guarded([] { return finish_device(), true; }); },
       .launches = [] { return current ? current->launches : 0; },
-      .begin_capture = [] { guarded([] { return check(cudaStreamBeginCapture(stream(), cudaStreamCaptureModeRelaxed), "cudaStreamBeginCapture"), true; }); },
+      .begin_capture = [] { guarded([] { return begin_capture_here(); }); },
       .end_capture = [] { return guarded([] { return end_capture_here(); }); },
       .replay = [](void* graph) { guarded([=] { return check(cudaGraphLaunch(static_cast<cudaGraphExec_t>(graph), stream()), "cudaGraphLaunch"), true; }); },
       .release_graph = [](void* graph) { cudaGraphExecDestroy(static_cast<cudaGraphExec_t>(graph)); },

@@ -8,6 +8,7 @@ import type { DecodeStream } from '../tokenizers/index.ts'
 import { Answer } from './answer.ts'
 import { newTokenLimit, type GenerationConfig } from './config.ts'
 import { contextLength } from './context.ts'
+import { DecodeGraphs } from './decodeGraph.ts'
 import type { GeneratedToken, GenerationOutput } from './output.ts'
 import { sampleTokens, type SampledTokens } from './sampler.ts'
 import { PrefixGroup, Schedule, type Entry, type Part } from './schedule.ts'
@@ -56,6 +57,7 @@ export class GenerationEngine {
   readonly #schedule: Schedule
   readonly #bf16: boolean
   readonly #training: Module[]
+  readonly #graphs = new DecodeGraphs()
   #running = false
   #disposed = false
 
@@ -169,6 +171,10 @@ export class GenerationEngine {
 
   /** Enqueues a forward pass, and the draw for the parts that end with the last known token. */
   #forward(parts: readonly Part[]): SampledTokens | undefined {
+    if (this.#fitsGraph(parts)) {
+      const rows = parts.map(({ entry, sequence, begin, end }) => ({ sequence, row: entry.answer, tokenId: entry.answer.tokens(begin, end)[0]! }))
+      return unscoped(() => scope(() => this.#graphs.of(this.model, this.#cache, rows, this.#bf16).run(this.#cache, rows)))
+    }
     const complete = parts.flatMap((part, i) => isComplete(part) ? [i] : [])
     const run = () => {
       const { logits } = this.model.forward({
@@ -180,6 +186,14 @@ export class GenerationEngine {
       return sampleTokens(rowsOf(logits, complete), complete.map((i) => parts[i]!.entry.answer))
     }
     return unscoped(() => scope(() => this.#bf16 ? autocast('bfloat16', run) : run()))
+  }
+
+  /** Whether the pass is one new token of each sequence, drawn by what a graph holds: no penalty, and no token that must not come. */
+  #fitsGraph(parts: readonly Part[]): boolean {
+    return this.model.device.name !== 'cpu' && parts.every((part) => {
+      const { entry: { answer }, begin, end } = part
+      return end - begin === 1 && isComplete(part) && answer.repetitionPenalty === 1 && answer.banned.length === 0 && this.#lengthKey(end) === 0
+    })
   }
 
   get #requests(): Request[] { return this.#schedule.entries as Request[] }
@@ -196,6 +210,7 @@ export class GenerationEngine {
     if (this.#disposed) return
     this.#disposed = true
     this.#rejectAll(new DisposedError('the generation engine was disposed while it was generating'))
+    this.#graphs.dispose()
     this.#cache.dispose()
     for (const module of this.#training) module.training = true
   }

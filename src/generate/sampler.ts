@@ -39,17 +39,23 @@ export function sampleTokens(logits: Tensor, rows: readonly SamplingRow[]): Samp
     options.set([row.temperature, row.topK, row.topP, row.minP, row.repetitionPenalty], 5 * i)
     draw.set([row.seed, row.position], 2 * i)
   })
-  const token = Tensor.empty([rows.length], { dtype: 'int32', device })
-  const logprob = Tensor.empty([rows.length], { device })
   const history = historyOf(rows)
   const historyTensor = history && Tensor.from(history, [rows.length, history.length / rows.length], { device })
   const allowed = withoutBanned(logits, rows)
-  kernels.sample(token.handle, logprob.handle, allowed.handle, Tensor.from(options, [rows.length, 5], { device }).handle, historyTensor?.handle ?? 0,
-    Tensor.from(draw, [rows.length, 2], { device }).handle)
+  const { token, logprob } = drawTokens(allowed, Tensor.from(options, [rows.length, 5], { device }), Tensor.from(draw, [rows.length, 2], { device }), historyTensor)
   if (allowed !== logits) {
     const [entropy, lse] = [Tensor.empty([rows.length], { device }), Tensor.empty([rows.length], { device })]
     kernels.selective_log_softmax(logprob.handle, entropy.handle, lse.handle, logits.handle, token.handle, 1)
   }
+  return { token, logprob }
+}
+
+/** The same from tensors: options [rows, 5] and draws [rows, 2] as the sample kernel takes them. */
+export function drawTokens(logits: Tensor, options: Tensor, draws: Tensor, history?: Tensor): SampledTokens {
+  const { device } = logits
+  const token = Tensor.empty([logits.dim(0)], { dtype: 'int32', device })
+  const logprob = Tensor.empty([logits.dim(0)], { device })
+  device.kernels.sample(token.handle, logprob.handle, logits.handle, options.handle, history?.handle ?? 0, draws.handle)
   return { token, logprob }
 }
 

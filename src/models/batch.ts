@@ -39,6 +39,8 @@ export interface FlatBatch {
   readonly lengths: readonly number[]
   readonly cuSeqlens: Int32Array
   readonly positions: Int32Array
+  /** positions, int32 [tokens]. */
+  readonly positionIds: Tensor
   /** The highest position plus one. */
   readonly length: number
   /** Which queries see which keys. */
@@ -155,7 +157,7 @@ export function flattenBatch(input: BatchInput, vocabSize: number, device: Devic
   const cuSeqlens = new Int32Array(lengths.length + 1)
   lengths.forEach((n, i) => { cuSeqlens[i + 1] = cuSeqlens[i]! + n })
   return {
-    inputIds: onDevice ? inputIds : ints(ids!), tokens, lengths, cuSeqlens, positions, length,
+    inputIds: onDevice ? inputIds : ints(ids!), tokens, lengths, cuSeqlens, positions, positionIds: ints(positions), length,
     spans: spansOf(lengths, cuSeqlens, cacheSequences, device),
     labels: labels ? ints(labels) : input.shiftLabels instanceof Tensor ? input.shiftLabels : undefined,
     numLabels: labels?.reduce((sum, label) => sum + (label === ignoreIndex ? 0 : 1), 0),

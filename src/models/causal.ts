@@ -7,6 +7,7 @@ import { bytesOf, noGrad, scope, Tensor, type Device, type DType } from '../tens
 import { usesHalf } from '../ops/compute.ts'
 import type { LayerContext } from './attention.ts'
 import { flattenBatch, type BatchInput, type FlatBatch } from './batch.ts'
+import type { KeyValueCache } from './cache.ts'
 import type { ModelConfig } from './config.ts'
 import type { RunOptions } from './layers.ts'
 import { resizeTokenEmbeddings } from './resize.ts'
@@ -101,6 +102,14 @@ export abstract class CausalLanguageModel extends Module {
     const hidden = this.hidden(batch, { spans: batch.spans, cache, slots: batch.slots, attentions }, { hiddenStates, recompute })
     if (cache) cacheSequences?.forEach((sequence, i) => { cache.advance(sequence, batch.lengths[i]!) })
     return { hidden, hiddenStates, attentions: attentions?.map((layer) => layer.map(intoScope)) }
+  }
+
+  /**
+   * @internal Logits [sequences, vocabulary] after one new token of each sequence, from a batch that lies on the device already. Nothing is copied to
+   * the device and the cache is not advanced, so that the calls can be captured as a graph.
+   */
+  decode(batch: FlatBatch, cache: KeyValueCache): Tensor {
+    return scope(() => this.logits(this.hidden(batch, { spans: batch.spans, cache, slots: batch.slots, attentions: undefined }, { hiddenStates: undefined, recompute: false })))
   }
 
   #loss(hidden: Tensor, labels: Tensor, numLabels: number | undefined, { numItems, labelSmoothing = 0 }: ForwardInput): Pick<ForwardOutput, 'loss' | 'nll' | 'correct' | 'numLabels'> {

@@ -114,7 +114,7 @@ class DecoderModel extends Module {
 
   forward(batch: FlatBatch, shared: Omit<LayerContext, 'rope'>, options: RunOptions): Tensor {
     this.#tables ??= new RopeTables(this.#config.rope, this.embed_tokens.weight.device)
-    const context: LayerContext = { ...shared, rope: this.#tables.lookup(batch.positions, batch.length) }
+    const context: LayerContext = { ...shared, rope: this.#tables.lookup(batch) }
     return runLayers(this.layers, this.norm, this.embed_tokens.forward(batch.inputIds), context, options)
   }
 

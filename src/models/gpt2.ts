@@ -1,7 +1,7 @@
 import { ShapeError } from '../errors.ts'
 import { Conv1D, Embedding, LayerNorm, Linear, type LinearLayer, Module } from '../nn/index.ts'
 import { add, dropout, reshape, split } from '../ops/index.ts'
-import { Tensor } from '../tensor/index.ts'
+import type { Tensor } from '../tensor/index.ts'
 import { selfAttention, type LayerContext } from './attention.ts'
 import type { FlatBatch } from './batch.ts'
 import { CausalLanguageModel } from './causal.ts'
@@ -94,8 +94,7 @@ class Gpt2Model extends Module {
     if (batch.length > maxPositionEmbeddings) {
       throw new ShapeError(`positionIds: expected positions below ${maxPositionEmbeddings}, GPT-2's n_positions, but a sequence of the batch needs ${batch.length}; shorten it`)
     }
-    const positions = Tensor.from(batch.positions, [batch.tokens], { device: this.wte.weight.device })
-    const embedded = add(this.wte.forward(batch.inputIds), this.wpe.forward(positions))
+    const embedded = add(this.wte.forward(batch.inputIds), this.wpe.forward(batch.positionIds))
     return runLayers(this.h, this.ln_f, dropout(embedded, this.training ? embdPdrop : 0), context, options)
   }
 }

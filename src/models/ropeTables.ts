@@ -1,4 +1,5 @@
 import { Tensor, unscoped, type Device } from '../tensor/index.ts'
+import type { FlatBatch } from './batch.ts'
 import type { RopeConfig } from './configs/rope.ts'
 import { ropeFrequencies, ropeLengthKey, ropeRows } from './rope.ts'
 
@@ -25,18 +26,18 @@ export class RopeTables {
     this.device = device
   }
 
-  /** The rows for a batch whose highest position plus one is `length`. */
-  lookup(positions: Int32Array, length: number): RopeRows {
-    const row = (values: Int32Array) => Tensor.from(values, [values.length], { device: this.device })
+  lookup({ positions, positionIds, length }: FlatBatch): RopeRows {
     // Frequencies of this length alone, or positions far out: only the rows in use are made.
-    if (ropeLengthKey(this.config, length) !== 0 || length > Math.max(largestTable, this.config.maxPositionEmbeddings)) return { ...this.#make(positions, length), row: row(positions.map((_, i) => i)) }
+    if (ropeLengthKey(this.config, length) !== 0 || length > Math.max(largestTable, this.config.maxPositionEmbeddings)) {
+      return { ...this.#make(positions, length), row: Tensor.arange(positions.length, { dtype: 'int32', device: this.device }) }
+    }
     let table = this.#tables.at(-1)
     if (!table || table.cos.dim(0) < length) {
       const rows = Math.max(256, 2 ** Math.ceil(Math.log2(length)))
       table = unscoped(() => this.#make(Int32Array.from({ length: rows }, (_, i) => i), 0))
       this.#tables.push(table)
     }
-    return { ...table, row: row(positions) }
+    return { ...table, row: positionIds }
   }
 
   dispose(): void {
