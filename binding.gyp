@@ -18,7 +18,7 @@
       'target_name': 'anneal',
       'sources': ['<@(addon_sources)'],
       'include_dirs': ['<!@(node -p "require(\'node-addon-api\').include")'],
-      'defines': ['NAPI_VERSION=8', 'NAPI_CPP_EXCEPTIONS', 'NODE_API_SWALLOW_UNTHROWABLE_EXCEPTIONS', 'ANNEAL_HAS_BASELINE'],
+      'defines': ['NAPI_VERSION=8', 'NAPI_CPP_EXCEPTIONS', 'NODE_API_SWALLOW_UNTHROWABLE_EXCEPTIONS', 'ANNEAL_HAS_BASELINE', 'ANNEAL_INTERFACE="<!(node -p "require(\'./scripts/native-sources.cjs\').interface")"'],
       'dependencies': ['kernels_baseline'],
       'conditions': [
         ['OS=="linux"', { 'ldflags': ['-Wl,-z,nodelete', '-static-libstdc++', '-static-libgcc'] }],

@@ -34,7 +34,14 @@ function main() {
   const withCmake = has('cmake') && (has('ninja') || has('make'))
   if (withCmake) {
     const cmakeJs = require.resolve('cmake-js/bin/cmake-js')
-    if (run(process.execPath, [cmakeJs, 'compile', '--out', 'build', '--parallel', String(availableParallelism())])) return true
+    const compile = [cmakeJs, 'compile', '--out', 'build', '--parallel', String(availableParallelism())]
+    // The CUDA backend too, where there is a GPU to use it and a compiler to build it.
+    const cuda = has('nvcc') && has('nvidia-smi')
+    if (run(process.execPath, cuda ? [...compile, '--CDANNEAL_CUDA=ON', '--CDCMAKE_CUDA_ARCHITECTURES=native'] : compile)) return true
+    if (cuda && run(process.execPath, [...compile, '--CDANNEAL_CUDA=OFF'])) {
+      console.error('anneal: the CUDA backend could not be built; see above. The CPU backend was. Try again with: npm run build:cuda')
+      return true
+    }
     console.error('anneal: the build with cmake failed; see above')
     return false
   }
