@@ -110,6 +110,19 @@ class Scratch {
     if (exact) close();
     for (auto& chunk : chunks_) chunk.used = 0;
   }
+  // How much of each chunk is taken; given back to rewind(), all taken since is free again.
+  std::vector<size_t> mark() const {
+    std::vector<size_t> used;
+    for (auto& chunk : chunks_) used.push_back(chunk.used);
+    return used;
+  }
+  void rewind(const std::vector<size_t>& used, bool exact) {
+    if (exact) {
+      for (; chunks_.size() > used.size(); chunks_.pop_back()) cudaFree(chunks_.back().data);
+      return;
+    }
+    for (size_t i = 0; i < chunks_.size(); ++i) chunks_[i].used = i < used.size() ? used[i] : 0;
+  }
   // What a captured graph uses stays; in exact mode each call of the graph has chunks of its own.
   void keep() {
     kept_.insert(kept_.end(), chunks_.begin(), chunks_.end());
@@ -292,6 +305,10 @@ void* end_capture_here() {
 
 cudaStream_t stream() { return here().stream; }
 void* scratch(size_t bytes) { return here().scratch.take(bytes ? bytes : 1, exact); }
+ScratchFrame::ScratchFrame() : used_(here().scratch.mark()) {}
+ScratchFrame::~ScratchFrame() {
+  if (!(exact && current->capturing)) current->scratch.rewind(used_, exact);
+}
 const DeviceTraits& traits() { return here().traits; }
 Fault* fault() { return here().fault; }
 

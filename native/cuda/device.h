@@ -2,6 +2,8 @@
 #pragma once
 #include <cuda_runtime.h>
 
+#include <vector>
+
 #include "../check.h"
 #include "../tensor.h"
 
@@ -12,6 +14,18 @@ cudaStream_t stream();
 // Uninitialised device memory of at least `bytes`, 256-byte aligned, valid until the current kernel-table call returns (the stream keeps the order).
 void* scratch(size_t bytes);
 template <class T> T* scratch_of(int64_t count) { return static_cast<T*>(scratch(static_cast<size_t>(count) * sizeof(T))); }
+
+// Scratch taken during a frame's life is free again after it (the stream keeps the order): for launchers that others call again and again.
+class ScratchFrame {
+ public:
+  ScratchFrame();
+  ~ScratchFrame();
+  ScratchFrame(const ScratchFrame&) = delete;
+  ScratchFrame& operator=(const ScratchFrame&) = delete;
+
+ private:
+  std::vector<size_t> used_;
+};
 
 struct DeviceTraits {
   int multiprocessors;

@@ -3,6 +3,7 @@
 
 #include "../kernels.h"
 #include "../shape.h"
+#include "gemm_library.h"
 
 namespace anneal::cuda {
 
@@ -10,14 +11,40 @@ bool aligned_half(const Operand& x) {
   return x.dtype == DType::bf16 && reinterpret_cast<uintptr_t>(x.data) % 16 == 0 && x.stride % 8 == 0 && x.step % 8 == 0;
 }
 
+namespace {
+
+// Up to here a product reads op(b) and does little else, and the kernel for that is as fast as memory.
+constexpr int64_t few_rows = 16;
+
+bool multiply_by_library(const Product& p) {
+  if (library_fuses(p.out)) return library_multiply(p);
+  Product sums = p;
+  const bool in_c = p.out.c_type == DType::f32 && !p.out.accumulate && p.out.stride == p.n;
+  sums.out = {in_c ? p.out.c : scratch_of<float>(p.batch * p.m * p.n), nullptr, nullptr, DType::f32, DType::f32, DType::f32, p.n, Activation::none, false};
+  if (!library_multiply(sums)) return false;
+  finish_product(static_cast<const float*>(sums.out.c), p);
+  return true;
+}
+
+}  // namespace
+
 void multiply(const Product& product, bool half) {
   if (product.m == 0 || product.n == 0 || product.batch == 0) return;
+  ScratchFrame frame;
   Product p = product;
   // The product of two bf16 numbers is exact in f32: multiplying them as bf16 loses nothing.
-  if (!half && !(p.a.dtype == DType::bf16 && p.b.dtype == DType::bf16)) return multiply_float(p);
-  if (!aligned_half(p.a)) p.a = copy_operand(p.a, DType::bf16, p.m, p.k, p.batch);
-  if (!aligned_half(p.b)) p.b = copy_operand(p.b, DType::bf16, p.n, p.k, p.batch);
-  multiply_half(p);
+  if (half || (p.a.dtype == DType::bf16 && p.b.dtype == DType::bf16)) {
+    if (!aligned_half(p.a)) p.a = copy_operand(p.a, DType::bf16, p.m, p.k, p.batch);
+    if (!aligned_half(p.b)) p.b = copy_operand(p.b, DType::bf16, p.n, p.k, p.batch);
+    if (p.m > few_rows && multiply_by_library(p)) return;
+    return multiply_half(p);
+  }
+  if (library_usable()) {
+    if (p.a.dtype != DType::f32) p.a = copy_operand(p.a, DType::f32, p.m, p.k, p.batch);
+    if (p.b.dtype != DType::f32) p.b = copy_operand(p.b, DType::f32, p.n, p.k, p.batch);
+    if (multiply_by_library(p)) return;
+  }
+  multiply_float(p);
 }
 
 void gemm(InOut c, MaybeOut pre, In a, In b, MaybeIn bias, bool transpose_a, bool transpose_b, bool accumulate, int64_t activation, bool half) {

@@ -45,6 +45,9 @@ void multiply_half(const Product& product);
 void multiply_float(const Product& product);
 void multiply_double(const Product& product);
 
+// Does to the sums (f32, rows n long) what product.out says.
+void finish_product(const float* sums, const Product& product);
+
 // Whether multiply_half can read the operand as it is.
 bool aligned_half(const Operand& x);
 // The operand in scratch, in `dtype` (f32 or bf16), each row padded with zeros to a multiple of 16 bytes. r and k are its lengths.

@@ -55,6 +55,19 @@ template <int width> ANNEAL_DEVICE void store_numbers(const float (&v)[width], v
     if (j < count) store_number(p, type, i + j, v[j]);
 }
 
+// What follows product + bias, for the `count` numbers from element `at` of the outputs on.
+template <int width> ANNEAL_DEVICE void finish_numbers(float (&v)[width], const Output& out, int64_t at, int count, bool aligned) {
+  if (out.pre) store_numbers(v, out.pre, out.pre_type, at, count, aligned);
+  activate_all(v, out.activation);
+  if (out.accumulate) {
+    float old[width];
+    load_numbers(old, out.c, out.c_type, at, count, aligned);
+#pragma unroll
+    for (int e = 0; e < width; ++e) v[e] += old[e];
+  }
+  store_numbers(v, out.c, out.c_type, at, count, aligned);
+}
+
 template <int rows, int columns, int threads, int width>
 ANNEAL_DEVICE void finish_rows(const float* tile, const float* bias, const Output& out, int row, int column, int m, int n, int64_t batch) {
   constexpr int pieces = columns / width;
@@ -74,15 +87,7 @@ ANNEAL_DEVICE void finish_rows(const float* tile, const float* bias, const Outpu
 #pragma unroll
       for (int e = 0; e < 4; ++e) v[part + e] = sums[e] + add[e];
     }
-    if (out.pre) store_numbers(v, out.pre, out.pre_type, at, count, aligned);
-    activate_all(v, out.activation);
-    if (out.accumulate) {
-      float old[width];
-      load_numbers(old, out.c, out.c_type, at, count, aligned);
-#pragma unroll
-      for (int e = 0; e < width; ++e) v[e] += old[e];
-    }
-    store_numbers(v, out.c, out.c_type, at, count, aligned);
+    finish_numbers(v, out, at, count, aligned);
   }
 }
 
