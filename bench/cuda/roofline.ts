@@ -1,0 +1,43 @@
+// What a GPU can do at most, from its data sheet; where it is not listed, from a copy and a product timed on the spot.
+import { activations } from '../../src/ops/operations.ts'
+import { Graph, Tensor } from '../../src/tensor/index.ts'
+import type { Device } from '../../src/tensor/index.ts'
+
+/** Bytes per second of device memory, and dense bf16 operations per second on tensor cores. */
+export interface Roofline { readonly source: string; readonly bandwidth: number; readonly tensor: number }
+
+const sheets: [RegExp, number, number][] = [
+  [/H200/, 4.8e12, 989e12], [/H100.*(HBM3|SXM)/, 3.35e12, 989e12], [/H100.*PCIe/, 2.0e12, 756e12], [/A100.*80GB/, 2.04e12, 312e12], [/A100/, 1.56e12, 312e12],
+  [/L40S/, 0.864e12, 362e12], [/A10\b/, 0.6e12, 125e12], [/RTX 4090/, 1.01e12, 165e12], [/RTX 3090/, 0.936e12, 71e12], [/B200/, 8e12, 2250e12],
+]
+
+/** Seconds that one call takes on the device, the launches' cost to the processor left out: the calls run as a graph. */
+export async function timeCall(device: Device, call: () => void, { budget = 0.2, calls = 10 } = {}): Promise<number> {
+  call()
+  await device.fence()
+  const { graph } = Graph.capture(device, () => { for (let i = 0; i < calls; i++) call() })
+  const run = async (): Promise<number> => {
+    const begin = performance.now()
+    graph.replay()
+    await device.fence()
+    return (performance.now() - begin) / 1000 / calls
+  }
+  await run()
+  let best = Infinity
+  const end = performance.now() + budget * 1000
+  for (let i = 0; i < 3 || performance.now() < end; i++) best = Math.min(best, await run())
+  graph.dispose()
+  return best
+}
+
+export async function rooflineOf(device: Device, name: string, quick: boolean): Promise<Roofline> {
+  const sheet = sheets.find(([pattern]) => pattern.test(name))
+  if (sheet) return { source: 'data sheet', bandwidth: sheet[1], tensor: sheet[2] }
+  const [count, size] = quick ? [1000, 64] : [256e6, 4096]
+  const [a, b] = [0, 1].map((value) => Tensor.full([count], value, { device })) as [Tensor, Tensor]
+  const copy = await timeCall(device, () => { device.kernels.convert(a.handle, b.handle) })
+  const [x, y] = [0, 1].map((value) => Tensor.full([size, size], value, { device, dtype: 'bfloat16' })) as [Tensor, Tensor]
+  const product = await timeCall(device, () => { device.kernels.gemm(y.handle, 0, x.handle, x.handle, 0, false, true, false, activations.none, true) })
+  for (const tensor of [a, b, x, y]) tensor.dispose()
+  return { source: 'measured', bandwidth: 8 * count / copy, tensor: 2 * size ** 3 / product }
+}

@@ -1,0 +1,99 @@
+// Whole steps on the device: training GPT-2 124M and layers of Llama 3 8B's shape, and decoding with a model of Qwen2.5-0.5B's shape.
+import { AutoModelForCausalLM, createConfig } from '../../src/models/index.ts'
+import type { CausalLanguageModel, ConfigOptions } from '../../src/models/index.ts'
+import { GenerationEngine, resolveGenerationConfig } from '../../src/generate/index.ts'
+import { AdamW } from '../../src/optim/index.ts'
+import { autocast } from '../../src/tensor/autocast.ts'
+import { backward, scope } from '../../src/tensor/index.ts'
+import type { Device } from '../../src/tensor/index.ts'
+
+export interface StepResult { readonly name: string; readonly seconds: number; readonly tokensPerSecond: number; readonly flops: number; readonly peakBytes: number }
+
+const ids = (rows: number, length: number, vocabulary: number): number[][] => Array.from({ length: rows }, (_, r) => Array.from({ length }, (_, i) => (r * 31 + i * 7919) % vocabulary))
+
+/** Operations of a training step: 6 for each weight and token, and attention's. */
+function trainingFlops(model: CausalLanguageModel, rows: number, length: number): number {
+  const { config } = model
+  const table = config.kind === 'gpt2' ? config.maxPositionEmbeddings * config.hiddenSize : 0
+  return 6 * (model.numParameters() - table) * rows * length + 6 * rows * length * length * config.numAttentionHeads * config.headDim * config.numHiddenLayers
+}
+
+interface Training { name: string; config: ConfigOptions; rows: number; length: number; dtype: 'float32' | 'bfloat16'; bf16: boolean; checkpointing?: boolean }
+
+async function train(device: Device, { name, config, rows, length, dtype, bf16, checkpointing = false }: Training, repeats: number): Promise<StepResult> {
+  const model = AutoModelForCausalLM.fromConfig(createConfig(config), { device, dtype })
+  model.train()
+  if (checkpointing) model.gradientCheckpointingEnable()
+  const optimizer = new AdamW(model.namedParameters(), { weightDecay: 0.1 })
+  const inputIds = ids(rows, length, model.config.vocabSize)
+  const step = async (): Promise<void> => {
+    const run = (): void => { backward(model.forward({ inputIds, labels: inputIds }).loss!) }
+    scope(() => {
+      if (bf16) autocast('bfloat16', run)
+      else run()
+    })
+    await optimizer.step({ learningRate: 1e-4, maxGradNorm: 1 })
+  }
+  await step()
+  await step()
+  device.resetPeakMemory()
+  let best = Infinity
+  for (let i = 0; i < repeats; i++) {
+    const begin = performance.now()
+    await step()
+    await device.fence()
+    best = Math.min(best, (performance.now() - begin) / 1000)
+  }
+  const result = { name, seconds: best, tokensPerSecond: rows * length / best, flops: trainingFlops(model, rows, length), peakBytes: device.memory().peak }
+  optimizer.dispose()
+  model.dispose()
+  return result
+}
+
+async function decode(device: Device, name: string, config: ConfigOptions, { sequences, prompt, tokens }: { sequences: number; prompt: number; tokens: number }): Promise<StepResult> {
+  const model = AutoModelForCausalLM.fromConfig(createConfig(config), { device, dtype: 'bfloat16' })
+  const engine = new GenerationEngine(model, { slots: sequences * (prompt + tokens), maxBatchSize: sequences, prefillTokens: 8192 })
+  const prompts = ids(sequences, prompt, model.config.vocabSize)
+  let begin = 0
+  let counted = 0
+  const generation = resolveGenerationConfig({ maxNewTokens: tokens, temperature: 0.8, topP: 0.95 }, {})
+  await Promise.all(prompts.map((promptIds, i) => engine.submit({
+    promptIds: Int32Array.from(promptIds), config: { ...generation, eosTokenIds: [] }, seed: i,
+    // The first tokens come out of the prompts' pass, the second ones out of making the graph.
+    onToken: () => {
+      counted++
+      if (counted === 3 * sequences) begin = performance.now()
+    },
+  })))
+  const seconds = (performance.now() - begin) / 1000 / (tokens - 3)
+  const flops = 2 * model.numParameters() * sequences
+  const peakBytes = device.memory().peak
+  engine.dispose()
+  model.dispose()
+  return { name, seconds, tokensPerSecond: sequences / seconds, flops, peakBytes }
+}
+
+const gpt2 = { modelType: 'gpt2', vocabSize: 50257, nPositions: 1024, nEmbd: 768, nLayer: 12, nHead: 12, residPdrop: 0, embdPdrop: 0, attnPdrop: 0 }
+const llamaLayers = {
+  modelType: 'llama', vocabSize: 32000, hiddenSize: 4096, intermediateSize: 14336, numHiddenLayers: 4, numAttentionHeads: 32, numKeyValueHeads: 8, maxPositionEmbeddings: 8192,
+  ropeTheta: 5e5, rmsNormEps: 1e-5, tieWordEmbeddings: false,
+}
+const qwen = {
+  modelType: 'qwen2', vocabSize: 151936, hiddenSize: 896, intermediateSize: 4864, numHiddenLayers: 24, numAttentionHeads: 14, numKeyValueHeads: 2, maxPositionEmbeddings: 32768,
+  ropeTheta: 1e6, tieWordEmbeddings: true, rmsNormEps: 1e-6,
+}
+const small = { modelType: 'llama', vocabSize: 61, hiddenSize: 32, intermediateSize: 64, numHiddenLayers: 1, numAttentionHeads: 2, numKeyValueHeads: 1, maxPositionEmbeddings: 64 }
+
+/** All steps, one after the other; the emulator gets models it can run. */
+export async function* runSteps(device: Device, quick: boolean): AsyncGenerator<StepResult> {
+  if (quick) {
+    yield await train(device, { name: 'tiny, training', config: small, rows: 2, length: 8, dtype: 'float32', bf16: true }, 1)
+    yield await decode(device, 'tiny, decoding', small, { sequences: 2, prompt: 3, tokens: 5 })
+    return
+  }
+  yield await train(device, { name: 'GPT-2 124M, float32 with bf16 products, 16 × 1024', config: gpt2, rows: 16, length: 1024, dtype: 'float32', bf16: true }, 5)
+  yield await train(device, { name: 'GPT-2 124M, bf16 weights, 16 × 1024', config: gpt2, rows: 16, length: 1024, dtype: 'bfloat16', bf16: true }, 5)
+  yield await train(device, { name: '4 layers of Llama 8B, bf16 weights, 4 × 2048', config: llamaLayers, rows: 4, length: 2048, dtype: 'bfloat16', bf16: true }, 3)
+  yield await decode(device, 'Qwen2.5 0.5B, decoding 1 sequence', qwen, { sequences: 1, prompt: 128, tokens: 128 })
+  yield await decode(device, 'Qwen2.5 0.5B, decoding 64 sequences', qwen, { sequences: 64, prompt: 128, tokens: 128 })
+}
