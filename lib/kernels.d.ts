@@ -44,6 +44,10 @@ export interface Kernels {
   selective_log_softmax_backward(dlogits: Handle, dlogprob: Handle, dentropy: Handle | 0, logits: Handle, id: Handle, entropy: Handle, lse: Handle, temperature: number): void
   linear_logprob(logprob: Handle, entropy: Handle, lse: Handle, hidden: Handle, weight: Handle, bias: Handle | 0, id: Handle, temperature: number, softCap: number, half: boolean): void
   linear_logprob_backward(dhidden: Handle | 0, dweight: Handle | 0, dbias: Handle | 0, dlogprob: Handle, dentropy: Handle | 0, hidden: Handle, weight: Handle, bias: Handle | 0, id: Handle, entropy: Handle, lse: Handle, temperature: number, softCap: number, accumulate: boolean, half: boolean): void
+  quantize(codes: Handle, scales: Handle, zeros: Handle | 0, x: Handle, format: number, block: number): void
+  dequantize(y: Handle, codes: Handle, scales: Handle, zeros: Handle | 0, format: number, block: number): void
+  quantized_matmul(y: Handle, x: Handle, codes: Handle, scales: Handle, zeros: Handle | 0, bias: Handle | 0, format: number, half: boolean): void
+  quantized_matmul_backward(dx: Handle, dy: Handle, codes: Handle, scales: Handle, zeros: Handle | 0, format: number, half: boolean): void
   sum_squares(y: Handle, x: Handle, accumulate: boolean): void
   clip_factor(y: Handle, sumSquares: Handle, maxNorm: number): void
   adamw(parameter: Handle, first: Handle, second: Handle, halfCopy: Handle | 0, gradient: Handle, factor: Handle | 0, learningRate: number, beta1: number, beta2: number, eps: number, weightDecay: number, step: number): void

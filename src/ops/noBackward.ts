@@ -14,5 +14,6 @@ export const noBackward = {
   rope: 'its gradient is the inverse rotation', dropout: 'is its own gradient',
   linear_cross_entropy: 'computes its gradient in the forward pass',
   sum_squares: 'measures gradients', clip_factor: 'measures gradients', adamw: 'updates parameters', count_non_finite: 'counts',
+  quantize: 'rounds to codes, which has no gradient', dequantize: 'reads a frozen weight',
   sample: 'draws a token, which has no gradient',
 } satisfies Record<Unpaired, string>

@@ -7,6 +7,18 @@ export const unaryOperations = numbered(['negate', 'exp', 'log', 'sqrt', 'rsqrt'
 export const reduceOperations = numbered(['sum', 'max'])
 export const activations = numbered(['none', 'gelu', 'gelu_tanh', 'silu', 'relu', 'tanh', 'quick_gelu'])
 
+/** The formats of quantised numbers; the first four are for weights. */
+export const quantizedFormats = numbered(['nf4', 'fp4', 'int8', 'int4', 'dynamic', 'dynamic_unsigned'])
+/** What divides a reward's distance from its group's mean: nothing, its group's deviation, the batch's; or GDPO's order of normalising and summing. */
+export const advantageScalings = numbered(['none', 'group', 'batch', 'normalize_then_sum'])
+export const policyObjectives = numbered(['clip', 'cispo', 'sapo', 'vespo'])
+/** What the ratio of new to old probability is taken over: a token, or a sequence's mean or sum of log-ratios. */
+export const ratioLevels = numbered(['token', 'sequence_mean', 'sequence_sum'])
+
 export type BinaryOperation = keyof typeof binaryOperations
 export type UnaryOperation = keyof typeof unaryOperations
 export type Activation = keyof typeof activations
+export type QuantizedFormat = keyof typeof quantizedFormats
+export type AdvantageScaling = keyof typeof advantageScalings
+export type PolicyObjective = keyof typeof policyObjectives
+export type RatioLevel = keyof typeof ratioLevels

@@ -2,7 +2,9 @@
 import { readFileSync } from 'node:fs'
 import { afterAll, describe, expect, test } from 'vitest'
 import * as operations from '../../src/ops/index.ts'
-import { binaryOperations, activations, reduceOperations, unaryOperations } from '../../src/ops/operations.ts'
+import {
+  activations, advantageScalings, binaryOperations, policyObjectives, quantizedFormats, ratioLevels, reduceOperations, unaryOperations,
+} from '../../src/ops/operations.ts'
 import { backward, cpu, scope, Tensor } from '../../src/tensor/index.ts'
 import { label, numbersOf } from '../cases/case.ts'
 import { primitiveCases } from '../cases/primitives.ts'
@@ -80,5 +82,6 @@ test('operations.ts and native/operations.h hold the same lists', () => {
   const names = (numbered: Record<string, number>): string[] => Object.entries(numbered).sort((a, b) => a[1] - b[1]).map(([name]) => name)
   expect(lists).toEqual({
     BinaryOperation: names(binaryOperations), UnaryOperation: names(unaryOperations), ReduceOperation: names(reduceOperations), Activation: names(activations),
+    QuantizedFormat: names(quantizedFormats), AdvantageScaling: names(advantageScalings), PolicyObjective: names(policyObjectives), RatioLevel: names(ratioLevels),
   })
 })
