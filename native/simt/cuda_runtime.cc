@@ -1,89 +1,196 @@
 #include "cuda_runtime.h"
 
 #include <cstdlib>
+#include <mutex>
 #include <string>
 
+#include "block.h"
+#include "memory.h"
+#include "profile.h"
+
+namespace anneal::simt {
 namespace {
 
 thread_local cudaError_t last_error = cudaSuccess;
 thread_local std::string last_message;
+thread_local int device = 0;
+std::atomic<uint64_t> launches{0};
+
+cudaError_t set_error(cudaError_t error, std::string message) {
+  last_message = std::move(message);
+  return last_error = error;
+}
+
+// The kernels since the last look at the guards of buffers: one of them wrote there.
+std::mutex recent_mutex;
+std::vector<const void*> recent;
+constexpr size_t most_recent = 32;
+
+cudaError_t check_guards() {
+  const std::string found = broken_guards();
+  std::lock_guard lock(recent_mutex);
+  std::string names;
+  for (const void* kernel : recent) names += (names.empty() ? "" : ", ") + kernel_name(kernel);
+  recent.clear();
+  if (found.empty()) return cudaSuccess;
+  return set_error(cudaErrorLaunchFailure, "out-of-bounds: " + found + ", by one of the last kernels: " + names);
+}
+
+std::string bad_size(const Launch& launch) {
+  const uint64_t threads = uint64_t{launch.block.x} * launch.block.y * launch.block.z;
+  if (threads == 0 || threads > 1024 || launch.block.x > 1024 || launch.block.y > 1024 || launch.block.z > 64) return std::to_string(threads) + " threads in a block";
+  if (launch.shared > size_t{227} << 10) return std::to_string(launch.shared) + " bytes of shared memory";
+  if (launch.blocks() == 0 || launch.grid.x > 0x7fffffffu || launch.grid.y > 65535 || launch.grid.z > 65535 || launch.blocks() > 0xffffffffu)
+    return "a grid of " + std::to_string(launch.grid.x) + " × " + std::to_string(launch.grid.y) + " × " + std::to_string(launch.grid.z);
+  if (launch.argument_bytes > 4096) return std::to_string(launch.argument_bytes) + " bytes of arguments";
+  return "";
+}
+
+// Copies, or says that one side is not the device memory it should be.
+cudaError_t copy(void* to, const void* from, size_t bytes, bool to_device, bool from_device) {
+  if (bytes == 0) return cudaSuccess;
+  if ((to_device && !inside_buffer(to, bytes)) || (from_device && !inside_buffer(from, bytes)))
+    return set_error(cudaErrorInvalidValue, "a copy of " + std::to_string(bytes) + " bytes is not inside one allocation of the device");
+  std::memmove(to, from, bytes);
+  return cudaSuccess;
+}
 
 }  // namespace
 
-namespace anneal::simt {
-
-void set_last_error(cudaError_t error, const char* message) {
-  last_error = error;
-  last_message = message;
+void run(const void* kernel, dim3 grid, dim3 block, size_t shared, void (*call)(void*), void* arguments, size_t argument_bytes) {
+  Launch launch;
+  launch.grid = grid;
+  launch.block = block;
+  launch.shared = shared;
+  launch.call = call;
+  launch.arguments = arguments;
+  launch.argument_bytes = argument_bytes;
+  launch.kernel = kernel;
+  launch.settings = settings();
+  if (++launches == launch.settings.fail_launch) {
+    set_error(cudaErrorLaunchFailure, "in " + kernel_name(kernel) + ": ANNEAL_SIMT_FAIL_LAUNCH wants this launch to fail");
+    return;
+  }
+  if (std::string bad = bad_size(launch); !bad.empty()) {
+    set_error(cudaErrorInvalidConfiguration, "in " + kernel_name(kernel) + ": launch: " + bad);
+    return;
+  }
+  {
+    std::lock_guard lock(recent_mutex);
+    if (recent.size() == most_recent) recent.erase(recent.begin());
+    recent.push_back(kernel);
+  }
+  run_launch(launch);
+  if (!launch.findings.empty()) set_error(cudaErrorLaunchFailure, describe(launch));
 }
 
 void submit(cudaStream_t stream, std::function<void()> run) {
-  auto checked = [run = std::move(run)] {
-    report = {};
-    run();
-    if (report.errors) set_last_error(cudaErrorLaunchFailure, report.text.c_str());
-  };
-  if (stream && stream->capture) stream->capture->push_back(checked);
-  else checked();
+  if (stream && stream->capture) stream->capture->push_back(std::move(run));
+  else run();
 }
 
 }  // namespace anneal::simt
 
-cudaError_t cudaGetDeviceCount(int* count) { return *count = 1, cudaSuccess; }
-cudaError_t cudaSetDevice(int device) { return device == 0 ? cudaSuccess : cudaErrorInvalidDevice; }
-cudaError_t cudaGetDeviceProperties(cudaDeviceProp* prop, int) {
-  *prop = {"emulator", 8, 0, 4, size_t{16} << 30, 227 << 10};
+using namespace anneal::simt;
+
+cudaError_t cudaGetDeviceCount(int* count) {
+  const int devices = settings().devices;
+  *count = devices > 0 ? devices : 0;
+  return devices > 0 ? cudaSuccess : set_error(devices == 0 ? cudaErrorNoDevice : cudaErrorInsufficientDriver, "no device");
+}
+cudaError_t cudaSetDevice(int index) {
+  if (index < 0 || index >= settings().devices) return set_error(cudaErrorInvalidDevice, "invalid device ordinal");
+  device = index;
   return cudaSuccess;
 }
-cudaError_t cudaDriverGetVersion(int* version) { return *version = 13000, cudaSuccess; }
+cudaError_t cudaGetDeviceProperties(cudaDeviceProp* properties, int) {
+  *properties = {"emulator", 8, 0, 4, settings().memory, 227 << 10};
+  return cudaSuccess;
+}
+// ANNEAL_SIMT_DEVICES=-1 has a driver of CUDA 11.8, -2 none.
+cudaError_t cudaDriverGetVersion(int* version) {
+  const int devices = settings().devices;
+  *version = devices >= 0 ? 13000 : devices == -1 ? 11080 : 0;
+  return cudaSuccess;
+}
 cudaError_t cudaRuntimeGetVersion(int* version) { return *version = 13000, cudaSuccess; }
-cudaError_t cudaMemGetInfo(size_t* free, size_t* total) { return *free = *total = size_t{16} << 30, cudaSuccess; }
-cudaError_t cudaMalloc(void** p, size_t bytes) { return (*p = anneal::simt::dmalloc(bytes)) ? cudaSuccess : cudaErrorMemoryAllocation; }
-cudaError_t cudaFree(void* p) {
-  if (p) anneal::simt::dfree(p);
+cudaError_t cudaMemGetInfo(size_t* free, size_t* total) {
+  *total = settings().memory;
+  *free = *total - allocated_bytes(device);
   return cudaSuccess;
 }
-cudaError_t cudaHostAlloc(void** p, size_t bytes, unsigned) { return (*p = std::malloc(bytes ? bytes : 1)) ? cudaSuccess : cudaErrorMemoryAllocation; }
+
+cudaError_t cudaMalloc(void** p, size_t bytes) {
+  *p = allocate_buffer(bytes, device);
+  return *p ? cudaSuccess : set_error(cudaErrorMemoryAllocation, "out of memory");
+}
+cudaError_t cudaFree(void* p) {
+  if (!p) return cudaSuccess;
+  const std::string found = buffer_guard_broken(p);
+  if (!found.empty()) check_guards();
+  return free_buffer(p) ? cudaSuccess : set_error(cudaErrorInvalidValue, "cudaFree of what is no allocation of the device");
+}
+cudaError_t cudaHostAlloc(void** p, size_t bytes, unsigned) {
+  *p = std::malloc(bytes ? bytes : 1);
+  return *p ? cudaSuccess : set_error(cudaErrorMemoryAllocation, "out of memory");
+}
 cudaError_t cudaFreeHost(void* p) { return std::free(p), cudaSuccess; }
-cudaError_t cudaMemcpyAsync(void* to, const void* from, size_t bytes, cudaMemcpyKind, cudaStream_t stream) {
-  anneal::simt::submit(stream, [=] { if (bytes) std::memcpy(to, from, bytes); });
-  return cudaSuccess;
+
+cudaError_t cudaMemcpyAsync(void* to, const void* from, size_t bytes, cudaMemcpyKind kind, cudaStream_t stream) {
+  cudaError_t result = cudaSuccess;
+  const bool to_device = kind == cudaMemcpyHostToDevice || kind == cudaMemcpyDeviceToDevice;
+  const bool from_device = kind == cudaMemcpyDeviceToHost || kind == cudaMemcpyDeviceToDevice;
+  if (stream && stream->capture) submit(stream, [=] { copy(to, from, bytes, to_device, from_device); });
+  else result = copy(to, from, bytes, to_device, from_device);
+  return result;
 }
 cudaError_t cudaMemsetAsync(void* to, int value, size_t bytes, cudaStream_t stream) {
-  anneal::simt::submit(stream, [=] { std::memset(to, value, bytes); });
+  if (bytes && !inside_buffer(to, bytes)) return set_error(cudaErrorInvalidValue, "a memset outside the allocations of the device");
+  submit(stream, [=] { std::memset(to, value, bytes); });
   return cudaSuccess;
 }
-cudaError_t cudaStreamCreateWithFlags(cudaStream_t* stream, unsigned) { return *stream = new SimtStream, cudaSuccess; }
-cudaError_t cudaStreamDestroy(cudaStream_t stream) { return delete stream, cudaSuccess; }
-cudaError_t cudaStreamSynchronize(cudaStream_t) { return cudaGetLastError(); }
+
+// A device opens with a stream: it reads the settings anew and counts its launches from 1.
+cudaError_t cudaStreamCreateWithFlags(cudaStream_t* stream, unsigned) {
+  read_settings();
+  launches = 0;
+  *stream = new SimtStream;
+  return cudaSuccess;
+}
+cudaError_t cudaStreamDestroy(cudaStream_t stream) {
+  delete stream;
+  write_profile();
+  return cudaSuccess;
+}
+cudaError_t cudaStreamSynchronize(cudaStream_t) {
+  check_guards();
+  return cudaGetLastError();
+}
 cudaError_t cudaEventCreateWithFlags(cudaEvent_t* event, unsigned) { return *event = new SimtEvent, cudaSuccess; }
 cudaError_t cudaEventDestroy(cudaEvent_t event) { return delete event, cudaSuccess; }
 cudaError_t cudaEventRecord(cudaEvent_t, cudaStream_t) { return cudaSuccess; }
 cudaError_t cudaEventSynchronize(cudaEvent_t) { return cudaSuccess; }
+
 cudaError_t cudaStreamBeginCapture(cudaStream_t stream, cudaStreamCaptureMode) { return stream->capture = new SimtGraph, cudaSuccess; }
 cudaError_t cudaStreamEndCapture(cudaStream_t stream, cudaGraph_t* graph) {
   *graph = stream->capture;
   stream->capture = nullptr;
   return cudaSuccess;
 }
-cudaError_t cudaGraphInstantiate(cudaGraphExec_t* exec, cudaGraph_t graph, unsigned long long) { return *exec = new SimtGraph(*graph), cudaSuccess; }
-cudaError_t cudaGraphLaunch(cudaGraphExec_t exec, cudaStream_t) {
-  for (auto& run : *exec) run();
+cudaError_t cudaGraphInstantiate(cudaGraphExec_t* executable, cudaGraph_t graph, unsigned long long) { return *executable = new SimtGraph(*graph), cudaSuccess; }
+cudaError_t cudaGraphLaunch(cudaGraphExec_t executable, cudaStream_t) {
+  for (auto& run : *executable) run();
   return cudaSuccess;
 }
 cudaError_t cudaGraphDestroy(cudaGraph_t graph) { return delete graph, cudaSuccess; }
-cudaError_t cudaGraphExecDestroy(cudaGraphExec_t exec) { return delete exec, cudaSuccess; }
+cudaError_t cudaGraphExecDestroy(cudaGraphExec_t executable) { return delete executable, cudaSuccess; }
+
 cudaError_t cudaGetLastError() {
-  cudaError_t error = last_error;
+  const cudaError_t error = last_error;
   last_error = cudaSuccess;
   return error;
 }
-const char* cudaGetErrorString(cudaError_t error) {
-  switch (error) {
-    case cudaSuccess: return "no error";
-    case cudaErrorMemoryAllocation: return "out of memory";
-    case cudaErrorInvalidDevice: return "invalid device ordinal";
-    default: return last_message.c_str();
-  }
+const char* cudaGetErrorString(cudaError_t error) { return error == cudaSuccess ? "no error" : last_message.c_str(); }
+cudaError_t cudaFuncSetAttribute(const void*, cudaFuncAttribute, int value) {
+  return value <= 227 << 10 ? cudaSuccess : set_error(cudaErrorInvalidValue, "more dynamic shared memory than a block can have");
 }
-cudaError_t cudaFuncSetAttribute(const void*, cudaFuncAttribute, int value) { return value <= 227 << 10 ? cudaSuccess : cudaErrorInvalidValue; }
