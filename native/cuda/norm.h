@@ -1,0 +1,115 @@
+// What RMSNorm and LayerNorm share on the device: how a row lies in the registers of the threads that normalise it, its sums, and the checks. Thread i
+// of the row's threads holds pieces i, i + threads, … of vector_length<T> numbers, also where the row is not aligned to 16 bytes and each number is
+// accessed alone: a row's bits do not depend on where it lies.
+#pragma once
+#include "../kernels.h"
+#include "../shape.h"
+#include "launch.h"
+#include "numeric.h"
+
+namespace anneal::cuda {
+
+// Rows longer than this are not kept in registers.
+constexpr int norm_register_width = 8192;
+
+// Numbers at … of a row of n, 0 past its end. aligned: rows start on 16 bytes and n is a multiple of vector_length<T>.
+template <bool aligned, class T> ANNEAL_DEVICE void load_row_piece(float (&v)[vector_length<T>], const T* row, int at, int n) {
+  if constexpr (aligned) {
+    if (at < n) {
+      load_vector(v, row + at);
+      return;
+    }
+  }
+#pragma unroll
+  for (int i = 0; i < vector_length<T>; ++i) v[i] = !aligned && at + i < n ? to_float(row[at + i]) : 0.f;
+}
+template <bool aligned, class T> ANNEAL_DEVICE void store_row_piece(T* row, const float (&v)[vector_length<T>], int at, int n) {
+  if constexpr (aligned) {
+    if (at < n) store_vector(row + at, v);
+  } else {
+#pragma unroll
+    for (int i = 0; i < vector_length<T>; ++i)
+      if (at + i < n) row[at + i] = from_float<T>(v[i]);
+  }
+}
+
+// A weight or bias: f32 or bf16 whatever x is, plus an offset.
+struct ColumnNumbers {
+  const void* data;
+  bool half;
+  float offset;
+};
+template <bool aligned, int length> ANNEAL_DEVICE void load_columns(float (&v)[length], const ColumnNumbers& from, int at, int n) {
+  const float* numbers = static_cast<const float*>(from.data) + at;
+  const bf16* halves = static_cast<const bf16*>(from.data) + at;
+  if (aligned && at < n) {
+    if (!from.half) {
+#pragma unroll
+      for (int i = 0; i < length; i += 4) {
+        float part[4];
+        load_vector(part, numbers + i);
+#pragma unroll
+        for (int k = 0; k < 4; ++k) v[i + k] = part[k];
+      }
+    } else if constexpr (length == 8) {
+      load_vector(v, halves);
+    } else {
+#pragma unroll
+      for (int i = 0; i < length; ++i) v[i] = to_float(halves[i]);
+    }
+#pragma unroll
+    for (int i = 0; i < length; ++i) v[i] += from.offset;
+    return;
+  }
+#pragma unroll
+  for (int i = 0; i < length; ++i) v[i] = !aligned && at + i < n ? (from.half ? to_float(halves[i]) : numbers[i]) + from.offset : 0.f;
+}
+
+// The number as T would hold it.
+template <class T> ANNEAL_DEVICE float rounded(float x) { return to_float(from_float<T>(x)); }
+
+// Sums over a row's threads, in every one of them: a warp, or (blockDim.x > 32) the block. `room` holds 32 numbers of each sum; successive calls alternate
+// between two rooms, so that one barrier separates a call from the one before the last.
+template <int count> ANNEAL_DEVICE void row_sums(float (&x)[count], float* room) {
+#pragma unroll
+  for (int i = 0; i < count; ++i) x[i] = warp_reduce<Sum>(x[i]);
+  const int warps = blockDim.x / 32;
+  if (warps == 1) return;
+  const int lane = threadIdx.x % 32;
+  if (lane == 0) {
+#pragma unroll
+    for (int i = 0; i < count; ++i) room[i * 32 + threadIdx.x / 32] = x[i];
+  }
+  __syncthreads();
+#pragma unroll
+  for (int i = 0; i < count; ++i) x[i] = warp_reduce<Sum>(lane < warps ? room[i * 32 + lane] : 0.f);
+}
+
+namespace {
+
+[[maybe_unused]] bool on_16_bytes(const void* p) { return reinterpret_cast<uintptr_t>(p) % 16 == 0; }
+
+[[maybe_unused]] void check_like_x(const char* kernel, const char* name, const Tensor* tensor, const Tensor& x) {
+  if (!tensor) return;
+  check_dtype(kernel, name, *tensor, x.dtype);
+  ANNEAL_CHECK(same_shape(*tensor, x), "%s: %s must have the shape of x, %s, but has %s", kernel, name, ShapeText(x).text, ShapeText(*tensor).text);
+}
+[[maybe_unused]] void check_x(const char* kernel, const Tensor& x) {
+  ANNEAL_CHECK(is_float(x.dtype), "%s: x must be f32 or bf16, but is %s", kernel, name_of(x.dtype));
+  ANNEAL_CHECK(x.rank >= 1, "%s: x must have at least one axis", kernel);
+  ANNEAL_CHECK(x.columns() <= 1 << 30, "%s: rows of %lld numbers are too long", kernel, static_cast<long long>(x.columns()));
+}
+[[maybe_unused]] void check_per_column(const char* kernel, const char* name, const Tensor* tensor, const Tensor& x) {
+  if (!tensor) return;
+  ANNEAL_CHECK(is_float(tensor->dtype), "%s: %s must be f32 or bf16, but is %s", kernel, name, name_of(tensor->dtype));
+  ANNEAL_CHECK(tensor->rank == 1 && tensor->size == x.columns(), "%s: %s must have shape [%lld], the last axis of x, but has %s", kernel, name,
+               static_cast<long long>(x.columns()), ShapeText(*tensor).text);
+}
+[[maybe_unused]] void check_per_row(const char* kernel, const char* name, const Tensor& tensor, const Tensor& x) {
+  check_dtype(kernel, name, tensor, DType::f32);
+  ANNEAL_CHECK(tensor.size == x.rows(), "%s: %s must have %lld elements, one per row of x, but has %s", kernel, name, static_cast<long long>(x.rows()),
+               ShapeText(tensor).text);
+}
+
+}  // namespace
+}  // namespace anneal::cuda

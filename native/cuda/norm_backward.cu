@@ -1,0 +1,226 @@
+// Gradients of RMSNorm and LayerNorm. With g = dy * weight and xhat = (x - mean) * rstd: dx = rstd * (g - mean(g) - xhat * mean(g * xhat)) + dsum, without
+// mean(g) for RMSNorm. A block walks over consecutive rows and sums its part of dweight and dbias in registers, always the same columns in the same thread;
+// a second launch adds the parts in order. How rows are shared out depends on the shape only, so that the sums have the same bits on every GPU.
+#include "norm.h"
+
+namespace anneal::cuda {
+
+constexpr int gradient_threads = 512, gradient_numbers = 16, gradient_few_numbers = 8;
+constexpr int sum_columns = 32, sum_threads = 1024;
+
+struct NormGradient {
+  void* dx;
+  const void *dy, *dsum, *x;
+  const float *mean, *rstd;
+  ColumnNumbers weight;
+  float *dweight, *dbias;  // the parts, [blocks, columns], or null
+  int64_t rows, rows_per_block;
+  int columns;
+  float inverse_columns;
+};
+
+// Rows up to blockDim.x * numbers long, held in registers.
+template <class T, bool layer, int numbers, bool aligned> __global__ void __launch_bounds__(gradient_threads) norm_backward_kernel(NormGradient a) {
+  constexpr int length = vector_length<T>, pieces = numbers / length, sums = layer ? 2 : 1;
+  ANNEAL_SHARED(float, room, 2 * sums * 32);
+  const int n = a.columns, first = threadIdx.x * length, step = blockDim.x * length;
+  const int64_t begin = blockIdx.x * a.rows_per_block, end = begin + a.rows_per_block < a.rows ? begin + a.rows_per_block : a.rows;
+  float dweight[pieces][length] = {}, dbias[pieces][length] = {};
+  for (int64_t row = begin; row < end; ++row) {
+    const T* dy = static_cast<const T*>(a.dy) + row * n;
+    const T* x = static_cast<const T*>(a.x) + row * n;
+    float d[pieces][length], xhat[pieces][length];
+#pragma unroll
+    for (int p = 0; p < pieces; ++p) {
+      load_row_piece<aligned>(d[p], dy, first + p * step, n);
+      load_row_piece<aligned>(xhat[p], x, first + p * step, n);
+    }
+    float other[pieces][length] = {};
+    if (a.dsum) {
+#pragma unroll
+      for (int p = 0; p < pieces; ++p) load_row_piece<aligned>(other[p], static_cast<const T*>(a.dsum) + row * n, first + p * step, n);
+    }
+    const float rstd = a.rstd[row], mean = layer ? a.mean[row] : 0.f;
+    float total[sums] = {};
+#pragma unroll
+    for (int p = 0; p < pieces; ++p) {
+      float weight[length];
+      load_columns<aligned>(weight, a.weight, first + p * step, n);
+#pragma unroll
+      for (int i = 0; i < length; ++i) {
+        xhat[p][i] = (xhat[p][i] - mean) * rstd;
+        dweight[p][i] = fmaf(d[p][i], xhat[p][i], dweight[p][i]);
+        if constexpr (layer) dbias[p][i] += d[p][i];
+        d[p][i] *= weight[i];
+        total[0] = fmaf(d[p][i], xhat[p][i], total[0]);
+        if constexpr (layer) total[1] += d[p][i];
+      }
+    }
+    row_sums(total, room + (row & 1) * sums * 32);
+    const float along = total[0] * a.inverse_columns, level = layer ? total[sums - 1] * a.inverse_columns : 0.f;
+    T* dx = static_cast<T*>(a.dx) + row * n;
+#pragma unroll
+    for (int p = 0; p < pieces; ++p) {
+#pragma unroll
+      for (int i = 0; i < length; ++i) d[p][i] = fmaf(rstd, d[p][i] - level - xhat[p][i] * along, other[p][i]);
+      store_row_piece<aligned>(dx, d[p], first + p * step, n);
+    }
+  }
+  // The parts lie in scratch, but their rows are aligned only where n is a multiple of 4.
+  const int64_t part = int64_t{blockIdx.x} * n;
+#pragma unroll
+  for (int p = 0; p < pieces; ++p)
+#pragma unroll
+    for (int i = 0; i < length; i += 4) {
+      const int at = first + p * step + i;
+      const float weight_part[4] = {dweight[p][i], dweight[p][i + 1], dweight[p][i + 2], dweight[p][i + 3]};
+      if (a.dweight) store_row_piece<aligned>(a.dweight + part, weight_part, at, n);
+      if constexpr (layer) {
+        const float bias_part[4] = {dbias[p][i], dbias[p][i + 1], dbias[p][i + 2], dbias[p][i + 3]};
+        if (a.dbias) store_row_piece<aligned>(a.dbias + part, bias_part, at, n);
+      }
+    }
+}
+
+// Rows of any length, read twice; the block's parts are summed in scratch.
+template <class T, bool layer, bool aligned> __global__ void __launch_bounds__(gradient_threads) norm_wide_backward_kernel(NormGradient a) {
+  constexpr int length = vector_length<T>, sums = layer ? 2 : 1;
+  ANNEAL_SHARED(float, room, 2 * sums * 32);
+  const int n = a.columns, first = threadIdx.x * length, step = gradient_threads * length;
+  const int64_t begin = blockIdx.x * a.rows_per_block, end = begin + a.rows_per_block < a.rows ? begin + a.rows_per_block : a.rows;
+  float* dweight = a.dweight ? a.dweight + int64_t{blockIdx.x} * n : nullptr;
+  float* dbias = a.dbias ? a.dbias + int64_t{blockIdx.x} * n : nullptr;
+  for (int64_t row = begin; row < end; ++row) {
+    const T* dy = static_cast<const T*>(a.dy) + row * n;
+    const T* x = static_cast<const T*>(a.x) + row * n;
+    const float rstd = a.rstd[row], mean = layer ? a.mean[row] : 0.f;
+    float total[sums] = {};
+    for (int at = first; at < n; at += step) {
+      float d[length], v[length], weight[length];
+      load_row_piece<aligned>(d, dy, at, n);
+      load_row_piece<aligned>(v, x, at, n);
+      load_columns<aligned>(weight, a.weight, at, n);
+#pragma unroll
+      for (int i = 0; i < length; ++i) {
+        const float g = d[i] * weight[i];
+        total[0] = fmaf(g, (v[i] - mean) * rstd, total[0]);
+        if constexpr (layer) total[1] += g;
+      }
+    }
+    row_sums(total, room + (row & 1) * sums * 32);
+    const float along = total[0] * a.inverse_columns, level = layer ? total[sums - 1] * a.inverse_columns : 0.f;
+    const T* dsum = a.dsum ? static_cast<const T*>(a.dsum) + row * n : nullptr;
+    T* dx = static_cast<T*>(a.dx) + row * n;
+    for (int at = first; at < n; at += step) {
+      float d[length], v[length], weight[length], other[length] = {};
+      load_row_piece<aligned>(d, dy, at, n);
+      load_row_piece<aligned>(v, x, at, n);
+      load_columns<aligned>(weight, a.weight, at, n);
+      if (dsum) load_row_piece<aligned>(other, dsum, at, n);
+#pragma unroll
+      for (int i = 0; i < length; ++i) {
+        const float xhat = (v[i] - mean) * rstd;
+        if (at + i < n) {
+          if (dweight) dweight[at + i] = fmaf(d[i], xhat, row == begin ? 0.f : dweight[at + i]);
+          if (dbias) dbias[at + i] = d[i] + (row == begin ? 0.f : dbias[at + i]);
+        }
+        v[i] = fmaf(rstd, d[i] * weight[i] - level - xhat * along, other[i]);
+      }
+      store_row_piece<aligned>(dx, v, at, n);
+    }
+  }
+}
+
+// y[column] = (accumulate ? y : 0) + the sum over the parts. 32 threads of a block share a column's parts; blockIdx.y: dweight, dbias.
+struct PartSums {
+  float* y[2];
+  const float* parts[2];
+  int64_t blocks;
+  int columns;
+  bool accumulate;
+};
+__global__ void __launch_bounds__(sum_threads) norm_sum_parts_kernel(PartSums a) {
+  constexpr int lines = sum_threads / sum_columns;
+  ANNEAL_SHARED(float, room, sum_threads);
+  const int within = threadIdx.x % sum_columns, line = threadIdx.x / sum_columns, column = blockIdx.x * sum_columns + within;
+  const float* parts = blockIdx.y == 0 ? a.parts[0] : a.parts[1];
+  float* y = blockIdx.y == 0 ? a.y[0] : a.y[1];
+  float total = 0;
+  if (column < a.columns) {
+#pragma unroll 8
+    for (int64_t block = line; block < a.blocks; block += lines) total += parts[block * a.columns + column];
+  }
+  room[threadIdx.x] = total;
+  __syncthreads();
+  if (line > 0 || column >= a.columns) return;
+  total = a.accumulate ? y[column] : 0.f;
+#pragma unroll
+  for (int i = 0; i < lines; ++i) total += room[i * sum_columns + within];
+  y[column] = total;
+}
+
+namespace {
+
+// Enough blocks to fill a large GPU, of at least 4 rows, so that the parts stay small beside the rows.
+int64_t rows_of_a_block(int64_t rows, int threads) {
+  const int64_t most_blocks = 131072 / threads, even = ceil_div(rows, most_blocks);
+  return even < 4 ? 4 : even;
+}
+
+template <class T, bool layer, bool aligned> void run(const char* kernel, const NormGradient& a, int64_t blocks, int threads) {
+  const Launch size = {dim3(static_cast<unsigned>(blocks)), dim3(static_cast<unsigned>(threads)), 0, kernel};
+  if (a.columns > norm_register_width) launch(norm_wide_backward_kernel<T, layer, aligned>, size, a);
+  else if (a.columns <= 32 * gradient_few_numbers) launch(norm_backward_kernel<T, layer, gradient_few_numbers, aligned>, size, a);
+  else launch(norm_backward_kernel<T, layer, gradient_numbers, aligned>, size, a);
+}
+
+template <bool layer>
+void backward(const char* kernel, Out dx, MaybeInOut dweight, MaybeInOut dbias, In dy, MaybeIn dsum, In x, In weight, const Tensor* mean, In rstd, double offset,
+              bool accumulate) {
+  check_x(kernel, x);
+  check_like_x(kernel, "dx", &dx, x);
+  check_like_x(kernel, "dy", &dy, x);
+  check_like_x(kernel, "dsum", dsum, x);
+  check_per_column(kernel, "weight", &weight, x);
+  check_per_column(kernel, "dweight", dweight, x);
+  check_per_column(kernel, "dbias", dbias, x);
+  if (dweight) check_dtype(kernel, "dweight", *dweight, DType::f32);
+  if (dbias) check_dtype(kernel, "dbias", *dbias, DType::f32);
+  if (mean) check_per_row(kernel, "mean", *mean, x);
+  check_per_row(kernel, "rstd", rstd, x);
+  if (x.columns() == 0) return;
+  const int columns = static_cast<int>(x.columns());
+  const int threads = columns > norm_register_width ? gradient_threads : static_cast<int>(ceil_div(columns, 32 * gradient_numbers) * 32);
+  const int64_t rows = x.rows(), rows_per_block = dweight || dbias ? rows_of_a_block(rows, threads) : 1, blocks = ceil_div(rows, rows_per_block);
+  NormGradient a = {dx.data, dy.data, dsum ? dsum->data : nullptr, x.data, mean ? mean->as<const float>() : nullptr, rstd.as<const float>(),
+                    {weight.data, weight.dtype == DType::bf16, static_cast<float>(offset)}, nullptr, nullptr, rows, rows_per_block, columns,
+                    static_cast<float>(1.0 / columns)};
+  PartSums sums = {{}, {}, blocks, columns, accumulate};
+  unsigned wanted = 0;
+  auto add = [&](float*& parts, Tensor* gradient) {
+    if (!gradient) return;
+    parts = scratch_of<float>(blocks * columns);
+    sums.parts[wanted] = parts;
+    sums.y[wanted++] = gradient->as<float>();
+  };
+  add(a.dweight, dweight);
+  add(a.dbias, dbias);
+  dispatch_float(kernel, x.dtype, [&](auto number) {
+    using T = decltype(number);
+    const bool aligned = columns % vector_length<T> == 0 && on_16_bytes(a.dx) && on_16_bytes(a.dy) && on_16_bytes(a.dsum) && on_16_bytes(a.x) && on_16_bytes(a.weight.data);
+    if (aligned) run<T, layer, true>(kernel, a, blocks, threads);
+    else run<T, layer, false>(kernel, a, blocks, threads);
+  });
+  launch(norm_sum_parts_kernel, {dim3(static_cast<unsigned>(ceil_div(columns, sum_columns)), wanted), dim3(sum_threads), 0, kernel}, sums);
+}
+
+}  // namespace
+
+void rms_norm_backward(Out dx, MaybeInOut dweight, In dy, MaybeIn dsum, In x, In weight, In rstd, double offset, bool accumulate) {
+  backward<false>("rms_norm_backward", dx, dweight, nullptr, dy, dsum, x, weight, nullptr, rstd, offset, accumulate);
+}
+void layer_norm_backward(Out dx, MaybeInOut dweight, MaybeInOut dbias, In dy, MaybeIn dsum, In x, In weight, In mean, In rstd, bool accumulate) {
+  backward<true>("layer_norm_backward", dx, dweight, dbias, dy, dsum, x, weight, &mean, rstd, 0, accumulate);
+}
+
+}  // namespace anneal::cuda
