@@ -49,6 +49,9 @@ template <int n, class T> ANNEAL_DEVICE void store_elements(T* p, const Elements
   }
 }
 
+ANNEAL_DEVICE void copy_element(uint4* to, const uint4* from) { store_global_16(to, load_global_16(from)); }
+template <class U> ANNEAL_DEVICE void copy_element(U* to, const U* from) { *to = *from; }
+
 inline bool is_aligned_to(int64_t bytes, const void* p) { return reinterpret_cast<uintptr_t>(p) % static_cast<uintptr_t>(bytes) == 0; }
 // Blocks that give `items` items a thread each.
 inline dim3 blocks_of(int64_t items, int threads = map_threads) { return dim3(static_cast<unsigned>(ceil_div(items, threads))); }

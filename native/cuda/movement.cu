@@ -12,9 +12,6 @@ namespace anneal::cuda {
 constexpr int tile = 32, tile_rows = 8;  // of a transpose, and the rows its threads move at a time
 constexpr int few = 8;                   // up to so many additions to a row are made by one thread
 
-ANNEAL_DEVICE void copy_element(uint4* to, const uint4* from) { store_global_16(to, load_global_16(from)); }
-template <class U> ANNEAL_DEVICE void copy_element(U* to, const U* from) { *to = *from; }
-
 // to[…] = from[…] along axes, whose strides are those of `to` and `from`.
 template <class U> __global__ void __launch_bounds__(map_threads) copy_strided_kernel(U* to, const U* from, Strided axes, int64_t items) {
   const int64_t item = int64_t{blockIdx.x} * map_threads + threadIdx.x;

@@ -38,8 +38,11 @@ struct Group {
 };
 ANNEAL_DEVICE int64_t offset_of(const Group& group, int64_t index) {
   if (group.count == 1) return index * group.stride[0];
+  // Unrolled, because indexing a kernel's parameter at run time copies it to local memory.
   int64_t at = 0;
-  for (int i = group.count - 1; i >= 0; --i) at += take_axis(index, group.length[i]) * group.stride[i];
+#pragma unroll
+  for (int i = max_rank - 1; i >= 0; --i)
+    if (i < group.count) at += take_axis(index, group.length[i]) * group.stride[i];
   return at;
 }
 
