@@ -1,0 +1,226 @@
+// Attention without the matrix of scores (Dao, "FlashAttention-2", 2023), on tensor cores in bf16 with f32 sums. A block takes a tile of one head's
+// queries through the tiles of keys they see, from the last to the first, and keeps a running maximum, total and output of each row. Tiles start at
+// multiples of their width from the sequence's first key, so a row's bits do not depend on the rows beside it.
+#include "../kernels.h"
+#include "attention_tile.h"
+
+namespace anneal::cuda {
+
+struct ForwardArguments {
+  Attention a;
+  const Piece* pieces;
+  const int* count;
+  const bf16 *q, *k, *v;
+  Target out;
+  float* lse;
+};
+
+// A block: `rows` queries of `warps` warps against tiles of `columns` keys; a warp has blocks of 16 rows.
+template <int D_, int rows_, int columns_, int warps_> struct ForwardShape {
+  static constexpr int D = D_, rows = rows_, columns = columns_, warps = warps_, threads = warps * 32, blocks = rows / (16 * warps);
+  static constexpr bool query_in_registers = blocks == 1 && D <= 128;
+  static constexpr size_t shared = size_t{rows + 2 * columns} * D * 2;
+};
+
+// The scores of a tile, capped where the call says so and with -inf where a row does not see a key.
+template <class Shape>
+ANNEAL_DEVICE void cap_and_mask(const Attention& a, const Span& span, int first_row, int first_key, bool mask, float (&s)[Shape::blocks][Shape::columns / 8][4]) {
+  if (a.soft_cap > 0) {
+    const float inner = a.scale / a.soft_cap;
+#pragma unroll
+    for (int i = 0; i < Shape::blocks; ++i)
+#pragma unroll
+      for (int j = 0; j < Shape::columns / 8; ++j)
+#pragma unroll
+        for (int e = 0; e < 4; ++e) s[i][j][e] = a.soft_cap * tanh_fast(s[i][j][e] * inner);
+  }
+  if (!mask) return;
+  const int lane = threadIdx.x & 31, row = first_row + (lane >> 2), key = first_key + (lane & 3) * 2;
+#pragma unroll
+  for (int i = 0; i < Shape::blocks; ++i)
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+      const Range seen = a.keys_of(span, row + i * Shape::warps * 16 + half * 8);
+      const int begin = seen.begin - key, end = min(seen.end, span.k_length) - key;
+#pragma unroll
+      for (int j = 0; j < Shape::columns / 8; ++j)
+#pragma unroll
+        for (int e = 0; e < 2; ++e)
+          if (j * 8 + e < begin || j * 8 + e >= end) s[i][j][2 * half + e] = -INFINITY;
+    }
+}
+
+template <class Shape> __global__ void __launch_bounds__(Shape::threads) attention_forward_kernel(ForwardArguments p) {
+  constexpr int D = Shape::D, rows = Shape::rows, columns = Shape::columns, warps = Shape::warps, blocks = Shape::blocks, threads = Shape::threads;
+  ANNEAL_DYNAMIC_SHARED(unsigned char, memory);
+  if (static_cast<int>(blockIdx.x) >= *p.count) return;
+  const Attention& a = p.a;
+  const Piece piece = p.pieces[blockIdx.x];
+  const Span span = a.span(piece.sequence);
+  const Shared queries = to_shared(memory), keys = queries + rows * D * 2, values = keys + columns * D * 2;
+  const int warp = threadIdx.x >> 5, lane = threadIdx.x & 31;
+  const int head = blockIdx.y, first_row = piece.tile * rows, valid = min(rows, span.q_length - first_row);
+  const Range seen = a.keys_of(span, first_row, first_row + valid - 1);
+  const int first_tile = seen.begin / columns, past_tile = (seen.end + columns - 1) / columns;
+  // Tiles from `plain` to `plain_end` - 1 are seen by all rows in full.
+  const int plain = (a.keys_of(span, first_row + valid - 1).begin + columns - 1) / columns, plain_end = a.keys_of(span, first_row).end / columns;
+  const int q_stride = a.heads * a.head_dim, k_stride = a.kv_heads * a.head_dim;
+  const int64_t k_base = a.k_offset(span.k_begin, head / a.group);
+  const bf16 *k = p.k + k_base, *v = p.v + k_base;
+  const int64_t q_base = a.q_offset(static_cast<int64_t>(span.q_begin) + first_row, head);
+
+  load_tile<D, threads, rows>(queries, p.q + q_base, q_stride, valid, a.head_dim);
+  int tile = past_tile - 1;
+  auto load = [&](Shared to, const bf16* from) {
+    load_tile<D, threads, columns>(to, from + static_cast<int64_t>(tile) * columns * k_stride, k_stride, span.k_length - tile * columns, a.head_dim);
+  };
+  if (tile >= first_tile) load(keys, k);
+  cp_async_commit();
+
+  float acc[blocks][D / 8][4], most[blocks][2], total[blocks][2];
+#pragma unroll
+  for (int i = 0; i < blocks; ++i) {
+    clear(acc[i]);
+    most[i][0] = most[i][1] = -INFINITY;
+    total[i][0] = total[i][1] = 0.f;
+  }
+  const LaneRow<D> query_lane = lane_rows<D>(warp * 16), key_lane = lane_columns<D>(0), value_lane = lane_rows<D>(0);
+  uint32_t query[Shape::query_in_registers ? D / 16 : 1][4];
+  bool first = true;
+
+  for (; tile >= first_tile; --tile) {
+    cp_async_wait<0>();
+    __syncthreads();  // the keys (and queries) are there, and nobody reads the values of the tile before
+    load(values, v);
+    cp_async_commit();
+    if (Shape::query_in_registers && first) {
+#pragma unroll
+      for (int step = 0; step < D / 16; ++step) ldmatrix_x4(query[Shape::query_in_registers ? step : 0], queries + query_lane.at(step * 2));
+      first = false;
+    }
+    float s[blocks][columns / 8][4];
+#pragma unroll
+    for (int i = 0; i < blocks; ++i) clear(s[i]);
+#pragma unroll
+    for (int step = 0; step < D / 16; ++step) {
+      uint32_t left[blocks][4];
+#pragma unroll
+      for (int i = 0; i < blocks; ++i) {
+        if constexpr (Shape::query_in_registers) {
+#pragma unroll
+          for (int e = 0; e < 4; ++e) left[i][e] = query[step][e];
+        } else {
+          ldmatrix_x4(left[i], queries + (query_lane.at(step * 2) + i * warps * block_bytes<D>));
+        }
+      }
+#pragma unroll
+      for (int j = 0; j < columns / 16; ++j) {
+        uint32_t right[4];
+        ldmatrix_x4(right, keys + (key_lane.at(step * 2) + j * block_bytes<D>));
+#pragma unroll
+        for (int i = 0; i < blocks; ++i) {
+          mma_bf16(s[i][2 * j], left[i], right[0], right[1]);
+          mma_bf16(s[i][2 * j + 1], left[i], right[2], right[3]);
+        }
+      }
+    }
+    cap_and_mask<Shape>(a, span, first_row + warp * 16, tile * columns, tile < plain || tile >= plain_end, s);
+    cp_async_wait<0>();
+    __syncthreads();  // the values are there, and nobody reads the keys any more
+    if (tile > first_tile) {
+      --tile;
+      load(keys, k);
+      ++tile;
+    }
+    cp_async_commit();
+
+#pragma unroll
+    for (int i = 0; i < blocks; ++i)
+#pragma unroll
+      for (int half = 0; half < 2; ++half) {
+        float highest = most[i][half];
+#pragma unroll
+        for (int j = 0; j < columns / 8; ++j) highest = fmaxf(highest, fmaxf(s[i][j][2 * half], s[i][j][2 * half + 1]));
+        highest = fmaxf(highest, __shfl_xor_sync(0xffffffffu, highest, 1));
+        highest = fmaxf(highest, __shfl_xor_sync(0xffffffffu, highest, 2));
+        const float shift = (highest == -INFINITY ? 0.f : highest) * a.exponent_scale;
+        const float correction = exp2_fast(most[i][half] * a.exponent_scale - shift);
+        most[i][half] = highest;
+        float sum = 0.f;
+#pragma unroll
+        for (int j = 0; j < columns / 8; ++j)
+#pragma unroll
+          for (int e = 0; e < 2; ++e) {
+            float& weight = s[i][j][2 * half + e];
+            weight = exp2_fast(fmaf(weight, a.exponent_scale, -shift));
+            sum += weight;
+          }
+        total[i][half] = total[i][half] * correction + sum;
+#pragma unroll
+        for (int j = 0; j < D / 8; ++j) {
+          acc[i][j][2 * half] *= correction;
+          acc[i][j][2 * half + 1] *= correction;
+        }
+      }
+#pragma unroll
+    for (int step = 0; step < columns / 16; ++step) {
+      uint32_t left[blocks][4];
+#pragma unroll
+      for (int i = 0; i < blocks; ++i) pack_operand(left[i], s[i][2 * step], s[i][2 * step + 1]);
+#pragma unroll
+      for (int j = 0; j < D / 16; ++j) {
+        uint32_t right[4];
+        ldmatrix_x4_trans(right, values + (value_lane.at(j * 2) + step * block_bytes<D>));
+#pragma unroll
+        for (int i = 0; i < blocks; ++i) {
+          mma_bf16(acc[i][2 * j], left[i], right[0], right[1]);
+          mma_bf16(acc[i][2 * j + 1], left[i], right[2], right[3]);
+        }
+      }
+    }
+  }
+  cp_async_wait<0>();
+  if (past_tile <= first_tile) __syncthreads();  // without a tile nothing yet waited for the copies of other warps to the rows used now
+
+#pragma unroll
+  for (int i = 0; i < blocks; ++i) {
+    float factor[2];
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+      float sum = total[i][half];
+      sum += __shfl_xor_sync(0xffffffffu, sum, 1);
+      sum += __shfl_xor_sync(0xffffffffu, sum, 2);
+      factor[half] = sum != 0.f ? 1.f / sum : 0.f;
+      const int row = (i * warps + warp) * 16 + (lane >> 2) + half * 8;
+      if ((lane & 3) == 0 && row < valid)
+        p.lse[(static_cast<int64_t>(span.q_begin) + first_row + row) * a.heads + head] = sum != 0.f ? (most[i][half] * a.exponent_scale + log2f(sum)) * log_2 : -INFINITY;
+    }
+    store_rows<D>(p.out, q_base, q_stride, (i * warps + warp) * 16, valid, a.head_dim, queries, acc[i], factor[0], factor[1]);
+  }
+}
+
+template <class Shape> void run_forward(const Attention& a, const HalfOperands& operands, const Target& out, float* lse) {
+  const Plan plan = make_plan(Pieces::query_tiles, Shape::rows, a.tokens / Shape::rows + a.sequences);
+  run_plans(a, false, plan);
+  launch(attention_forward_kernel<Shape>, {dim3(plan.limit, a.heads), dim3(Shape::threads), Shape::shared, "attention"},
+         ForwardArguments{a, plan.pieces, plan.count, operands.at[0], operands.at[1], operands.at[2], out, lse});
+}
+
+void attention_forward_half(const Attention& a, const HalfOperands& operands, const Target& out, float* lse) {
+  dispatch_width(a.head_dim, [&](auto width) {
+    constexpr int D = decltype(width)::number;
+    run_forward<ForwardShape<D, D == 256 ? 64 : 128, 64, 4>>(a, operands, out, lse);
+  });
+}
+
+void attention(Out out, Out lse, In q, In k, In v, In spans, double scale, bool causal, int64_t window, double soft_cap, bool half) {
+  const Attention a = describe_attention("attention", q, k, v, out, lse, spans, scale, causal, window, soft_cap);
+  if (q.dtype == DType::f32 && !half) return attention_forward_float(a, q, k, v, out, lse.as<float>());
+  const Tensor* const tensors[] = {&q, &k, &v};
+  const HalfOperands operands = half_operands(tensors, 3);
+  // A few queries per sequence: not enough rows for a tile each, but many keys to read.
+  if (a.tokens <= int64_t{16} * a.sequences) attention_decode(a, operands, target_of(out), lse.as<float>());
+  else attention_forward_half(a, operands, target_of(out), lse.as<float>());
+}
+
+}  // namespace anneal::cuda
