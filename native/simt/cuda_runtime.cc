@@ -7,6 +7,7 @@
 #include "block.h"
 #include "memory.h"
 #include "profile.h"
+#include "ptx.h"
 
 namespace anneal::simt {
 namespace {
@@ -57,7 +58,7 @@ cudaError_t copy(void* to, const void* from, size_t bytes, bool to_device, bool 
 
 }  // namespace
 
-void run(const void* kernel, dim3 grid, dim3 block, size_t shared, void (*call)(void*), void* arguments, size_t argument_bytes) {
+void run(const void* kernel, dim3 grid, dim3 block, size_t shared, void (*call)(void*), void* arguments, size_t argument_bytes, const Argument* list, size_t count) {
   Launch launch;
   launch.grid = grid;
   launch.block = block;
@@ -80,7 +81,8 @@ void run(const void* kernel, dim3 grid, dim3 block, size_t shared, void (*call)(
     if (recent.size() == most_recent) recent.erase(recent.begin());
     recent.push_back(kernel);
   }
-  run_launch(launch);
+  if (ptx::enabled()) ptx::run_launch(launch, list, count);
+  else run_launch(launch);
   if (!launch.findings.empty()) set_error(cudaErrorLaunchFailure, describe(launch));
 }
 

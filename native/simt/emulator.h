@@ -32,17 +32,23 @@
 
 namespace anneal::simt {
 
-void run(const void* kernel, dim3 grid, dim3 block, size_t shared, void (*call)(void*), void* arguments, size_t argument_bytes);
+// An argument by itself, for the interpreter of PTX.
+struct Argument {
+  const void* data;
+  size_t bytes, alignment;
+};
+void run(const void* kernel, dim3 grid, dim3 block, size_t shared, void (*call)(void*), void* arguments, size_t argument_bytes, const Argument* list, size_t count);
 
 template <class... P> void launch_fibers(void (*kernel)(P...), dim3 grid, dim3 block, size_t shared, P... arguments) {
   struct Call {
     void (*kernel)(P...);
     std::tuple<P...> arguments;
   } call{kernel, {arguments...}};
+  const Argument list[] = {{&arguments, sizeof(P), alignof(P)}..., {}};
   run(reinterpret_cast<const void*>(kernel), grid, block, shared, [](void* p) {
     auto& call = *static_cast<Call*>(p);
     std::apply(call.kernel, call.arguments);
-  }, &call, sizeof call);
+  }, &call, sizeof call, list, sizeof...(P));
 }
 
 }  // namespace anneal::simt

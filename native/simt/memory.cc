@@ -105,6 +105,15 @@ bool inside_buffer(const void* p, size_t bytes) {
   return static_cast<const unsigned char*>(p) + bytes <= buffer.data + buffer.bytes;
 }
 
+Buffer find_buffer(const void* p) {
+  Buffers& all = buffers();
+  std::lock_guard lock(all.mutex);
+  auto after = all.by_address.upper_bound(reinterpret_cast<uintptr_t>(p));
+  if (after == all.by_address.begin()) return {};
+  const Buffer& buffer = std::prev(after)->second;
+  return static_cast<const unsigned char*>(p) < buffer.data + buffer.bytes ? buffer : Buffer{};
+}
+
 std::string broken_guards() {
   Buffers& all = buffers();
   std::lock_guard lock(all.mutex);
@@ -247,7 +256,7 @@ void copy_async(void* to, const void* from, int bytes, bool valid, Site site) {
   const void* pc = __builtin_return_address(0);
 #if defined(ANNEAL_SIMT_HOOKS)
   if (valid) touch(fiber, from, bytes, Access::read, pc);
-  touch(fiber, to, bytes, Access::write, pc);
+  touch(fiber, to, bytes, Access::copy, pc);
 #endif
   block.counts.async_bytes += valid ? bytes : 0;
   std::memset(to, unwritten, bytes);
@@ -268,8 +277,8 @@ void copy_async_wait(int pending) {
     for (; copies.done < copies.ends[copies.groups_done]; ++copies.done) {
       const AsyncCopy& copy = copies.queue[copies.done];
 #if defined(ANNEAL_SIMT_HOOKS)
-      if (copy.valid) touch(fiber, copy.from, copy.bytes, Access::read, copy.pc, Touch::check);
-      touch(fiber, copy.to, copy.bytes, Access::write, copy.pc, Touch::check);
+      if (copy.valid) touch(fiber, copy.from, copy.bytes, Access::departure, copy.pc);
+      touch(fiber, copy.to, copy.bytes, Access::arrival, copy.pc);
 #endif
       if (copy.valid) std::memcpy(copy.to, copy.from, copy.bytes);
       else std::memset(copy.to, 0, copy.bytes);

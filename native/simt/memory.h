@@ -22,6 +22,8 @@ void* allocate_buffer(size_t bytes, int device);
 bool free_buffer(void* p);
 size_t allocated_bytes(int device);
 bool inside_buffer(const void* p, size_t bytes);
+// The buffer with this address, or one without bytes.
+Buffer find_buffer(const void* p);
 // What has been written outside buffers, empty if nothing: a sentence for each buffer, whose guards are then whole again.
 std::string broken_guards();
 // The same for one buffer, left as it is.
