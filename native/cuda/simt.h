@@ -46,6 +46,10 @@ ANNEAL_DEVICE void mma_bf16(float (&d)[4], const uint32_t (&a)[4], uint32_t b0, 
 ANNEAL_DEVICE void cp_async_16(Shared to, const void* from, bool valid = true) {
   asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(to), "l"(from), "r"(valid ? 16 : 0) : "memory");
 }
+// 8 bytes, the same.
+ANNEAL_DEVICE void cp_async_8(Shared to, const void* from, bool valid = true) {
+  asm volatile("cp.async.ca.shared.global [%0], [%1], 8, %2;" ::"r"(to), "l"(from), "r"(valid ? 8 : 0) : "memory");
+}
 ANNEAL_DEVICE void cp_async_commit() { asm volatile("cp.async.commit_group;" ::: "memory"); }
 // Waits until at most `pending` of this thread's groups are under way. Other threads' copies need a barrier too.
 template <int pending> ANNEAL_DEVICE void cp_async_wait() { asm volatile("cp.async.wait_group %0;" ::"n"(pending) : "memory"); }

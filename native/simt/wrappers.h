@@ -57,6 +57,9 @@ ANNEAL_SIMT_INLINE void mma_bf16(float (&d)[4], const uint32_t (&a)[4], uint32_t
 ANNEAL_SIMT_INLINE void cp_async_16(Shared to, const void* from, bool valid = true, simt::Site site = simt::Site::here()) {
   simt::copy_async(to.at, from, 16, valid, site);
 }
+ANNEAL_SIMT_INLINE void cp_async_8(Shared to, const void* from, bool valid = true, simt::Site site = simt::Site::here()) {
+  simt::copy_async(to.at, from, 8, valid, site);
+}
 inline void cp_async_commit() { simt::copy_async_commit(); }
 template <int pending> inline void cp_async_wait() { simt::copy_async_wait(pending); }
 
