@@ -81,6 +81,11 @@ template <class T> uint32_t highest_bit(T a) {
   U bits = std::is_signed_v<T> && a < 0 ? static_cast<U>(~static_cast<U>(a)) : static_cast<U>(a);
   return bits ? static_cast<uint32_t>(8 * sizeof(T) - 1 - std::countl_zero(bits)) : ~0u;
 }
+// How far the highest bit must be shifted to come first.
+template <class T> uint32_t highest_shift(T a) {
+  uint32_t bit = highest_bit(a);
+  return bit == ~0u ? bit : static_cast<uint32_t>(8 * sizeof(T)) - 1 - bit;
+}
 template <class U> U select(U a, U b, bool p) { return p ? a : b; }
 template <class U, class C> U select_sign(U a, U b, C c) { return c >= 0 ? a : b; }
 
@@ -170,6 +175,8 @@ template <class U> void add_fields(Handlers& handlers, const std::string& bits) 
   handlers["brev.b" + bits] = handler<reverse<U>>();
   handlers["bfind.u" + bits] = handler<highest_bit<U>>();
   handlers["bfind.s" + bits] = handler<highest_bit<S>>();
+  handlers["bfind.shiftamt.u" + bits] = handler<highest_shift<U>>();
+  handlers["bfind.shiftamt.s" + bits] = handler<highest_shift<S>>();
 }
 
 }  // namespace
