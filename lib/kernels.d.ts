@@ -48,9 +48,15 @@ export interface Kernels {
   dequantize(y: Handle, codes: Handle, scales: Handle, zeros: Handle | 0, format: number, block: number): void
   quantized_matmul(y: Handle, x: Handle, codes: Handle, scales: Handle, zeros: Handle | 0, bias: Handle | 0, format: number, half: boolean): void
   quantized_matmul_backward(dx: Handle, dy: Handle, codes: Handle, scales: Handle, zeros: Handle | 0, format: number, half: boolean): void
+  lora_merge(weight: Handle, b: Handle, a: Handle, scale: number, transposed: boolean): void
+  lora_merge_quantized(codes: Handle, scales: Handle, zeros: Handle | 0, error: Handle, b: Handle, a: Handle, scale: number, format: number): void
+  group_advantages(advantage: Handle, withoutSpread: Handle, rewards: Handle, weights: Handle | 0, group: number, scaling: number, eps: number): void
+  gae(advantage: Handle, returns: Handle, reward: Handle, value: Handle, mask: Handle | 0, gamma: number, lambda: number): void
+  policy_loss(total: Handle, loss: Handle, dlogprob: Handle, statistics: Handle, logprob: Handle, old: Handle | 0, reference: Handle | 0, advantage: Handle, weight: Handle, factor: Handle | 0, starts: Handle, objective: number, level: number, low: number, high: number, limit: number, dualLimit: number, beta: number, correctedKl: boolean): void
   sum_squares(y: Handle, x: Handle, accumulate: boolean): void
   clip_factor(y: Handle, sumSquares: Handle, maxNorm: number): void
   adamw(parameter: Handle, first: Handle, second: Handle, halfCopy: Handle | 0, gradient: Handle, factor: Handle | 0, learningRate: number, beta1: number, beta2: number, eps: number, weightDecay: number, step: number): void
+  adamw_8bit(parameter: Handle, first: Handle, second: Handle, firstScale: Handle, secondScale: Handle, gradient: Handle, factor: Handle | 0, learningRate: number, beta1: number, beta2: number, eps: number, weightDecay: number, step: number): void
   count_non_finite(y: Handle, x: Handle, accumulate: boolean): void
   random_uniform(y: Handle, low: number, high: number, seed: number, stream: number): void
   random_normal(y: Handle, mean: number, deviation: number, seed: number, stream: number): void

@@ -8,7 +8,7 @@ enum class UnaryOperation { negate, exp, log, sqrt, rsqrt, tanh, erf, sin, cos, 
 enum class ReduceOperation { sum, max };
 enum class Activation { none, gelu, gelu_tanh, silu, relu, tanh, quick_gelu };
 enum class QuantizedFormat { nf4, fp4, int8, int4, dynamic, dynamic_unsigned };
-enum class AdvantageScaling { none, group, batch, normalize_then_sum };
+enum class AdvantageScaling { none, group, batch, normalize_then_sum, leave_one_out };
 enum class PolicyObjective { clip, cispo, sapo, vespo };
 enum class RatioLevel { token, sequence_mean, sequence_sum };
 

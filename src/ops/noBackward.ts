@@ -15,5 +15,8 @@ export const noBackward = {
   linear_cross_entropy: 'computes its gradient in the forward pass',
   sum_squares: 'measures gradients', clip_factor: 'measures gradients', adamw: 'updates parameters', count_non_finite: 'counts',
   quantize: 'rounds to codes, which has no gradient', dequantize: 'reads a frozen weight',
+  lora_merge: 'updates a weight in place', lora_merge_quantized: 'updates a weight in place',
+  group_advantages: 'advantages are constants', gae: 'advantages and returns are constants', policy_loss: 'computes its gradient in the forward pass',
+  adamw_8bit: 'updates parameters',
   sample: 'draws a token, which has no gradient',
 } satisfies Record<Unpaired, string>

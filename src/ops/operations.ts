@@ -9,8 +9,10 @@ export const activations = numbered(['none', 'gelu', 'gelu_tanh', 'silu', 'relu'
 
 /** The formats of quantised numbers; the first four are for weights. */
 export const quantizedFormats = numbered(['nf4', 'fp4', 'int8', 'int4', 'dynamic', 'dynamic_unsigned'])
-/** What divides a reward's distance from its group's mean: nothing, its group's deviation, the batch's; or GDPO's order of normalising and summing. */
-export const advantageScalings = numbered(['none', 'group', 'batch', 'normalize_then_sum'])
+/**
+ * What divides a reward's distance from its group's mean: nothing, its group's deviation, the batch's; GDPO's order of normalising and summing; or
+ * RLOO's mean of the others. */
+export const advantageScalings = numbered(['none', 'group', 'batch', 'normalize_then_sum', 'leave_one_out'])
 export const policyObjectives = numbered(['clip', 'cispo', 'sapo', 'vespo'])
 /** What the ratio of new to old probability is taken over: a token, or a sequence's mean or sum of log-ratios. */
 export const ratioLevels = numbered(['token', 'sequence_mean', 'sequence_sum'])

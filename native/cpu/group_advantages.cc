@@ -1,0 +1,129 @@
+// Rewards to advantages, as TRL's GRPO and RLOO trainers compute them. A reward of NaN is one that was not given: means and deviations leave it out, and
+// a sample without any reward has advantage 0. Computed in f64; the batch's sums are taken in order by one thread, so threads change nothing.
+#include <cmath>
+
+#include "../shape.h"
+#include "isa.h"
+
+namespace anneal::cpu::ANNEAL_ISA {
+namespace {
+
+constexpr int reward_slot = 6;
+// A spread that only rounding made, as TRL's isclose has it.
+constexpr double no_spread = 1e-8;
+
+// Mean and unbiased deviation of those of n numbers, stride apart, that are not NaN.
+struct Spread {
+  double mean, deviation;
+  int64_t count;
+};
+template <class T> Spread spread_of(const T* x, int64_t n, int64_t stride) {
+  double total = 0, squares = 0;
+  int64_t count = 0;
+  for (int64_t i = 0; i < n; ++i) {
+    const double v = static_cast<double>(x[i * stride]);
+    const bool given = v == v;
+    total += given ? v : 0;
+    count += given;
+  }
+  const double mean = total / static_cast<double>(count);
+  for (int64_t i = 0; i < n; ++i) {
+    const double away = static_cast<double>(x[i * stride]) - mean;
+    squares += away == away ? away * away : 0;
+  }
+  return {mean, ::sqrt(squares / static_cast<double>(count - 1)), count};
+}
+
+double or_zero(double x) { return x == x ? x : 0; }
+
+// The weighted sum of those of a sample's rewards that are given; NaN where none is. With `spreads`, of the rewards less their mean over deviation + eps.
+template <class T>
+double combined(const T* reward, const T* weight, int64_t functions, const Spread* spreads, double eps) {
+  double total = 0;
+  bool any = false;
+  for (int64_t f = 0; f < functions; ++f) {
+    double r = static_cast<double>(reward[f]);
+    if (r != r) continue;
+    any = true;
+    if (spreads) r = or_zero((r - spreads[f].mean) / (spreads[f].deviation + eps));
+    total += (weight ? static_cast<double>(weight[f]) : 1) * r;
+  }
+  return any ? total : NAN;
+}
+
+template <class T>
+void advantages(T* advantage, int32_t* without_spread, const T* rewards, const T* weight, int64_t samples, int64_t functions,
+                int64_t group, AdvantageScaling scaling, double eps) {
+  const int64_t groups = samples / group;
+  double* reward = static_cast<double*>(
+      pool().scratch(reward_slot, static_cast<size_t>(samples) * 8 + static_cast<size_t>(functions) * sizeof(Spread) + 64));
+  Spread* spreads = reinterpret_cast<Spread*>(reward + samples);
+  int32_t flat = 0;
+  for (int64_t g = 0; g < groups; ++g) {
+    const T* rows = rewards + g * group * functions;
+    const bool by_function = scaling == AdvantageScaling::normalize_then_sum;
+    bool spread = false;
+    if (by_function)
+      for (int64_t f = 0; f < functions; ++f) {
+        spreads[f] = spread_of(rows + f, group, functions);
+        spread = spread || spreads[f].deviation > no_spread;
+      }
+    double* own = reward + g * group;
+    for (int64_t i = 0; i < group; ++i)
+      own[i] = combined(rows + i * functions, weight, functions, by_function ? spreads : nullptr, eps);
+    if (!by_function) {
+      const Spread s = spread_of(own, group, 1);
+      spread = s.deviation > no_spread;
+      double factor = 1;
+      if (scaling == AdvantageScaling::group) factor = 1 / (s.deviation + eps);
+      if (scaling == AdvantageScaling::leave_one_out) factor = static_cast<double>(s.count) / static_cast<double>(s.count - 1);
+      for (int64_t i = 0; i < group; ++i) own[i] = (own[i] - s.mean) * factor;
+      if (scaling != AdvantageScaling::batch)
+        for (int64_t i = 0; i < group; ++i) advantage[g * group + i] = static_cast<T>(or_zero(own[i]));
+    }
+    flat += !spread;
+  }
+  *without_spread = flat;
+  if (scaling == AdvantageScaling::normalize_then_sum) {
+    const Spread s = spread_of(reward, samples, 1);
+    for (int64_t i = 0; i < samples; ++i) advantage[i] = static_cast<T>(or_zero((reward[i] - s.mean) / (s.deviation + eps)));
+  } else if (scaling == AdvantageScaling::batch) {
+    // The deviation is that of the rewards themselves, not of their distances from the groups' means.
+    double* raw = static_cast<double*>(pool().scratch(reward_slot + 1, static_cast<size_t>(samples) * 8 + 64));
+    for (int64_t i = 0; i < samples; ++i) raw[i] = combined(rewards + i * functions, weight, functions, static_cast<const Spread*>(nullptr), eps);
+    const double factor = 1 / (spread_of(raw, samples, 1).deviation + eps);
+    for (int64_t i = 0; i < samples; ++i) advantage[i] = static_cast<T>(or_zero(reward[i] * factor));
+  }
+}
+
+}  // namespace
+
+void group_advantages(Out advantage, Out without_spread, In rewards, MaybeIn weights, int64_t group, int64_t scaling, double eps) {
+  ANNEAL_CHECK(rewards.dtype == DType::f32 || rewards.dtype == DType::f64, "group_advantages: rewards must be f32 or f64, but is %s",
+               name_of(rewards.dtype));
+  ANNEAL_CHECK(rewards.rank == 2, "group_advantages: rewards must have shape [samples, functions], but has %s", ShapeText(rewards).text);
+  const int64_t samples = rewards.shape[0], functions = rewards.shape[1];
+  ANNEAL_CHECK(group > 0 && samples % group == 0, "group_advantages: group must divide the %lld samples, but is %lld",
+               static_cast<long long>(samples), static_cast<long long>(group));
+  ANNEAL_CHECK(scaling >= 0 && scaling <= static_cast<int64_t>(AdvantageScaling::leave_one_out), "group_advantages: unknown scaling %lld",
+               static_cast<long long>(scaling));
+  check_dtype("group_advantages", "advantage", advantage, rewards.dtype);
+  ANNEAL_CHECK(advantage.size == samples, "group_advantages: advantage must have %lld elements, but has shape %s",
+               static_cast<long long>(samples), ShapeText(advantage).text);
+  check_dtype("group_advantages", "without_spread", without_spread, DType::i32);
+  ANNEAL_CHECK(without_spread.size == 1, "group_advantages: without_spread must have one element, but has shape %s",
+               ShapeText(without_spread).text);
+  if (weights) {
+    check_dtype("group_advantages", "weights", *weights, rewards.dtype);
+    ANNEAL_CHECK(weights->size == functions, "group_advantages: weights must have %lld elements, one per function, but has shape %s",
+                 static_cast<long long>(functions), ShapeText(*weights).text);
+  }
+  auto run = [&]<class T>(T* out) {
+    advantages(out, without_spread.as<int32_t>(), rewards.as<const T>(), weights ? weights->as<const T>() : nullptr, samples, functions,
+               group, static_cast<AdvantageScaling>(scaling), eps);
+  };
+  if (rewards.dtype == DType::f32) run(advantage.as<float>());
+  else run(advantage.as<double>());
+}
+
+}  // namespace anneal::cpu::ANNEAL_ISA
