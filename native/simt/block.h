@@ -172,9 +172,10 @@ void race_join(Block& block, const std::vector<Fiber*>& members);
 Cell* new_cells(size_t count);
 void clear_cells(Cell* cells, size_t count);
 void delete_cells(Cell* cells);
-enum class Touch { both, check, profile };
-enum class Access : uint8_t { read, write, atomic };
-void touch(Fiber& fiber, const void* address, size_t bytes, Access access, const void* pc, Touch what = Touch::both);
+// `copy` is the start of an asynchronous copy to the address, `arrival` its end and `departure` the read at its end: of these only the start is profiled.
+enum class Access : uint8_t { read, write, atomic, copy, arrival, departure };
+// Checks an access for races, bounds and uninitialised data, and profiles it.
+void touch(Fiber& fiber, const void* address, size_t bytes, Access access, const void* pc);
 #endif
 
 // --- report.cc ---

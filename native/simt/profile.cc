@@ -17,10 +17,12 @@ struct SiteCounts {
   uint64_t requests = 0, taken = 0, ideal = 0;
   bool write = false, shared = false;
 };
+// An instruction in one space: cp.async reads one and writes the other.
+using AccessSite = std::pair<const void*, bool>;
 struct KernelCounts {
   uint64_t launches = 0;
   Counts counts;
-  std::map<const void*, SiteCounts> sites;
+  std::map<AccessSite, SiteCounts> sites;
 };
 struct Totals {
   std::mutex mutex;
@@ -90,13 +92,18 @@ void count_global(const Request& request, size_t bytes, SiteCounts& counts) {
 
 }  // namespace
 
+struct SiteHash {
+  size_t operator()(const AccessSite& site) const { return reinterpret_cast<size_t>(site.first) * 2 + site.second; }
+};
+
 class BlockProfile {
  public:
-  std::unordered_map<const void*, WarpSite> sites[32];
-  std::unordered_map<const void*, SiteCounts> counts;
+  bool complete = false;  // a block that failed leaves requests behind
+  std::unordered_map<AccessSite, WarpSite, SiteHash> sites[32];
+  std::map<AccessSite, SiteCounts> counts;
 
-  void finish(const void* pc, const WarpSite& site, const Request& request) {
-    SiteCounts& sum = counts[pc];
+  void finish(AccessSite key, const WarpSite& site, const Request& request) {
+    SiteCounts& sum = counts[key];
     sum.write = site.write;
     sum.shared = site.shared;
     ++sum.requests;
@@ -107,12 +114,13 @@ class BlockProfile {
 
 void profile_begin(Block& block) {
   if (block.launch->settings.profile.empty()) block.profile.reset();
-  else if (!block.profile) block.profile = std::make_shared<BlockProfile>();
+  else if (!block.profile || !block.profile->complete) block.profile = std::make_shared<BlockProfile>();
+  if (block.profile) block.profile->complete = false;
 }
 
 void profile_access(Fiber& fiber, const void* address, size_t bytes, bool write, bool shared, const void* pc) {
   Block& block = *fiber.block;
-  WarpSite& site = block.profile->sites[fiber.warp->index][pc];
+  WarpSite& site = block.profile->sites[fiber.warp->index][{pc, shared}];
   site.bytes = bytes;
   site.write = write;
   site.shared = shared;
@@ -122,7 +130,7 @@ void profile_access(Fiber& fiber, const void* address, size_t bytes, bool write,
   request.lanes |= 1u << fiber.lane;
   request.address[fiber.lane] = reinterpret_cast<uintptr_t>(address);
   while (!site.open.empty() && site.open.front().lanes == fiber.warp->members) {
-    block.profile->finish(pc, site, site.open.front());
+    block.profile->finish({pc, shared}, site, site.open.front());
     site.open.pop_front();
     ++site.first;
   }
@@ -130,15 +138,16 @@ void profile_access(Fiber& fiber, const void* address, size_t bytes, bool write,
 
 void profile_end(Block& block) {
   if (!block.profile) return;
+  block.profile->complete = true;
   for (auto& warp : block.profile->sites) {
-    for (auto& [pc, site] : warp)
-      for (auto& request : site.open) block.profile->finish(pc, site, request);
+    for (auto& [key, site] : warp)
+      for (auto& request : site.open) block.profile->finish(key, site, request);
     warp.clear();
   }
   std::lock_guard lock(totals().mutex);
   auto& sites = totals().kernels[block.launch->kernel].sites;
-  for (auto& [pc, counts] : block.profile->counts) {
-    SiteCounts& sum = sites[pc];
+  for (auto& [key, counts] : block.profile->counts) {
+    SiteCounts& sum = sites[key];
     sum.requests += counts.requests;
     sum.taken += counts.taken;
     sum.ideal += counts.ideal;
@@ -166,7 +175,7 @@ void write_profile() {
   if (const size_t at = path.find("%p"); at != std::string::npos) path.replace(at, 2, std::to_string(getpid()));
   std::vector<const void*> pcs;
   for (auto& [function, kernel] : totals().kernels)
-    for (auto& [pc, site] : kernel.sites) pcs.push_back(pc);
+    for (auto& [key, site] : kernel.sites) pcs.push_back(key.first);
   const std::vector<std::string> places = locate(pcs);
   FILE* file = std::fopen(path.c_str(), "w");
   if (!file) {
@@ -186,7 +195,7 @@ void write_profile() {
                  n(c.shared_bytes), n(c.global_bytes));
     comma = ",";
     const char* inner = "";
-    for (auto& [pc, site] : kernel.sites) {
+    for (auto& [key, site] : kernel.sites) {
       std::fprintf(file, "%s\n    {\"site\": \"%s\", \"space\": \"%s\", \"access\": \"%s\", \"requests\": %llu, \"%s\": %llu, \"ideal\": %llu, \"ratio\": %.3f}", inner,
                    places[next++].c_str(), site.shared ? "shared" : "global", site.write ? "write" : "read", n(site.requests), site.shared ? "wavefronts" : "sectors",
                    n(site.taken), n(site.ideal), static_cast<double>(site.taken) / static_cast<double>(site.ideal));

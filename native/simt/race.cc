@@ -4,7 +4,10 @@
 // After a barrier of the whole block every thread knows the same, so that is kept once (Block::base), and what a thread has learned since then in a
 // row of its own that covers the threads known_low … known_high - 1.
 #if defined(ANNEAL_SIMT_HOOKS)
+#include <link.h>
+
 #include <algorithm>
+#include <cstdio>
 #include <cstdlib>
 
 #include "memory.h"
@@ -20,8 +23,42 @@ struct Cell {
 
 namespace {
 
-constexpr uint32_t atomic_flag = 0x80000000u;
+// Beside a writer: it was atomic; it is an asynchronous copy that has not arrived.
+constexpr uint32_t atomic_flag = 0x80000000u, under_way_flag = 0x40000000u, thread_bits = 0x3fffffffu;
 constexpr size_t page_bytes = 256;
+
+// The memory that a kernel has beside buffers: its library's constants, and its arguments.
+struct Library {
+  const void* kernel = nullptr;
+  std::vector<std::pair<uintptr_t, uintptr_t>> segments;
+};
+Library library;
+
+int find_segments(dl_phdr_info* info, size_t, void* result) {
+  std::vector<std::pair<uintptr_t, uintptr_t>> segments;
+  bool contains = false;
+  for (int i = 0; i < info->dlpi_phnum; ++i) {
+    if (info->dlpi_phdr[i].p_type != PT_LOAD) continue;
+    const uintptr_t start = info->dlpi_addr + info->dlpi_phdr[i].p_vaddr;
+    segments.push_back({start, start + info->dlpi_phdr[i].p_memsz});
+    const uintptr_t kernel = reinterpret_cast<uintptr_t>(static_cast<Library*>(result)->kernel);
+    contains = contains || (kernel >= start && kernel < segments.back().second);
+  }
+  if (contains) static_cast<Library*>(result)->segments = segments;
+  return contains;
+}
+
+bool in_data_of_kernel(const Launch& launch, const unsigned char* p) {
+  auto* arguments = static_cast<const unsigned char*>(launch.arguments);
+  if (p >= arguments && p < arguments + launch.argument_bytes) return true;
+  if (library.kernel != launch.kernel) {
+    library.kernel = launch.kernel;
+    dl_iterate_phdr(find_segments, &library);
+  }
+  for (auto& [start, end] : library.segments)
+    if (reinterpret_cast<uintptr_t>(p) >= start && reinterpret_cast<uintptr_t>(p) < end) return true;
+  return false;
+}
 
 struct Shadow {
   const std::vector<Buffer*>* buffers = nullptr;
@@ -70,7 +107,16 @@ const void* whole_pc(uint32_t low, const void* near) {
   return reinterpret_cast<const void*>(pc);
 }
 
-const char* verb(Access access) { return access == Access::read ? "read" : access == Access::write ? "write" : "atomic access"; }
+bool reads(Access access) { return access == Access::read || access == Access::departure; }
+const char* verb(Access access) {
+  switch (access) {
+    case Access::read: return "read";
+    case Access::write: return "write";
+    case Access::atomic: return "atomic access";
+    case Access::departure: return "read of an asynchronous copy";
+    default: return "asynchronous copy";
+  }
+}
 
 bool told(const Launch& launch, const char* kind, const void* pc) {
   for (auto& finding : launch.findings)
@@ -92,7 +138,7 @@ struct Checker {
   uint32_t me;
 
   bool ordered(uint32_t thread, uint32_t clock) const {
-    thread &= ~atomic_flag;
+    thread &= thread_bits;
     if (thread == 0 || thread == me) return true;
     if (thread < first || thread >= first + block.threads) return false;
     const int other = static_cast<int>(thread - first);
@@ -104,18 +150,18 @@ struct Checker {
   // The conflict that the access has with the cell, or none: sets the other thread and its place.
   bool conflict(const Cell& cell, Access access, uint32_t* other, bool* other_writes, uint32_t* place) const {
     const bool both_atomic = access == Access::atomic && (cell.writer & atomic_flag);
-    if (!both_atomic && !ordered(cell.writer, cell.write_clock)) return *other = cell.writer & ~atomic_flag, *other_writes = true, *place = cell.write_place, true;
-    if (access == Access::read) return false;
+    if (!both_atomic && !ordered(cell.writer, cell.write_clock)) return *other = cell.writer & thread_bits, *other_writes = true, *place = cell.write_place, true;
+    if (reads(access)) return false;
     if (!ordered(cell.reader, cell.read_clock)) return *other = cell.reader, *other_writes = false, *place = cell.read_place, true;
     if (!ordered(cell.other_reader, cell.other_clock)) return *other = cell.other_reader, *other_writes = false, *place = 0, true;
     return false;
   }
   void note(Cell& cell, Access access, uint32_t place) const {
-    if (access == Access::read) {
+    if (reads(access)) {
       if (cell.reader && cell.reader != me && !same_warp(cell.reader, me)) cell.other_reader = cell.reader, cell.other_clock = cell.read_clock;
       cell.reader = me, cell.read_clock = fiber.clock, cell.read_place = place;
     } else {
-      cell.writer = me | (access == Access::atomic ? atomic_flag : 0), cell.write_clock = fiber.clock, cell.write_place = place;
+      cell.writer = me | (access == Access::atomic ? atomic_flag : access == Access::copy ? under_way_flag : 0), cell.write_clock = fiber.clock, cell.write_place = place;
       cell.reader = cell.other_reader = 0;
     }
   }
@@ -186,7 +232,7 @@ void race_join(Block& block, const std::vector<Fiber*>& members) {
   }
 }
 
-void touch(Fiber& fiber, const void* address, size_t bytes, Access access, const void* pc, Touch what) {
+void touch(Fiber& fiber, const void* address, size_t bytes, Access access, const void* pc) {
   auto* p = static_cast<const unsigned char*>(address);
   if (fiber.stack && p >= reinterpret_cast<unsigned char*>(fiber.stack->low) && p < reinterpret_cast<unsigned char*>(fiber.stack->low) + Stacks::bytes) return;
   if (inside) return;
@@ -210,7 +256,14 @@ void touch(Fiber& fiber, const void* address, size_t bytes, Access access, const
     }
   if (!array) {
     buffer = find_buffer(p);
-    if (!buffer) return;
+    if (!buffer) {
+      if (in_data_of_kernel(launch, p)) return;
+      char text[200];
+      std::snprintf(text, sizeof text, "%s of %zu bytes @ at address %p, which is in no buffer; %s", verb(access), bytes, address, who(fiber).c_str());
+      launch.find({"out-of-bounds", text, pc});
+      inside = false;
+      abandon();
+    }
     data = buffer->data;
     size = buffer->bytes;
   }
@@ -222,9 +275,11 @@ void touch(Fiber& fiber, const void* address, size_t bytes, Access access, const
     abandon();
   }
   const bool shared = array != nullptr;
-  (shared ? block.counts.shared_bytes : block.counts.global_bytes) += bytes;
-  if (what != Touch::check && access != Access::atomic && !launch.settings.profile.empty()) profile_access(fiber, address, bytes, access == Access::write, shared, pc);
-  if (!shadow.race || what == Touch::profile) return;
+  if (access != Access::arrival && access != Access::departure) {
+    (shared ? block.counts.shared_bytes : block.counts.global_bytes) += bytes;
+    if (block.profile && access != Access::atomic) profile_access(fiber, address, bytes, !reads(access), shared, pc);
+  }
+  if (!shadow.race) return;
 
   const uint32_t first = shared ? 1 : block.linear * static_cast<uint32_t>(block.threads) + 1;
   const Checker checker{fiber, block, shared, first, first + static_cast<uint32_t>(fiber.linear)};
@@ -234,6 +289,10 @@ void touch(Fiber& fiber, const void* address, size_t bytes, Access access, const
     Cell& cell = shared ? array->cells[i] : cell_of(*buffer, i);
     if (shared && access == Access::read && !cell.writer) {
       find_once(launch, "uninitialised", pc, nullptr, "read @ of shared memory that nothing has written, at offset " + std::to_string(i) + " of " + std::to_string(size) + "; " + who(fiber));
+      return;
+    }
+    if (shared && reads(access) && (cell.writer & under_way_flag)) {
+      find_once(launch, "cp.async", pc, whole_pc(cell.write_place, pc), "read @ of shared memory before the copy & has arrived; " + who(fiber));
       return;
     }
     uint32_t other = 0, other_place = 0;

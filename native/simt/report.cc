@@ -47,7 +47,7 @@ std::string choose(const std::vector<std::string>& frames) {
   for (auto& frame : frames) {
     const size_t colon = frame.rfind(':');
     const std::string file = frame.substr(0, colon);
-    if (frame.find("?") != std::string::npos || file.find("/simt/") != std::string::npos || file.find("/usr/") == 0) continue;
+    if (frame.find("?") != std::string::npos || file.find("native/simt/") != std::string::npos || file.find("/usr/") == 0) continue;
     const std::string place = base_name(frame.c_str());
     if (inner.empty()) inner = place;
     if (outer.empty() && file.size() > 3 && file.compare(file.size() - 3, 3, ".cu") == 0) outer = place;

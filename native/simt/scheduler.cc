@@ -193,6 +193,7 @@ void run_blocks(Launch& launch) {
   launch.counts.add(block.counts);
 }
 
+#if !defined(ANNEAL_SIMT_HOOKS)
 // Threads of the system that help with launches of many blocks, one launch at a time. They live as long as the process.
 class Helpers {
  public:
@@ -236,6 +237,7 @@ class Helpers {
   Launch* launch_ = nullptr;
   int started_ = 0, places_ = 0, active_ = 0;
 };
+#endif
 
 }  // namespace
 
@@ -292,7 +294,6 @@ void abandon() {
 }
 
 void run_launch(Launch& launch) {
-  static Helpers* const helpers = new Helpers;
   const uint64_t count = launch.blocks();
   if (launch.settings.order == Order::random) {
     launch.order.resize(count);
@@ -309,6 +310,7 @@ void run_launch(Launch& launch) {
   race_end(launch);
   profile_launch(launch);
 #else
+  static Helpers* const helpers = new Helpers;
   // Waking a helper costs as much as running a few hundred short threads.
   const bool worthwhile = count > 1 && count * launch.threads() >= 2048;
   helpers->run(launch, worthwhile ? static_cast<int>(std::min<uint64_t>(launch.settings.threads, count)) - 1 : 0);
