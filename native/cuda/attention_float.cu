@@ -13,7 +13,7 @@ struct FloatArguments {
 
 template <int D, int R> constexpr size_t float_forward_shared = (2 * 16 * R * float_pitch<D> + 16 * R * weight_pitch<R>) * sizeof(float);
 
-template <int D, int R> __global__ void __launch_bounds__(float_threads) attention_forward_float_kernel(FloatArguments p) {
+template <int D, int R> __global__ void __launch_bounds__(float_threads, 1) attention_forward_float_kernel(FloatArguments p) {
   constexpr int rows = 16 * R;
   ANNEAL_DYNAMIC_SHARED(float, memory);
   if (static_cast<int>(blockIdx.x) >= *p.count) return;
