@@ -1,0 +1,141 @@
+// x W^T with a quantised W for the few rows of decoding, which should take no longer than reading W. A block has some rows of W; each of its warps takes one
+// slice of k, so that enough of W is on its way at any time, from global memory straight into registers, several steps ahead.
+#include "gemm_epilogue.h"
+#include "launch.h"
+#include "quantized_weight.h"
+
+namespace anneal::cuda {
+
+constexpr int few_warps = quantized_slices;
+
+template <int bits, bool with_zeros, int row_tiles, int token_tiles>
+__global__ void __launch_bounds__(few_warps * 32, 2) quantized_few_kernel(QuantizedWeight w, CodeBook book, const bf16* x, int64_t x_stride, int m, Output out) {
+  constexpr int ahead = bits == 4 ? 4 : 2, rows = 16 * row_tiles, tokens = 8 * token_tiles, step_bytes = quantized_step * bits / 8;
+  ANNEAL_DYNAMIC_SHARED(uint32_t, memory);
+  const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, g = lane / 4, t = lane % 4;
+  const int first_row = blockIdx.x * rows, steps = w.columns / quantized_step;
+  const int begin = static_cast<int>(static_cast<int64_t>(steps) * warp / quantized_slices), end = static_cast<int>(static_cast<int64_t>(steps) * (warp + 1) / quantized_slices);
+  const int64_t row_bytes = static_cast<int64_t>(w.columns) * bits / 8;
+
+  // Rows beyond the last repeat it; their sums are not used.
+  int row[row_tiles][2];
+  const uint8_t* from[row_tiles][2];
+#pragma unroll
+  for (int i = 0; i < row_tiles; ++i)
+#pragma unroll
+    for (int h = 0; h < 2; ++h) {
+      row[i][h] = min(first_row + i * 16 + h * 8 + g, w.rows - 1);
+      from[i][h] = w.codes + row[i][h] * row_bytes + t * (step_bytes / 4);
+    }
+  Codes<bits> codes[ahead][row_tiles][2];
+  StepScales<with_zeros> scales[row_tiles], next_scales[row_tiles];
+  uint32_t numbers[token_tiles][8], next_numbers[token_tiles][8];
+  auto load_codes = [&](int u, int step) {
+    if (step >= end) return;
+#pragma unroll
+    for (int i = 0; i < row_tiles; ++i)
+#pragma unroll
+      for (int h = 0; h < 2; ++h) codes[u][i][h].load(from[i][h] + static_cast<int64_t>(step) * step_bytes);
+  };
+  auto load_scales = [&](int step) {
+    if (step >= end) return;
+#pragma unroll
+    for (int i = 0; i < row_tiles; ++i) next_scales[i].load(w, row[i], step, end, t % ahead);
+  };
+  auto load_numbers_of = [&](int step) {
+#pragma unroll
+    for (int j = 0; j < token_tiles; ++j)
+#pragma unroll
+      for (int half = 0; half < 2; ++half) {
+        uint4 raw = make_uint4(0, 0, 0, 0);
+        if (step < end && j * 8 + g < m) raw = load_global_16(x + (j * 8 + g) * x_stride + static_cast<int64_t>(step) * quantized_step + 16 * t + 8 * half);
+        next_numbers[j][4 * half] = raw.x;
+        next_numbers[j][4 * half + 1] = raw.y;
+        next_numbers[j][4 * half + 2] = raw.z;
+        next_numbers[j][4 * half + 3] = raw.w;
+      }
+  };
+#pragma unroll
+  for (int u = 0; u < ahead; ++u) load_codes(u, begin + u);
+  load_scales(begin);
+  load_numbers_of(begin);
+  if constexpr (bits == 4) {
+    ANNEAL_SHARED(float, value, 16);
+    if (threadIdx.x < 16) value[threadIdx.x] = book.value[threadIdx.x];
+    __syncthreads();
+    fill_table<few_warps * 32>(memory, value);
+  }
+  __syncthreads();
+
+  TokenSums<token_tiles> sums[row_tiles];
+#pragma unroll
+  for (int i = 0; i < row_tiles; ++i) sums[i].clear();
+  for (int step = begin; step < end; step += ahead) {
+#pragma unroll
+    for (int i = 0; i < row_tiles; ++i) scales[i] = next_scales[i];
+    load_scales(step + ahead);
+#pragma unroll
+    for (int u = 0; u < ahead; ++u) {
+      if (step + u >= end) break;
+#pragma unroll
+      for (int j = 0; j < token_tiles; ++j)
+#pragma unroll
+        for (int i = 0; i < 8; ++i) numbers[j][i] = next_numbers[j][i];
+      load_numbers_of(step + u + 1);
+#pragma unroll
+      for (int i = 0; i < row_tiles; ++i) {
+        uint32_t a[4][4];
+        decode_step<bits>(a, codes[u][i], memory + lane);
+        multiply_step(sums[i], a, numbers, RowScales<with_zeros>(scales[i], u, lane));
+      }
+      load_codes(u, step + u + ahead);
+    }
+  }
+
+  // The slices' sums, then their sum in order as a tile of tokens × rows of W.
+  __syncthreads();
+  float* parts = reinterpret_cast<float*>(memory);
+  float* tile = parts + few_warps * tokens * rows;
+#pragma unroll
+  for (int i = 0; i < row_tiles; ++i)
+#pragma unroll
+    for (int j = 0; j < token_tiles; ++j)
+#pragma unroll
+      for (int e = 0; e < 4; ++e) parts[(warp * tokens + j * 8 + 2 * t + e % 2) * rows + i * 16 + e / 2 * 8 + g] = sums[i].of[j][e];
+  __syncthreads();
+  for (int i = threadIdx.x; i < tokens * rows; i += few_warps * 32) {
+    float total = 0;
+#pragma unroll
+    for (int part = 0; part < few_warps; ++part) total += parts[part * tokens * rows + i];
+    tile[i / rows * tile_stride(rows) + i % rows] = total;
+  }
+  finish_tile<tokens, rows, few_warps * 32>(tile, out, 0, first_row, m, w.rows, 0);
+}
+
+namespace {
+
+template <int bits, bool with_zeros, int row_tiles, int token_tiles> void run(const QuantizedWeight& w, const CodeBook& book, const bf16* x, int64_t x_stride, int m, const Output& out) {
+  constexpr int rows = 16 * row_tiles, tokens = 8 * token_tiles;
+  constexpr size_t sums = sizeof(float) * few_warps * tokens * rows + tile_bytes(tokens, rows), table = bits == 4 ? sizeof(uint32_t) * table_words : 0;
+  launch(quantized_few_kernel<bits, with_zeros, row_tiles, token_tiles>,
+         {dim3(static_cast<unsigned>(ceil_div(w.rows, rows))), dim3(few_warps * 32), sums > table ? sums : table, "quantized_matmul"}, w, book, x, x_stride, m, out);
+}
+template <int bits, bool with_zeros> void choose(const QuantizedWeight& w, const CodeBook& book, const bf16* x, int64_t x_stride, int m, const Output& out) {
+  // With fewer rows of W in a block more of the GPU takes part.
+  const bool small = w.rows < 32 * traits().multiprocessors;
+  if (m <= 8) return small ? run<bits, with_zeros, 1, 1>(w, book, x, x_stride, m, out) : run<bits, with_zeros, 2, 1>(w, book, x, x_stride, m, out);
+  if constexpr (!with_zeros) {
+    if (!small) return run<bits, with_zeros, 2, 2>(w, book, x, x_stride, m, out);
+  }
+  run<bits, with_zeros, 1, 2>(w, book, x, x_stride, m, out);
+}
+
+}  // namespace
+
+void quantized_few(const QuantizedWeight& w, const CodeBook& book, int bits, const bf16* x, int64_t x_stride, int m, const Output& out) {
+  if (bits == 8) choose<8, false>(w, book, x, x_stride, m, out);
+  else if (w.zeros) choose<4, true>(w, book, x, x_stride, m, out);
+  else choose<4, false>(w, book, x, x_stride, m, out);
+}
+
+}  // namespace anneal::cuda
