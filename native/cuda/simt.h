@@ -77,6 +77,11 @@ ANNEAL_DEVICE uint4 load_shared_16(Shared a) {
 ANNEAL_DEVICE void store_shared_16(Shared a, uint4 v) {
   asm volatile("st.shared.v4.u32 [%0], {%1,%2,%3,%4};" ::"r"(a), "r"(v.x), "r"(v.y), "r"(v.z), "r"(v.w) : "memory");
 }
+ANNEAL_DEVICE uint32_t load_shared_4(Shared a) {
+  uint32_t v;
+  asm volatile("ld.shared.u32 %0, [%1];" : "=r"(v) : "r"(a) : "memory");
+  return v;
+}
 ANNEAL_DEVICE void store_shared_4(Shared a, uint32_t v) { asm volatile("st.shared.u32 [%0], %1;" ::"r"(a), "r"(v) : "memory"); }
 
 // 2^x, to 2 ulp.

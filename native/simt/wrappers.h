@@ -72,6 +72,11 @@ ANNEAL_SIMT_INLINE uint4 load_global_once_16(const void* p, simt::Site site = si
 ANNEAL_SIMT_INLINE void store_global_16(void* p, uint4 v, simt::Site site = simt::Site::here()) { simt::store(p, &v, 16, site); }
 ANNEAL_SIMT_INLINE uint4 load_shared_16(Shared from, simt::Site site = simt::Site::here()) { return load_global_16(from.at, site); }
 ANNEAL_SIMT_INLINE void store_shared_16(Shared to, uint4 v, simt::Site site = simt::Site::here()) { simt::store(to.at, &v, 16, site); }
+ANNEAL_SIMT_INLINE uint32_t load_shared_4(Shared from, simt::Site site = simt::Site::here()) {
+  uint32_t v;
+  simt::load(&v, from.at, 4, site);
+  return v;
+}
 ANNEAL_SIMT_INLINE void store_shared_4(Shared to, uint32_t v, simt::Site site = simt::Site::here()) { simt::store(to.at, &v, 4, site); }
 
 inline float exp2_fast(float x) { return std::exp2(x); }
