@@ -91,6 +91,7 @@ struct Pending {
 struct Warp {
   int index = 0;
   uint32_t ready = 0, members = 0, ended = 0;
+  int pending_count = 0;
   Pending pending[4];
   const void* pc = nullptr;  // of the collective being completed
 };
@@ -125,6 +126,7 @@ struct Block {
 
   Warp warps[32];
   Barrier barriers[16];
+  uint32_t barriers_used = 0;  // by the running block
   int votes = 0, voted = 0, vote_result = 0;
   std::vector<Fiber> fibers;
   std::vector<AsyncCopies> copies;

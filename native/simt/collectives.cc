@@ -30,6 +30,7 @@ void complete(Block& block, Warp& warp, Pending& pending, const Fiber* last) {
   }
 #endif
   pending.arrived = 0;
+  --warp.pending_count;
   set_ready(block, warp, last ? arrived & ~(1u << last->lane) : arrived);
 }
 
@@ -71,19 +72,24 @@ void collective(Collective kind, uint32_t mask, void* operand, void (*apply)(voi
   if (!(mask & bit)) fail("divergence", "%s %s: lane %d is not in its own mask %08x", name, format_site(site).c_str(), fiber.lane, mask);
   Pending* found = nullptr;
   Pending* empty = nullptr;
-  for (auto& pending : warp.pending) {
-    if (!pending.arrived) {
-      if (!empty) empty = &pending;
-    } else if (pending.mask == mask && pending.kind == kind && pending.name == name && pending.site.line == site.line && pending.site.file == site.file) {
-      found = &pending;
-    } else if (pending.mask & mask) {
-      fail("divergence", "lane %d of warp %d is at %s %s with mask %08x, while lanes %08x wait at %s %s with mask %08x", fiber.lane, warp.index, name,
-           format_site(site).c_str(), mask, pending.arrived, pending.name, format_site(pending.site).c_str(), pending.mask);
+  if (warp.pending_count == 0) {
+    empty = &warp.pending[0];
+  } else {
+    for (auto& pending : warp.pending) {
+      if (!pending.arrived) {
+        if (!empty) empty = &pending;
+      } else if (pending.mask == mask && pending.kind == kind && pending.name == name && pending.site.line == site.line && pending.site.file == site.file) {
+        found = &pending;
+      } else if (pending.mask & mask) {
+        fail("divergence", "lane %d of warp %d is at %s %s with mask %08x, while lanes %08x wait at %s %s with mask %08x", fiber.lane, warp.index, name,
+             format_site(site).c_str(), mask, pending.arrived, pending.name, format_site(pending.site).c_str(), pending.mask);
+      }
     }
   }
   if (!found) {
     if (!empty) fail("divergence", "the lanes of warp %d wait at more than four places", warp.index);
     found = empty;
+    ++warp.pending_count;
     found->mask = mask;
     found->kind = kind;
     found->name = name;
@@ -108,6 +114,7 @@ void barrier(int id, int count, const char* name, Site site) {
   if (id < 0 || id > 15 || (count >= 0 && (count == 0 || count % 32 || count > block.threads)))
     fail("launch", "%s %s: barrier %d of %d threads does not exist in a block of %d", name, format_site(site).c_str(), id, count, block.threads);
   Barrier& barrier = block.barriers[id];
+  block.barriers_used |= 1u << id;
   if (barrier.arrived == 0) {
     barrier.wanted = count;
     barrier.name = name;
@@ -147,10 +154,13 @@ void thread_ended(Block& block, Fiber& fiber) {
   clear_ready(block, fiber);
   warp.ended |= 1u << fiber.lane;
   --block.live;
-  for (auto& pending : warp.pending)
-    if (pending.arrived && is_complete(warp, pending)) complete(block, warp, pending, nullptr);
-  for (auto& barrier : block.barriers)
+  if (warp.pending_count)
+    for (auto& pending : warp.pending)
+      if (pending.arrived && is_complete(warp, pending)) complete(block, warp, pending, nullptr);
+  for (uint32_t used = block.barriers_used; used; used &= used - 1) {
+    Barrier& barrier = block.barriers[std::countr_zero(used)];
     if (barrier.arrived && barrier.wanted < 0 && barrier.arrived == block.live) release(block, barrier, nullptr);
+  }
 }
 
 void apply_shuffle(void** operands, uint32_t mask) {

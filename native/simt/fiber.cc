@@ -24,6 +24,7 @@ void Stacks::reset(int count) {
     delete[] stacks_;
     delete[] free_;
     capacity_ = count;
+    free_count_ = 0;
     void* memory = mmap(nullptr, capacity_ * (bytes + guard), PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     if (memory == MAP_FAILED) std::abort();
     memory_ = static_cast<char*>(memory);
@@ -35,8 +36,10 @@ void Stacks::reset(int count) {
       stacks_[i] = {low + guard, i};
     }
   }
-  free_count_ = 0;
-  for (int i = capacity_ - 1; i >= 0; --i) free_[free_count_++] = &stacks_[i];
+  if (free_count_ != capacity_) {
+    free_count_ = 0;
+    for (int i = capacity_ - 1; i >= 0; --i) free_[free_count_++] = &stacks_[i];
+  }
 #if defined(ANNEAL_SIMT_ASAN)
   for (int i = 0; i < capacity_; ++i) ASAN_UNPOISON_MEMORY_REGION(stacks_[i].low, bytes);
 #endif

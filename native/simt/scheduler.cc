@@ -110,6 +110,7 @@ void prepare_fibers(Block& block) {
     warp.members = lanes == 32 ? ~0u : (1u << lanes) - 1;
     warp.ended = warp.ready = 0;
     for (auto& pending : warp.pending) pending.arrived = 0;
+    warp.pending_count = 0;
     set_ready(block, warp, warp.members);
   }
   uint3 index{0, 0, 0};
@@ -146,7 +147,8 @@ void run_block(Block& block) {
   block.live = block.threads;
   block.abandoned = false;
   block.votes = block.voted = 0;
-  for (auto& barrier : block.barriers) barrier = {};
+  for (uint32_t used = block.barriers_used; used; used &= used - 1) block.barriers[std::countr_zero(used)] = {};
+  block.barriers_used = 0;
   prepare_fibers(block);
   prepare_shared(block);
   block.stacks.reset(block.threads);
