@@ -35,7 +35,7 @@ struct Backend {
   void* (*open)(int index);
   void (*close)(void* device);
   void* (*allocate)(void* device, size_t bytes);
-  void (*release)(void* device, void* memory);
+  void (*release)(void* device, void* memory);  // waits for what uses it
 
   void (*enter)(void* device);
   // `from` and `to` in host memory may be reused once the call returns; read() waits for everything enqueued before.

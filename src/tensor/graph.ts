@@ -1,3 +1,4 @@
+import { DisposedError } from '../errors.ts'
 import type { Device } from './device.ts'
 
 /**
@@ -31,7 +32,12 @@ export class Graph {
   }
 
   /** Enqueues all the recorded calls. @throws DisposedError after dispose(). */
-  replay(): void { this.device.native.replay(this.#number ?? -1) }
+  replay(): void { this.device.native.replay(this.#live) }
+
+  get #live(): number {
+    if (this.#number === null) throw new DisposedError('a graph was replayed after it was disposed')
+    return this.#number
+  }
 
   dispose(): void {
     if (this.#number !== null) this.device.native.releaseGraph(this.#number)
