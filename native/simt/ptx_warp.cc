@@ -135,7 +135,7 @@ template <int depth, auto from> void run_multiply(Warp& warp, const Instruction&
       c[group + 8][pair + half] = warp.row<float>(at_c[2 + half])[lane];
     }
   }
-  for (auto row = 0; row < 16; ++row)
+  for (int row = 0; row < 16; ++row)
     for (int k = 0; k < depth; ++k)
       for (int column = 0; column < 8; ++column) c[row][column] += a[row][k] * b[k][column];
   for (int lane = 0; lane < lanes; ++lane)

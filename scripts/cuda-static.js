@@ -1,0 +1,125 @@
+// Checks the machine code of every CUDA kernel without a GPU: registers, spills, occupancy, tensor instructions, widths of accesses, FP64, calls.
+// The numbers are compared with tests/recorded/cuda/static.json, so that a change of a kernel shows what it cost.
+// usage: node scripts/cuda-static.js [--check] [--update] [--arch sm_80,sm_90] [file …]
+// --check exits with 1 and a sentence for each violation; --update records the numbers. Without nvcc nothing is checked; without cuobjdump (on the PATH,
+// in CUOBJDUMP or /usr/local/cuda/bin) only what ptxas says is.
+import { existsSync, mkdirSync, readFileSync, writeFileSync } from 'node:fs'
+import { dirname, join } from 'node:path'
+import { pathToFileURL } from 'node:url'
+import { compileCubin, compilerVersion, findCompiler, findDisassembler, inParallel, kernelFiles, root, runTool } from './cuda-compile.js'
+import { blocksPerMultiprocessor, columns, demangle, describeInstructions, parseDisassembly, parseResources, parseThreads } from './cuda-report.js'
+import { allowanceFor, rules } from './cuda-rules.js'
+
+const recordedPath = join(root, 'tests/recorded/cuda/static.json')
+const fromCode = ['tensor', 'local', 'wide', 'narrow', 'async', 'double', 'calls', 'loop']
+
+/** What is known of the kernels of one file, by their plain names. */
+export function describeFile({ arch, ptx, log }, disassembly) {
+  const resources = parseResources(log)
+  const threads = parseThreads(ptx)
+  const code = disassembly === undefined ? undefined : parseDisassembly(disassembly)
+  const mangled = [...resources.keys()].sort()
+  const names = demangle(mangled)
+  return Object.fromEntries(mangled.map((symbol, index) => {
+    const kernel = { threads: threads.get(symbol) ?? 1024, ...resources.get(symbol) }
+    kernel.blocks = blocksPerMultiprocessor(arch, kernel)
+    return [names[index], code ? { ...kernel, ...describeInstructions(arch, code.get(symbol) ?? []) } : kernel]
+  }))
+}
+
+/** Sentences on what a kernel's numbers break, of the rules alone and against those recorded. */
+export function violations(arch, name, kernel, recorded) {
+  const found = []
+  const say = (text) => found.push(`${arch}: ${name} ${text}`)
+  for (const { key, applies, holds, text } of rules)
+    if (kernel[key] !== undefined && applies(name) && !holds(kernel) && !allowanceFor(key, name)) say(text(kernel))
+  if (!recorded) return found
+  const explain = 'if that is meant, say why in the commit and run node scripts/cuda-static.js --update'
+  if (Math.abs(kernel.registers - recorded.registers) > Math.max(4, recorded.registers / 10)) say(`has ${kernel.registers} registers where ${recorded.registers} are recorded; ${explain}`)
+  if (kernel.blocks < recorded.blocks) say(`lets ${kernel.blocks} blocks run at once where ${recorded.blocks} are recorded; ${explain}`)
+  if (kernel.shared !== recorded.shared) say(`has ${kernel.shared} bytes of static shared memory where ${recorded.shared} are recorded; ${explain}`)
+  if (kernel.tensor === undefined || recorded.tensor === undefined) return found
+  if (kernel.tensor !== recorded.tensor) say(`has ${kernel.tensor} tensor instructions where ${recorded.tensor} are recorded; ${explain}`)
+  if (kernel.calls > recorded.calls) say(`has ${kernel.calls} calls where ${recorded.calls} are recorded; ${explain}`)
+  if (kernel.wide < recorded.wide && kernel.narrow > recorded.narrow) say(`has ${kernel.wide} global accesses of 16 bytes and ${kernel.narrow} narrower ones where ${recorded.wide} and ${recorded.narrow} are recorded; ${explain}`)
+  return found
+}
+
+const pack = (kernel) => columns.map((column) => kernel[column] ?? null)
+const unpack = (values) => Object.fromEntries(columns.map((column, index) => [column, values[index] ?? undefined]))
+
+/** The recorded file's text: a line for each kernel, so that a change reads well. */
+export function formatRecorded({ nvcc, kernels }) {
+  const parts = Object.entries(kernels).map(([arch, files]) => {
+    const inner = Object.entries(files).map(([file, list]) => {
+      const lines = Object.entries(list).map(([name, values]) => `      ${JSON.stringify(name)}: ${JSON.stringify(values)}`)
+      return `    ${JSON.stringify(file)}: {\n${lines.join(',\n')}\n    }`
+    })
+    return `  ${JSON.stringify(arch)}: {\n${inner.join(',\n')}\n  }`
+  })
+  return `{\n  "nvcc": ${JSON.stringify(nvcc)},\n  "columns": ${JSON.stringify(columns)},\n${parts.join(',\n')}\n}\n`
+}
+
+function table(arch, kernels) {
+  const header = ['kernel', 'threads', 'regs', 'smem', 'stack', 'spills', 'blocks', 'mma', 'LDL/STL', '16 B', 'narrow', 'cp.async', 'FP64', 'calls', 'loop: issue, tensor, special, smem']
+  const rows = Object.entries(kernels).map(([name, kernel]) => [name.length > 70 ? `${name.slice(0, 69)}…` : name, ...pack(kernel).map((value) => Array.isArray(value) ? value.join(' ') : String(value ?? '-'))])
+  const widths = header.map((title, index) => Math.max(title.length, ...rows.map((row) => row[index].length)))
+  const line = (cells) => cells.map((cell, index) => index === 0 ? cell.padEnd(widths[0]) : cell.padStart(widths[index])).join('  ').trimEnd()
+  return [`# ${arch}`, line(header), ...rows.map(line)].join('\n')
+}
+
+async function main(args) {
+  const take = (flag) => {
+    const at = args.indexOf(flag)
+    return at >= 0 && args.splice(at, 1).length === 1
+  }
+  const [check, update] = [take('--check'), take('--update')]
+  const at = args.indexOf('--arch')
+  const arches = at < 0 ? ['sm_80', 'sm_90'] : args.splice(at, 2)[1].split(',')
+  const nvcc = findCompiler()
+  if (!nvcc) {
+    console.log('cuda-static: nvcc was not found, so the kernels\' machine code is not checked')
+    return true
+  }
+  const disassembler = findDisassembler()
+  if (!disassembler) console.log('cuda-static: cuobjdump was not found; only what ptxas says is checked')
+  const version = compilerVersion(nvcc)
+  const files = args.length ? args : kernelFiles()
+  const recorded = existsSync(recordedPath) ? JSON.parse(readFileSync(recordedPath, 'utf8')) : { nvcc: version }
+  const comparable = recorded.nvcc === version
+  if (!comparable && !update) console.log(`cuda-static: the numbers were recorded with nvcc ${recorded.nvcc}, not ${version}; only the rules are checked`)
+
+  const described = await inParallel(files.flatMap((name) => arches.map((arch) => ({ name, arch }))), 2, async ({ name, arch }) => {
+    const compiled = await compileCubin(nvcc, version, name, arch)
+    return { name, arch, kernels: describeFile(compiled, disassembler && await runTool(disassembler, ['-sass', compiled.cubin])) }
+  })
+
+  const problems = []
+  const kernels = Object.fromEntries(arches.map((arch) => [arch, {}]))
+  for (const { name: file, arch, kernels: list } of described) {
+    const before = recorded[arch]?.[file] ?? {}
+    const known = Object.fromEntries(Object.entries(before).map(([name, values]) => [name, unpack(values)]))
+    for (const [name, kernel] of Object.entries(list)) {
+      problems.push(...violations(arch, name, kernel, comparable && !update ? known[name] : undefined))
+    }
+    if (comparable && !update) {
+      const differing = [...Object.keys(list).filter((name) => !known[name]), ...Object.keys(known).filter((name) => !list[name])]
+      if (differing.length > 0) problems.push(`${arch}: ${file}.cu and the recorded numbers differ in ${differing.length} kernels, such as ${differing[0]}; run node scripts/cuda-static.js --update`)
+    }
+    kernels[arch][file] = Object.fromEntries(Object.entries(list).map(([name, kernel]) => {
+      const kept = disassembler ? {} : Object.fromEntries(fromCode.map((key) => [key, known[name]?.[key]]))
+      return [name, pack({ ...kernel, ...kept })]
+    }))
+    if (args.length === 0 && comparable && !update) for (const gone of Object.keys(recorded[arch] ?? {})) if (!files.includes(gone)) problems.push(`${arch}: ${gone}.cu is recorded but is no more; run node scripts/cuda-static.js --update`)
+  }
+  for (const arch of arches) console.log(table(arch, Object.assign({}, ...described.filter((one) => one.arch === arch).map((one) => one.kernels))))
+  if (update) {
+    const merged = Object.fromEntries(arches.map((arch) => [arch, args.length && comparable ? { ...recorded[arch], ...kernels[arch] } : kernels[arch]]))
+    mkdirSync(dirname(recordedPath), { recursive: true })
+    writeFileSync(recordedPath, formatRecorded({ nvcc: version, kernels: merged }))
+  }
+  for (const problem of [...new Set(problems)]) console.error(problem)
+  return problems.length === 0 || !check
+}
+
+if (process.argv[1] && import.meta.url === pathToFileURL(process.argv[1]).href) process.exitCode = await main(process.argv.slice(2)) ? 0 : 1
