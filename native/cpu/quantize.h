@@ -10,10 +10,22 @@ constexpr int64_t piece = 64;
 
 ANNEAL_INLINE int64_t smallest(int64_t a, int64_t b) { return a < b ? a : b; }
 
-// Rounds to the nearest integer, to even on a tie; |v| < 2^22.
+// Rounds to the nearest integer, to even on a tie. By the conversion instruction: adding and subtracting a large number would be fused with the product
+// before it, and give other codes than on machines without fused multiply-add.
 ANNEAL_INLINE vi round_to_integer(vf v) {
-  const vf magic = splat(12582912.f);
-  return (vi)(v + magic) - (vi)magic;
+#if defined(__AVX512F__)
+  return (vi)_mm512_maskz_cvtps_epi32(0xffff, (__m512)v);
+#elif defined(__AVX2__)
+  return (vi)_mm256_cvtps_epi32((__m256)v);
+#elif defined(__x86_64__)
+  return (vi)_mm_cvtps_epi32((__m128)v);
+#elif defined(__aarch64__)
+  return (vi)vcvtnq_s32_f32((float32x4_t)v);
+#else
+  vi n;
+  for (int i = 0; i < lanes; ++i) n[i] = static_cast<int32_t>(__builtin_rintf(v[i]));
+  return n;
+#endif
 }
 ANNEAL_INLINE vi clamp(vi v, int low, int high) {
   v = v < low ? low - (vi){} : v;

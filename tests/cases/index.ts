@@ -1,6 +1,8 @@
 // Every case of every fused operation.
+import { adapterCases } from './adapters.ts'
 import type { OpCase } from './case.ts'
 import { elementwiseCases } from './elementwise.ts'
+import { policyCases } from './policy.ts'
 import { productCases } from './products.ts'
 
-export const fusedCases: readonly OpCase[] = [...elementwiseCases, ...productCases]
+export const fusedCases: readonly OpCase[] = [...elementwiseCases, ...productCases, ...adapterCases, ...policyCases]

@@ -1,0 +1,72 @@
+// Cases of products with quantised weights and of low-rank adapters.
+import { loraLinear, quantize, quantizedMatmul } from '../../src/ops/index.ts'
+import type { QuantizedFormat, QuantizedTensor, QuantizeOptions } from '../../src/ops/index.ts'
+import { Tensor } from '../../src/tensor/index.ts'
+import { float, roundToBfloat16 } from './case.ts'
+import type { OpCase } from './case.ts'
+import { randomNumbers } from './random.ts'
+
+/** A weight of random numbers in [-1, 1). */
+export function quantizedWeight(output: number, input: number, options: QuantizeOptions): QuantizedTensor {
+  const random = randomNumbers(`weight ${output} ${input}`)
+  const numbers = Float32Array.from({ length: output * input }, () => roundToBfloat16(2 * random() - 1))
+  return quantize(Tensor.from(numbers, [output, input]), options)
+}
+
+const bits: Record<QuantizedFormat, number> = { nf4: 4, fp4: 4, int4: 4, int8: 8, dynamic: 8, dynamic_unsigned: 8 }
+
+interface Product { rows: number; input: number; output: number; options: QuantizeOptions; bias?: boolean; benchOnly?: boolean }
+const products: Product[] = [
+  ...(['nf4', 'fp4', 'int8', 'int4'] as const).map((format) => ({ rows: 3, input: 128, output: 33, options: { format, block: 64 } })),
+  { rows: 1, input: 64, output: 1, options: { format: 'nf4' } },
+  { rows: 0, input: 64, output: 5, options: { format: 'nf4' } },
+  { rows: 1, input: 448, output: 70, options: { format: 'nf4' }, bias: true },
+  { rows: 7, input: 96, output: 50, options: { format: 'int4', block: 32, zeroPoints: true }, bias: true },
+  { rows: 5, input: 10, output: 20, options: { format: 'nf4', block: 2 } },
+  { rows: 4, input: 77, output: 19, options: { format: 'int8' } },
+  { rows: 70, input: 512, output: 100, options: { format: 'nf4' }, bias: true },
+  { rows: 131, input: 256, output: 64, options: { format: 'int4', block: 128, zeroPoints: true } },
+  { rows: 66, input: 120, output: 90, options: { format: 'int8', block: 24 } },
+  ...([['nf4', [1, 8, 128, 512]], ['int4', [1]], ['int8', [1, 128]]] as const).flatMap(([format, counts]) =>
+    counts.map((rows) => ({ rows, input: 4096, output: 4096, options: { format }, benchOnly: true }))),
+]
+
+const quantizedCases = products.map(({ rows, input, output, options, bias = false, benchOnly = false }): OpCase => {
+  const flops = 2 * rows * input * output
+  const { format = 'nf4', block = 64, zeroPoints = false } = options
+  const packed = input * output * (bits[format] / 8 + 4 / block)
+  return {
+    op: 'quantizedMatmul', name: `${rows}x${input}x${output} ${format} by ${block}${zeroPoints ? ' with zeros' : ''}${bias ? ' bias' : ''}`, benchOnly,
+    inputs: [float([rows, input]), ...bias ? [float([output])] : []],
+    run: (x, ...rest) => quantizedMatmul(x, quantizedWeight(output, input, options), rest[0] ?? null),
+    forward: { flops, bytes: (size) => packed + rows * (input + output) * size }, backward: { flops },
+  }
+})
+
+interface Adapter { name: string; rows?: number; rank?: number; weight: 'dense' | 'transposed' | 'nf4'; bias?: boolean; separate?: boolean; frozen?: boolean; float32?: boolean }
+const adapters: Adapter[] = [
+  { name: 'dense', weight: 'dense' },
+  { name: 'a frozen weight, factors in float32', weight: 'dense', frozen: true, float32: true },
+  { name: 'a transposed weight and a bias', weight: 'transposed', bias: true },
+  { name: 'an input of its own', weight: 'dense', separate: true, bias: true },
+  { name: 'nf4', weight: 'nf4', float32: true },
+  { name: 'nf4, an input of its own and a bias', weight: 'nf4', separate: true, bias: true },
+  { name: 'rank 1, one row', rows: 1, rank: 1, weight: 'dense' },
+]
+
+const loraCases = adapters.map(({ name, rows = 9, rank = 4, weight, bias = false, separate = false, frozen = false, float32 = false }): OpCase => {
+  const [input, output] = [64, 37]
+  const factor = float32 ? { fixed: 'float32' as const } : {}
+  const dense = weight === 'nf4' ? [] : [float(weight === 'transposed' ? [input, output] : [output, input], { gradient: !frozen })]
+  const shapes = [float([rows, input]), float([rank, input], factor), float([output, rank], factor), ...dense, ...bias ? [float([output])] : [], ...separate ? [float([rows, input])] : []]
+  return {
+    op: 'loraLinear', name, inputs: shapes, forward: { flops: 2 * rows * (input * output + rank * (input + output)) },
+    run(x, a, b, ...rest) {
+      const base = weight === 'nf4' ? quantizedWeight(output, input, {}) : rest.shift()!
+      const options = { scale: 0.5, transposedWeight: weight === 'transposed', bias: bias ? rest.shift()! : null, adapterInput: separate ? rest.shift()! : null }
+      return loraLinear(x, base, a, b, options)
+    },
+  }
+})
+
+export const adapterCases: readonly OpCase[] = [...quantizedCases, ...loraCases]
