@@ -64,7 +64,7 @@ template <class T> struct TokenRow {
 // Shared memory of a search.
 struct TokenBins {
   uint32_t low[token_bins], high[token_bins];
-  uint64_t warp[32];
+  uint64_t part[32];  // of a range of tokens
   uint64_t total, above;
   int chosen;
 };
@@ -148,27 +148,29 @@ ANNEAL_DEVICE uint32_t find_key(const TokenRow<T>& row, const Cut& cut, TokenBin
   return key_prefix;
 }
 
-// The first token at which the sum of amount(token) in token order exceeds target(total). Each round cuts the range into a part for each warp, of which
-// there are at least two.
+// The first token at which the sum of amount(token) in token order exceeds target(total). Each round cuts the range into 32 parts, shared by the warps.
 template <class Amount, class Target> ANNEAL_DEVICE int64_t find_token(int64_t size, TokenBins& bins, const Amount& amount, const Target& target_of) {
-  const int lane = threadIdx.x % 32, warp = threadIdx.x / 32, warps = blockDim.x / 32;
+  const int lane = threadIdx.x % 32;
   int64_t begin = 0, end = size;
   uint64_t target = 0;
   for (bool first = true; first || end - begin > 1; first = false) {
-    const int64_t share = ceil_div(end - begin, warps), from = begin + warp * share, to = from + share < end ? from + share : end;
-    uint64_t sum = 0;
-    for (int64_t token = from + lane; token < to; token += 32) sum += amount(token);
-    sum = warp_sum(sum);
+    const int64_t share = ceil_div(end - begin, 32);
     __syncthreads();
-    if (lane == 0) bins.warp[warp] = sum;
+    for (int part = threadIdx.x / 32; part < 32; part += blockDim.x / 32) {
+      const int64_t from = begin + part * share, to = from + share < end ? from + share : end;
+      uint64_t sum = 0;
+      for (int64_t token = from + lane; token < to; token += 32) sum += amount(token);
+      sum = warp_sum(sum);
+      if (lane == 0) bins.part[part] = sum;
+    }
     __syncthreads();
     if (first) {
       uint64_t total = 0;
-      for (int w = 0; w < warps; ++w) total += bins.warp[w];
+      for (int part = 0; part < 32; ++part) total += bins.part[part];
       target = target_of(total);
     }
     int chosen = 0;
-    while (chosen < warps - 1 && bins.warp[chosen] <= target) target -= bins.warp[chosen++];
+    while (chosen < 31 && bins.part[chosen] <= target) target -= bins.part[chosen++];
     begin += chosen * share;
     end = begin + share < end ? begin + share : end;
   }

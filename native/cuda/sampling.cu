@@ -1,17 +1,16 @@
 // Draws one token per row. Filters come in the order of transformers' processors: repetition penalty, temperature, top-k, top-p, min-p. A block works
 // on a row, whose scaled logits are computed anew in each pass rather than stored. A row's token depends on its own logits, options, history and (seed,
-// position) only; the uniform number is the CPU's. The log-probability is that of the unfiltered logits.
+// position) only; the uniform number is the CPU's. The log-probability is that of the unfiltered logits, with the bits that the losses give it.
 #include <cmath>
 
 #include "../kernels.h"
 #include "../shape.h"
 #include "fault.h"
-#include "logsumexp.h"
+#include "logsumexp_row.h"
 #include "nucleus.h"
 
 namespace anneal::cuda {
 
-constexpr int most_threads = 1024;
 constexpr uint64_t sampling_stream = 0x73616d70;  // keeps draws apart from dropout under the same seed
 
 struct SampleOptions { float temperature, top_k, top_p, min_p, repetition_penalty; };
@@ -69,7 +68,7 @@ ANNEAL_DEVICE FaultSite wrong_option(const SampleOptions& o) {
 // Shared memory of a block; the bits of penalised tokens follow it.
 struct SampleRoom {
   TokenBins bins;
-  LogSum sums[32];
+  LogSumRoom sums;
   Largest largest[32];
 };
 
@@ -103,7 +102,7 @@ template <class T> ANNEAL_DEVICE int64_t draw_token(const TokenRow<T>& row, cons
   });
 }
 
-template <class T> __global__ void __launch_bounds__(most_threads) sample_kernel(const T* logits, SampleArguments a) {
+template <class T> __global__ void __launch_bounds__(most_logit_threads, 1) sample_kernel(const T* logits, SampleArguments a) {
   ANNEAL_DYNAMIC_SHARED(SampleRoom, room);
   uint32_t* penalised = reinterpret_cast<uint32_t*>(room + 1);
   const int64_t index = blockIdx.x;
@@ -125,14 +124,16 @@ template <class T> __global__ void __launch_bounds__(most_threads) sample_kernel
     __syncthreads();
   }
   TokenRow<T> row = {logits + index * a.vocabulary, has_penalty ? penalised : nullptr, a.vocabulary, a.aligned, options.repetition_penalty, options.temperature, 0, a.units};
-  LogSum all = empty_log_sum;
   Largest best = {-INFINITY, INT32_MAX};
-  row.each([&](int64_t token, float logit) {
-    const float one[1] = {logit};
-    add_group(all, one);
-    best.take(row.penalise(logit, token), static_cast<int32_t>(token));
-  });
-  const float log_sum = block_log_sum(all, room->sums).log();
+  auto take = [&](const auto& z, int at) {
+    constexpr int length = vector_length<T>;
+#pragma unroll
+    for (int i = 0; i < logit_pieces * length; ++i) {
+      const int64_t token = at + i / length * int64_t{blockDim.x} * length + i % length;
+      if (token < a.vocabulary) best.take(row.penalise(z[i], token), static_cast<int32_t>(token));
+    }
+  };
+  const float log_sum = row_log_sum<false>(LogitRow<T>(row.logits, static_cast<int>(a.vocabulary)), 1.f, &room->sums, take).all.log();
   best = block_largest(best, room->largest);
   if (!(fabsf(log_sum) < INFINITY)) {
     if (threadIdx.x == 0) report(a.fault, FaultSite::sample_logits, index, index, 0);
@@ -180,12 +181,10 @@ void sample(Out token, Out logprob, In logits, In options, MaybeIn history, In d
   const SampleArguments arguments = {token.as<int32_t>(),          logprob.as<float>(),     options.as<const float>(), history ? history->as<const int32_t>() : nullptr,
                                      draw.as<const int32_t>(),     vocabulary,              length,                    rows_aligned(logits),
                                      std::ldexp(1.f, shift < 44 ? shift : 44), fault()};
-  const int64_t eighth = ceil_div(vocabulary, 8 * 32) * 32;
-  const int threads = static_cast<int>(eighth < 64 ? 64 : eighth > most_threads ? most_threads : eighth);
   const size_t shared = sizeof(SampleRoom) + (length > 0 ? static_cast<size_t>(ceil_div(vocabulary, 32)) * 4 : 0);
   dispatch_float("sample", logits.dtype, [&](auto number) {
     using T = decltype(number);
-    launch(sample_kernel<T>, {dim3(static_cast<unsigned>(rows)), dim3(static_cast<unsigned>(threads)), shared, "sample"}, logits.as<const T>(), arguments);
+    launch(sample_kernel<T>, {dim3(static_cast<unsigned>(rows)), dim3(logit_threads(vocabulary)), shared, "sample"}, logits.as<const T>(), arguments);
   });
 }
 
