@@ -15,58 +15,66 @@ __global__ void __launch_bounds__(few_warps * 32, 2) quantized_few_kernel(Quanti
   const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, g = lane / 4, t = lane % 4;
   const int first_row = blockIdx.x * rows, steps = w.columns / quantized_step;
   const int begin = static_cast<int>(static_cast<int64_t>(steps) * warp / quantized_slices), end = static_cast<int>(static_cast<int64_t>(steps) * (warp + 1) / quantized_slices);
-  const int64_t row_bytes = static_cast<int64_t>(w.columns) * bits / 8;
+  const uint32_t row_bytes = static_cast<uint32_t>(w.columns) * bits / 8;
 
   // Rows beyond the last repeat it; their sums are not used.
-  int row[row_tiles][2];
-  const uint8_t* from[row_tiles][2];
+  int first_block[row_tiles][2];
+  uint32_t from[row_tiles][2];
 #pragma unroll
   for (int i = 0; i < row_tiles; ++i)
 #pragma unroll
     for (int h = 0; h < 2; ++h) {
-      row[i][h] = min(first_row + i * 16 + h * 8 + g, w.rows - 1);
-      from[i][h] = w.codes + row[i][h] * row_bytes + t * (step_bytes / 4);
+      const int row = min(first_row + i * 16 + h * 8 + g, w.rows - 1);
+      first_block[i][h] = row * w.blocks;
+      from[i][h] = static_cast<uint32_t>(row) * row_bytes + t * (step_bytes / 4);
     }
   Codes<bits> codes[ahead][row_tiles][2];
   StepScales<with_zeros> scales[row_tiles], next_scales[row_tiles];
-  uint32_t numbers[token_tiles][8], next_numbers[token_tiles][8];
+  uint32_t numbers[2][token_tiles][8];
   auto load_codes = [&](int u, int step) {
     if (step >= end) return;
 #pragma unroll
     for (int i = 0; i < row_tiles; ++i)
 #pragma unroll
-      for (int h = 0; h < 2; ++h) codes[u][i][h].load(from[i][h] + static_cast<int64_t>(step) * step_bytes);
+      for (int h = 0; h < 2; ++h) codes[u][i][h].load(w.codes + (from[i][h] + static_cast<uint32_t>(step) * step_bytes));
   };
   auto load_scales = [&](int step) {
     if (step >= end) return;
 #pragma unroll
-    for (int i = 0; i < row_tiles; ++i) next_scales[i].load(w, row[i], step, end, t % ahead);
+    for (int i = 0; i < row_tiles; ++i) next_scales[i].load(w, first_block[i], step, end, t % ahead);
   };
-  auto load_numbers_of = [&](int step) {
+  const bf16* token[token_tiles];
+#pragma unroll
+  for (int j = 0; j < token_tiles; ++j) token[j] = x + (j * 8 + g) * x_stride + 16 * t;
+  auto load_numbers = [&](uint32_t (&to)[token_tiles][8], int step) {
 #pragma unroll
     for (int j = 0; j < token_tiles; ++j)
 #pragma unroll
       for (int half = 0; half < 2; ++half) {
         uint4 raw = make_uint4(0, 0, 0, 0);
-        if (step < end && j * 8 + g < m) raw = load_global_16(x + (j * 8 + g) * x_stride + static_cast<int64_t>(step) * quantized_step + 16 * t + 8 * half);
-        next_numbers[j][4 * half] = raw.x;
-        next_numbers[j][4 * half + 1] = raw.y;
-        next_numbers[j][4 * half + 2] = raw.z;
-        next_numbers[j][4 * half + 3] = raw.w;
+        if (step < end && j * 8 + g < m) raw = load_global_16(token[j] + (step * quantized_step + 8 * half));
+        to[j][4 * half] = raw.x;
+        to[j][4 * half + 1] = raw.y;
+        to[j][4 * half + 2] = raw.z;
+        to[j][4 * half + 3] = raw.w;
       }
   };
 #pragma unroll
   for (int u = 0; u < ahead; ++u) load_codes(u, begin + u);
   load_scales(begin);
-  load_numbers_of(begin);
+  load_numbers(numbers[0], begin);
   if constexpr (bits == 4) {
     ANNEAL_SHARED(float, value, 16);
-    if (threadIdx.x < 16) value[threadIdx.x] = book.value[threadIdx.x];
+    if (threadIdx.x == 0) {
+#pragma unroll
+      for (int i = 0; i < 16; ++i) value[i] = book.value[i];
+    }
     __syncthreads();
     fill_table<few_warps * 32>(memory, value);
   }
   __syncthreads();
 
+  const Shared table = to_shared(memory) + lane * 4;
   TokenSums<token_tiles> sums[row_tiles];
 #pragma unroll
   for (int i = 0; i < row_tiles; ++i) sums[i].clear();
@@ -77,16 +85,12 @@ __global__ void __launch_bounds__(few_warps * 32, 2) quantized_few_kernel(Quanti
 #pragma unroll
     for (int u = 0; u < ahead; ++u) {
       if (step + u >= end) break;
-#pragma unroll
-      for (int j = 0; j < token_tiles; ++j)
-#pragma unroll
-        for (int i = 0; i < 8; ++i) numbers[j][i] = next_numbers[j][i];
-      load_numbers_of(step + u + 1);
+      load_numbers(numbers[(u + 1) % 2], step + u + 1);
 #pragma unroll
       for (int i = 0; i < row_tiles; ++i) {
         uint32_t a[4][4];
-        decode_step<bits>(a, codes[u][i], memory + lane);
-        multiply_step(sums[i], a, numbers, RowScales<with_zeros>(scales[i], u, lane));
+        decode_step<bits>(a, codes[u][i], table);
+        multiply_step(sums[i], a, numbers[u % 2], RowScales<with_zeros>(scales[i], u, lane));
       }
       load_codes(u, step + u + ahead);
     }

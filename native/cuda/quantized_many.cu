@@ -11,15 +11,15 @@ namespace anneal::cuda {
 constexpr int many_threads = 128, many_rows = 64, many_stages = 4;
 
 template <int bits, bool with_zeros, int token_tiles>
-__global__ void __launch_bounds__(many_threads, with_zeros ? 2 : 3) quantized_many_kernel(QuantizedWeight w, CodeBook book, Operand x, int m, int token_blocks, Output out) {
-  constexpr int ahead = bits == 4 ? 4 : 2, tokens = 8 * token_tiles, step_bytes = quantized_step * bits / 8, stage_bytes = tokens * quantized_step * 2, pieces = quantized_step / 8, groups = token_tiles / 4;
+__global__ void __launch_bounds__(many_threads, with_zeros || token_tiles > 4 ? 2 : 3) quantized_many_kernel(QuantizedWeight w, CodeBook book, Operand x, int m, int token_blocks, Output out) {
+  constexpr int ahead = 2, tokens = 8 * token_tiles, step_bytes = quantized_step * bits / 8, stage_bytes = tokens * quantized_step * 2, pieces = quantized_step / 8, groups = token_tiles / 4;
   ANNEAL_DYNAMIC_SHARED(uint32_t, memory);
   const Shared ring = to_shared(memory);
   uint32_t* table = memory + many_stages * stage_bytes / 4;
   const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, g = lane / 4, t = lane % 4;
   // The blocks of tokens that share rows of W run one after the other, so that W comes from memory once.
   const int first_row = blockIdx.x / token_blocks * many_rows, first_token = blockIdx.x % token_blocks * tokens, steps = w.columns / quantized_step;
-  const int64_t row_bytes = static_cast<int64_t>(w.columns) * bits / 8;
+  const uint32_t row_bytes = static_cast<uint32_t>(w.columns) * bits / 8;
   const TileReader<tokens, quantized_step, true, many_threads> reader(x, 0, first_token, m, w.columns);
   auto copy = [&](int step) {
     if (step < steps) reader.copy(ring + step % many_stages * stage_bytes, step * quantized_step);
@@ -28,30 +28,35 @@ __global__ void __launch_bounds__(many_threads, with_zeros ? 2 : 3) quantized_ma
 #pragma unroll
   for (int i = 0; i < many_stages - 1; ++i) copy(i);
 
-  int row[2];
-  const uint8_t* from[2];
+  int first_block[2];
+  uint32_t from[2];
 #pragma unroll
   for (int h = 0; h < 2; ++h) {
-    row[h] = min(first_row + warp * 16 + h * 8 + g, w.rows - 1);
-    from[h] = w.codes + row[h] * row_bytes + t * (step_bytes / 4);
+    const int row = min(first_row + warp * 16 + h * 8 + g, w.rows - 1);
+    first_block[h] = row * w.blocks;
+    from[h] = static_cast<uint32_t>(row) * row_bytes + t * (step_bytes / 4);
   }
   Codes<bits> codes[ahead][2];
   StepScales<with_zeros> scales, next_scales;
   auto load_codes = [&](int u, int step) {
     if (step >= steps) return;
 #pragma unroll
-    for (int h = 0; h < 2; ++h) codes[u][h].load(from[h] + static_cast<int64_t>(step) * step_bytes);
+    for (int h = 0; h < 2; ++h) codes[u][h].load(w.codes + (from[h] + static_cast<uint32_t>(step) * step_bytes));
   };
 #pragma unroll
   for (int u = 0; u < ahead; ++u) load_codes(u, u);
-  next_scales.load(w, row, 0, steps, t % ahead);
+  next_scales.load(w, first_block, 0, steps, t % ahead);
   if constexpr (bits == 4) {
     ANNEAL_SHARED(float, value, 16);
-    if (threadIdx.x < 16) value[threadIdx.x] = book.value[threadIdx.x];
+    if (threadIdx.x == 0) {
+#pragma unroll
+      for (int i = 0; i < 16; ++i) value[i] = book.value[i];
+    }
     __syncthreads();
     fill_table<many_threads>(table, value);
   }
 
+  const Shared lane_table = to_shared(table) + lane * 4;
   // Four tiles of eight tokens at a time: enough products under way, and few registers.
   TokenSums<4> slice[groups], total[groups];
 #pragma unroll
@@ -66,7 +71,7 @@ __global__ void __launch_bounds__(many_threads, with_zeros ? 2 : 3) quantized_ma
   next_slice(0);
   for (int first = 0; first < steps; first += ahead) {
     scales = next_scales;
-    if (first + ahead < steps) next_scales.load(w, row, first + ahead, steps, t % ahead);
+    if (first + ahead < steps) next_scales.load(w, first_block, first + ahead, steps, t % ahead);
 #pragma unroll
     for (int u = 0; u < ahead; ++u) {
       const int step = first + u;
@@ -76,7 +81,7 @@ __global__ void __launch_bounds__(many_threads, with_zeros ? 2 : 3) quantized_ma
       copy(step + many_stages - 1);
       const Shared stage = ring + step % many_stages * stage_bytes;
       uint32_t a[4][4];
-      decode_step<bits>(a, codes[u], table + lane);
+      decode_step<bits>(a, codes[u], lane_table);
       const RowScales<with_zeros> row_scales(scales, u, lane);
 #pragma unroll
       for (int group = 0; group < groups; ++group) {

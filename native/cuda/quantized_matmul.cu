@@ -56,7 +56,7 @@ void quantized_matmul(Out y, In x, In codes, In scales, MaybeIn zeros, MaybeIn b
   const int64_t m = x.shape[0];
   const Output out = {y.data, nullptr, bias ? bias->data : nullptr, y.dtype, y.dtype, bias ? bias->dtype : y.dtype, shape.rows, Activation::none, false};
   if (y.size == 0) return;
-  const bool whole_steps = shape.columns > 0 && shape.block % quantized_step == 0 && reinterpret_cast<uintptr_t>(codes.data) % 16 == 0;
+  const bool whole_steps = shape.columns > 0 && shape.block % quantized_step == 0 && reinterpret_cast<uintptr_t>(codes.data) % 16 == 0 && shape.rows * shape.columns < int64_t{1} << 32;
   if (!half || !whole_steps || m > most_rows) {
     const Tensor weight = decoded(shape, codes, scales, zeros, format, half);
     return multiply({m, shape.rows, shape.columns, 1, operand_of(x, true), operand_of(weight, true), out}, half);
@@ -64,7 +64,8 @@ void quantized_matmul(Out y, In x, In codes, In scales, MaybeIn zeros, MaybeIn b
   Operand left = operand_of(x, true);
   if (!aligned_half(left)) left = copy_operand(left, DType::bf16, m, shape.columns, 1);
   const QuantizedWeight weight = {codes.as<const uint8_t>(), scales.as<const float>(), zeros ? zeros->as<const uint8_t>() : nullptr, static_cast<int>(shape.rows),
-                                  static_cast<int>(shape.columns), static_cast<int>(shape.block / quantized_step), 1 / whole(kind)};
+                                  static_cast<int>(shape.columns), static_cast<int>(shape.columns / shape.block),
+                                  static_cast<uint32_t>(ceil_div(int64_t{1} << 31, shape.block / quantized_step)), 1 / whole(kind)};
   const CodeBook book = book_of(kind, zeros != nullptr);
   const int bits = is_four_bit(kind) ? 4 : 8;
   if (m <= few_rows) quantized_few(weight, book, bits, static_cast<const bf16*>(left.data), left.stride, static_cast<int>(m), out);

@@ -21,8 +21,9 @@ struct QuantizedWeight {
   const uint8_t* codes;
   const float* scales;
   const uint8_t* zeros;  // null, but where the kernel is for a weight with zero points
-  int rows, columns;     // W [n, k]
-  int steps_per_block;
+  int rows, columns;     // W [n, k]; rows * columns < 2^32
+  int blocks;            // scales in a row
+  uint32_t block_of_step;  // in units of 2^-31
   float factor;
 };
 
@@ -44,10 +45,9 @@ template <> struct Codes<4> {
     word[1] = raw.y;
   }
   // Numbers 4s, 4s + 1 and 4s + 2, 4s + 3; `table` points to the lane's copy.
-  template <int s> ANNEAL_DEVICE void decode(uint32_t& first, uint32_t& second, const uint32_t* table) const {
-    const uint32_t two = word[s / 2] >> (s % 2 * 16);
-    first = table[(two & 255) * 32];
-    second = table[(two >> 8 & 255) * 32];
+  template <int s> ANNEAL_DEVICE void decode(uint32_t& first, uint32_t& second, Shared table) const {
+    first = load_shared_4(table + prmt(word[s / 2], 0, 0x4440 + s % 2 * 2) * 128);
+    second = load_shared_4(table + prmt(word[s / 2], 0, 0x4441 + s % 2 * 2) * 128);
   }
 };
 template <> struct Codes<8> {
@@ -60,7 +60,7 @@ template <> struct Codes<8> {
     word[3] = raw.w;
   }
   // A byte becomes the last bits of 2^23 + 128 + its value; the difference is exact, and so are its upper 16 bits.
-  template <int s> ANNEAL_DEVICE void decode(uint32_t& first, uint32_t& second, const uint32_t*) const {
+  template <int s> ANNEAL_DEVICE void decode(uint32_t& first, uint32_t& second, Shared) const {
     const uint32_t raised = word[s] ^ 0x80808080u;
     uint32_t number[4];
 #pragma unroll
@@ -73,16 +73,13 @@ template <> struct Codes<8> {
 // The scales (and zero points) of two rows of W for up to four steps at a time: lane t of a row holds those of step t.
 template <bool with_zeros> struct StepScales {
   float scale[2], zero[2];
-  ANNEAL_DEVICE void load(const QuantizedWeight& w, const int (&row)[2], int first_step, int end_step, int t) {
-    int step = first_step + t;
-    if (step >= end_step) step = end_step - 1;
-    const int blocks = w.columns / quantized_step / w.steps_per_block;
-    const int block = w.steps_per_block == 1 ? step : step / w.steps_per_block;
+  // first_block: of each row, in w.scales.
+  ANNEAL_DEVICE void load(const QuantizedWeight& w, const int (&first_block)[2], int first_step, int end_step, int t) {
+    const int step = min(first_step + t, end_step - 1), block = static_cast<int>(static_cast<uint64_t>(step) * w.block_of_step >> 31);
 #pragma unroll
     for (int h = 0; h < 2; ++h) {
-      const int64_t at = static_cast<int64_t>(row[h]) * blocks + block;
-      scale[h] = w.scales[at] * w.factor;
-      zero[h] = with_zeros ? static_cast<float>(w.zeros[at]) : 0.f;
+      scale[h] = w.scales[first_block[h] + block] * w.factor;
+      zero[h] = with_zeros ? static_cast<float>(w.zeros[first_block[h] + block]) : 0.f;
     }
   }
 };
@@ -105,7 +102,7 @@ template <int token_tiles> struct TokenSums {
 };
 
 // The mma's first operands for the four parts of a step, from the codes of rows lane / 4 and lane / 4 + 8.
-template <int bits> ANNEAL_DEVICE void decode_step(uint32_t (&a)[4][4], const Codes<bits> (&codes)[2], const uint32_t* table) {
+template <int bits> ANNEAL_DEVICE void decode_step(uint32_t (&a)[4][4], const Codes<bits> (&codes)[2], Shared table) {
 #pragma unroll
   for (int h = 0; h < 2; ++h) {
     codes[h].template decode<0>(a[0][h], a[0][h + 2], table);
