@@ -31,22 +31,19 @@ template <int n, class T> ANNEAL_DEVICE Elements<T, n> load_elements(const T* p)
   else v.at[0] = *p;
   return v;
 }
+// One store of a whole word: a memcpy to global memory becomes stores of single bytes.
 template <int n, class T> ANNEAL_DEVICE void store_elements(T* p, const Elements<T, n>& v) {
   constexpr int bytes = n * static_cast<int>(sizeof(T));
-  auto to = [&](auto& raw) { memcpy(&raw, &v, sizeof v); };
-  if constexpr (bytes == 16) {
-    uint4 raw;
-    to(raw);
-    store_global_16(p, raw);
-  } else if constexpr (bytes == 8) {
-    to(*reinterpret_cast<uint2*>(p));
-  } else if constexpr (bytes == 4) {
-    to(*reinterpret_cast<uint32_t*>(p));
-  } else if constexpr (bytes == 2) {
-    to(*reinterpret_cast<uint16_t*>(p));
-  } else {
-    *p = v.at[0];
-  }
+  auto store = [&](auto raw) {
+    memcpy(&raw, &v, sizeof v);
+    if constexpr (bytes == 16) store_global_16(p, raw);
+    else *reinterpret_cast<decltype(raw)*>(p) = raw;
+  };
+  if constexpr (bytes == 16) store(uint4{});
+  else if constexpr (bytes == 8) store(uint2{});
+  else if constexpr (bytes == 4) store(uint32_t{});
+  else if constexpr (bytes == 2) store(uint16_t{});
+  else *p = v.at[0];
 }
 
 ANNEAL_DEVICE void copy_element(uint4* to, const uint4* from) { store_global_16(to, load_global_16(from)); }

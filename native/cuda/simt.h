@@ -96,15 +96,12 @@ ANNEAL_DEVICE uint32_t pack_bf16(float low, float high) {
   asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(r) : "f"(high), "f"(low));
   return r;
 }
-ANNEAL_DEVICE uint16_t to_bf16_bits(float x) {
-  uint16_t r;
-  asm("cvt.rn.bf16.f32 %0, %1;" : "=h"(r) : "f"(x));
-  return r;
-}
+// Through a pair: ptxas 13.0 takes the 16-bit register of cvt.rn.bf16.f32 for a number, and converted it to an integer when its bytes were stored.
+ANNEAL_DEVICE uint16_t to_bf16_bits(float x) { return static_cast<uint16_t>(pack_bf16(x, 0.0f)); }
 ANNEAL_DEVICE uint16_t to_f16_bits(float x) {
-  uint16_t r;
-  asm("cvt.rn.f16.f32 %0, %1;" : "=h"(r) : "f"(x));
-  return r;
+  uint32_t r;
+  asm("cvt.rn.f16x2.f32 %0, %1, %2;" : "=r"(r) : "f"(0.0f), "f"(x));
+  return static_cast<uint16_t>(r);
 }
 ANNEAL_DEVICE float from_f16_bits(uint16_t x) {
   float r;
