@@ -24,18 +24,18 @@ template <int D_, int rows_, int columns_, int warps_> struct ForwardShape {
 
 // The scores of a tile, capped where the call says so and with -inf where a row does not see a key.
 template <class Shape>
-ANNEAL_DEVICE void cap_and_mask(const Attention& a, const Span& span, int first_row, int first_key, bool mask, float (&s)[Shape::blocks][Shape::columns / 8][4]) {
+ANNEAL_DEVICE void cap_and_mask(const Attention& a, const Span& span, int first_row, int first_key, float (&s)[Shape::blocks][Shape::columns / 8][4]) {
   if (a.soft_cap > 0) {
-    const float inner = a.scale / a.soft_cap;
 #pragma unroll
     for (int i = 0; i < Shape::blocks; ++i)
 #pragma unroll
       for (int j = 0; j < Shape::columns / 8; ++j)
 #pragma unroll
-        for (int e = 0; e < 4; ++e) s[i][j][e] = a.soft_cap * tanh_fast(s[i][j][e] * inner);
+        for (int e = 0; e < 4; ++e) s[i][j][e] = a.soft_cap * tanh_fast(s[i][j][e] * a.cap_scale);
   }
-  if (!mask) return;
-  const int lane = threadIdx.x & 31, row = first_row + (lane >> 2), key = first_key + (lane & 3) * 2;
+  const int last_row = min(first_row + Shape::rows, span.q_length) - 1;
+  if (first_key >= a.keys_of(span, last_row).begin && first_key + Shape::columns <= a.keys_of(span, first_row).end) return;  // all rows see all keys
+  const int lane = threadIdx.x & 31, row = first_row + (threadIdx.x >> 5) * 16 + (lane >> 2), key = first_key + (lane & 3) * 2;
 #pragma unroll
   for (int i = 0; i < Shape::blocks; ++i)
 #pragma unroll
@@ -50,39 +50,73 @@ ANNEAL_DEVICE void cap_and_mask(const Attention& a, const Span& span, int first_
     }
 }
 
+// A lane has columns of 2 or 4 rows, which the three lanes beside it have too. Of the four, lane 2 block + half keeps the row's total. This lane's row:
+template <int blocks> ANNEAL_DEVICE float own_row(const float (&x)[blocks][2]) {
+  const int quad = threadIdx.x & 3;
+  const float low = quad & 1 ? x[0][1] : x[0][0];
+  if constexpr (blocks == 1) return low;
+  else return quad & 2 ? quad & 1 ? x[1][1] : x[1][0] : low;
+}
+// The sum of that row over the four lanes.
+template <int blocks> ANNEAL_DEVICE float sum_of_own_row(const float (&x)[blocks][2]) {
+  const int quad = threadIdx.x & 3;
+  float part[blocks];
+#pragma unroll
+  for (int i = 0; i < blocks; ++i) part[i] = (quad & 1 ? x[i][1] : x[i][0]) + __shfl_xor_sync(0xffffffffu, quad & 1 ? x[i][0] : x[i][1], 1);
+  if constexpr (blocks == 1) return part[0] + __shfl_xor_sync(0xffffffffu, part[0], 2);
+  else return (quad & 2 ? part[1] : part[0]) + __shfl_xor_sync(0xffffffffu, quad & 2 ? part[0] : part[1], 2);
+}
+
 template <class Shape> __global__ void __launch_bounds__(Shape::threads) attention_forward_kernel(ForwardArguments p) {
   constexpr int D = Shape::D, rows = Shape::rows, columns = Shape::columns, warps = Shape::warps, blocks = Shape::blocks, threads = Shape::threads;
   ANNEAL_DYNAMIC_SHARED(unsigned char, memory);
+  // What is needed once per tile waits here: in registers over the loop it would leave too few for the products.
+  ANNEAL_SHARED(float, totals, threads);
+  ANNEAL_SHARED(uint4, kept, 2);  // the span; the first row and the key-value head
   if (static_cast<int>(blockIdx.x) >= *p.count) return;
   const Attention& a = p.a;
-  const Piece piece = p.pieces[blockIdx.x];
-  const Span span = a.span(piece.sequence);
   const Shared queries = to_shared(memory), keys = queries + rows * D * 2, values = keys + columns * D * 2;
   const int warp = threadIdx.x >> 5, lane = threadIdx.x & 31;
-  const int head = blockIdx.y, first_row = piece.tile * rows, valid = min(rows, span.q_length - first_row);
-  const Range seen = a.keys_of(span, first_row, first_row + valid - 1);
-  const int first_tile = seen.begin / columns, past_tile = (seen.end + columns - 1) / columns;
-  // Tiles from `plain` to `plain_end` - 1 are seen by all rows in full.
-  const int plain = (a.keys_of(span, first_row + valid - 1).begin + columns - 1) / columns, plain_end = a.keys_of(span, first_row).end / columns;
-  const int q_stride = a.heads * a.head_dim, k_stride = a.kv_heads * a.head_dim;
-  const int64_t k_base = a.k_offset(span.k_begin, head / a.group);
-  const bf16 *k = p.k + k_base, *v = p.v + k_base;
-  const int64_t q_base = a.q_offset(static_cast<int64_t>(span.q_begin) + first_row, head);
-
-  load_tile<D, threads, rows>(queries, p.q + q_base, q_stride, valid, a.head_dim);
-  int tile = past_tile - 1;
-  auto load = [&](Shared to, const bf16* from) {
-    load_tile<D, threads, columns>(to, from + static_cast<int64_t>(tile) * columns * k_stride, k_stride, span.k_length - tile * columns, a.head_dim);
+  int tile, first_tile;
+  {
+    const Piece piece = p.pieces[blockIdx.x];
+    const Span span = a.span(piece.sequence);
+    const int first_row = piece.tile * rows;
+    if (threadIdx.x == 0) {
+      kept[0] = make_uint4(span.q_begin, span.q_length, span.k_begin, span.k_length);
+      kept[1] = make_uint4(first_row, blockIdx.y / a.group, 0, 0);
+    }
+    const int valid = min(rows, span.q_length - first_row);
+    const Range seen = a.keys_of(span, first_row, first_row + valid - 1);
+    first_tile = seen.begin / columns, tile = (seen.end + columns - 1) / columns - 1;
+    load_tile<D, threads, rows>(queries, p.q + a.q_offset(static_cast<int64_t>(span.q_begin) + first_row, blockIdx.y), a.heads * a.head_dim, valid, a.head_dim);
+  }
+  __syncthreads();
+  auto read_span = [&] {
+    const uint4 v = load_shared_16(to_shared(kept));
+    return Span{static_cast<int>(v.x), static_cast<int>(v.y), static_cast<int>(v.z), static_cast<int>(v.w)};
   };
-  if (tile >= first_tile) load(keys, k);
+  struct Place {
+    int row, kv_head;
+  };
+  auto read_place = [&] {
+    const uint4 v = load_shared_16(to_shared(kept + 1));
+    return Place{static_cast<int>(v.x), static_cast<int>(v.y)};
+  };
+  auto load = [&](Shared to, const bf16* from, int which) {
+    const Span span = read_span();
+    const int64_t slot = static_cast<int64_t>(span.k_begin) + which * columns;
+    load_tile<D, threads, columns>(to, from + a.k_offset(slot, read_place().kv_head), a.kv_heads * a.head_dim, span.k_length - which * columns, a.head_dim);
+  };
+  if (tile >= first_tile) load(keys, p.k, tile);
   cp_async_commit();
 
-  float acc[blocks][D / 8][4], most[blocks][2], total[blocks][2];
+  float acc[blocks][D / 8][4], most[blocks][2];
+  totals[threadIdx.x] = 0.f;
 #pragma unroll
   for (int i = 0; i < blocks; ++i) {
     clear(acc[i]);
     most[i][0] = most[i][1] = -INFINITY;
-    total[i][0] = total[i][1] = 0.f;
   }
   const LaneRow<D> query_lane = lane_rows<D>(warp * 16), key_lane = lane_columns<D>(0), value_lane = lane_rows<D>(0);
   uint32_t query[Shape::query_in_registers ? D / 16 : 1][4];
@@ -91,7 +125,7 @@ template <class Shape> __global__ void __launch_bounds__(Shape::threads) attenti
   for (; tile >= first_tile; --tile) {
     cp_async_wait<0>();
     __syncthreads();  // the keys (and queries) are there, and nobody reads the values of the tile before
-    load(values, v);
+    load(values, p.v, tile);
     cp_async_commit();
     if (Shape::query_in_registers && first) {
 #pragma unroll
@@ -124,16 +158,13 @@ template <class Shape> __global__ void __launch_bounds__(Shape::threads) attenti
         }
       }
     }
-    cap_and_mask<Shape>(a, span, first_row + warp * 16, tile * columns, tile < plain || tile >= plain_end, s);
+    cap_and_mask<Shape>(a, read_span(), read_place().row, tile * columns, s);
     cp_async_wait<0>();
     __syncthreads();  // the values are there, and nobody reads the keys any more
-    if (tile > first_tile) {
-      --tile;
-      load(keys, k);
-      ++tile;
-    }
+    if (tile > first_tile) load(keys, p.k, tile - 1);
     cp_async_commit();
 
+    float correction[blocks][2], sum[blocks][2];
 #pragma unroll
     for (int i = 0; i < blocks; ++i)
 #pragma unroll
@@ -144,24 +175,24 @@ template <class Shape> __global__ void __launch_bounds__(Shape::threads) attenti
         highest = fmaxf(highest, __shfl_xor_sync(0xffffffffu, highest, 1));
         highest = fmaxf(highest, __shfl_xor_sync(0xffffffffu, highest, 2));
         const float shift = (highest == -INFINITY ? 0.f : highest) * a.exponent_scale;
-        const float correction = exp2_fast(most[i][half] * a.exponent_scale - shift);
+        correction[i][half] = exp2_fast(most[i][half] * a.exponent_scale - shift);
         most[i][half] = highest;
-        float sum = 0.f;
+        sum[i][half] = 0.f;
 #pragma unroll
         for (int j = 0; j < columns / 8; ++j)
 #pragma unroll
           for (int e = 0; e < 2; ++e) {
             float& weight = s[i][j][2 * half + e];
             weight = exp2_fast(fmaf(weight, a.exponent_scale, -shift));
-            sum += weight;
+            sum[i][half] += weight;
           }
-        total[i][half] = total[i][half] * correction + sum;
 #pragma unroll
         for (int j = 0; j < D / 8; ++j) {
-          acc[i][j][2 * half] *= correction;
-          acc[i][j][2 * half + 1] *= correction;
+          acc[i][j][2 * half] *= correction[i][half];
+          acc[i][j][2 * half + 1] *= correction[i][half];
         }
       }
+    totals[threadIdx.x] = totals[threadIdx.x] * own_row(correction) + sum_of_own_row(sum);
 #pragma unroll
     for (int step = 0; step < columns / 16; ++step) {
       uint32_t left[blocks][4];
@@ -180,22 +211,23 @@ template <class Shape> __global__ void __launch_bounds__(Shape::threads) attenti
     }
   }
   cp_async_wait<0>();
-  if (past_tile <= first_tile) __syncthreads();  // without a tile nothing yet waited for the copies of other warps to the rows used now
+  __syncthreads();  // without a tile nothing has waited yet for the copies of other warps to the rows used now
+  const Span span = read_span();
+  const int first_row = read_place().row, valid = min(rows, span.q_length - first_row);
+  const int64_t token = static_cast<int64_t>(span.q_begin) + first_row;
 
 #pragma unroll
   for (int i = 0; i < blocks; ++i) {
     float factor[2];
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
-      float sum = total[i][half];
-      sum += __shfl_xor_sync(0xffffffffu, sum, 1);
-      sum += __shfl_xor_sync(0xffffffffu, sum, 2);
+      const float sum = __shfl_sync(0xffffffffu, totals[threadIdx.x], (lane & ~3) | i * 2 | half);
       factor[half] = sum != 0.f ? 1.f / sum : 0.f;
       const int row = (i * warps + warp) * 16 + (lane >> 2) + half * 8;
       if ((lane & 3) == 0 && row < valid)
-        p.lse[(static_cast<int64_t>(span.q_begin) + first_row + row) * a.heads + head] = sum != 0.f ? (most[i][half] * a.exponent_scale + log2f(sum)) * log_2 : -INFINITY;
+        p.lse[(token + row) * a.heads + blockIdx.y] = sum != 0.f ? (most[i][half] * a.exponent_scale + log2f(sum)) * log_2 : -INFINITY;
     }
-    store_rows<D>(p.out, q_base, q_stride, (i * warps + warp) * 16, valid, a.head_dim, queries, acc[i], factor[0], factor[1]);
+    store_rows<D>(p.out, a.q_offset(token, blockIdx.y), a.heads * a.head_dim, (i * warps + warp) * 16, valid, a.head_dim, queries, acc[i], factor[0], factor[1]);
   }
 }
 

@@ -25,6 +25,7 @@ struct Attention {
   int64_t tokens, slots;
   int sequences, heads, kv_heads, head_dim, group;
   float scale, soft_cap;
+  float cap_scale;       // scale / soft_cap
   float exponent_scale;  // takes q·k, or the capped score, to the exponent of a power of two
   int window;
   bool causal;

@@ -27,10 +27,9 @@ template <int columns, class Terms> ANNEAL_DEVICE void weigh(const Attention& a,
 #pragma unroll
   for (int j = 0; j < columns; ++j) {
     if (a.soft_cap > 0) {
-      const float inner = a.scale / a.soft_cap;
 #pragma unroll
       for (int e = 0; e < 4; ++e) {
-        const float t = tanh_fast(s[j][e] * inner);
+        const float t = tanh_fast(s[j][e] * a.cap_scale);
         const RowTerms term = terms(j, e);
         s[j][e] = exp2_fast(fmaf(a.soft_cap * t, a.exponent_scale, -term.exponent));
         ds[j][e] = s[j][e] * (ds[j][e] - term.mean) * (1.f - t * t);

@@ -25,7 +25,7 @@ ANNEAL_DEVICE Gradient weigh_float(const Attention& a, const Span& span, int row
   if (row >= span.q_length || key < seen.begin || key >= min(seen.end, span.k_length)) return {0.f, 0.f};
   float slope = 1.f;
   if (a.soft_cap > 0) {
-    const float t = tanhf(score * (a.scale / a.soft_cap));
+    const float t = tanhf(score * a.cap_scale);
     score = a.soft_cap * t;
     slope = 1.f - t * t;
   }

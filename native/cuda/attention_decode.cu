@@ -119,7 +119,7 @@ template <class Shape> __global__ void __launch_bounds__(Shape::threads) attenti
           for (int e = 0; e < 2; ++e) {
             float& score = s[j][2 * half + e];
             const int key = begin + tile * key_block + j * 8 + (lane & 3) * 2 + e;
-            if (a.soft_cap > 0) score = a.soft_cap * tanh_fast(score * (a.scale / a.soft_cap));
+            if (a.soft_cap > 0) score = a.soft_cap * tanh_fast(score * a.cap_scale);
             score = key >= seen[half].begin && key < seen[half].end && key < end ? score * a.exponent_scale : -INFINITY;
             highest = fmaxf(highest, score);
           }

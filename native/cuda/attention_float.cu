@@ -46,7 +46,7 @@ template <int D, int R> __global__ void __launch_bounds__(float_threads, 1) atte
 #pragma unroll
       for (int j = 0; j < R; ++j) {
         const int column = key + x + 16 * j;
-        if (a.soft_cap > 0) s[i][j] = a.soft_cap * tanhf(s[i][j] * (a.scale / a.soft_cap));
+        if (a.soft_cap > 0) s[i][j] = a.soft_cap * tanhf(s[i][j] * a.cap_scale);
         s[i][j] = column >= seen.begin && column < seen.end && column < span.k_length ? s[i][j] * a.exponent_scale : -INFINITY;
         highest = fmaxf(highest, s[i][j]);
       }

@@ -171,6 +171,7 @@ Attention describe_attention(const char* kernel, In q, In k, In v, In out, In ls
   a.tokens = q.dim(0), a.slots = k.dim(0), a.sequences = static_cast<int>(spans.dim(0));
   a.heads = static_cast<int>(q.dim(1)), a.kv_heads = static_cast<int>(k.dim(1)), a.head_dim = static_cast<int>(q.dim(2)), a.group = a.heads / a.kv_heads;
   a.scale = static_cast<float>(scale), a.soft_cap = static_cast<float>(soft_cap);
+  a.cap_scale = soft_cap > 0 ? a.scale / a.soft_cap : 0.f;
   a.exponent_scale = soft_cap > 0 ? log2_e : a.scale * log2_e;
   a.window = static_cast<int>(window < most ? window : most);
   a.causal = causal;
