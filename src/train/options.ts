@@ -29,7 +29,7 @@ export const trainingShape = {
   perDeviceEvalBatchSize: positive.default(8).describe('Rows of an evaluation batch'),
   gradientAccumulationSteps: positive.default(1).describe('Micro-batches of an optimizer step; their losses are normalised by the tokens of all'),
   gradientCheckpointing: z.boolean().default(false).describe('Recompute layers in backward to save memory (TRL: true)'),
-  bf16: z.boolean().default(false).describe('Multiply in bfloat16 with float32 sums and float32 weights, where the machine has it (TRL: true)'),
+  bf16: z.boolean().optional().describe('Multiply in bfloat16 with float32 sums and float32 weights, where the machine has it; true on a GPU and false on the CPU by default'),
   labelSmoothingFactor: share.default(0).describe('Label smoothing'),
   seed: whole.default(42).describe('Of initial weights, order of the data and dropout'),
   loggingSteps: positive.default(10).describe('Steps between log entries'),

@@ -82,6 +82,7 @@ export class Trainer<B> {
     if (args.loadBestModelAtEnd && args.saveStrategy === 'no') throw new ConfigError('loadBestModelAtEnd needs checkpoints; set saveStrategy')
     this.optimizer = new AdamW(task.model.namedParameters(), { beta1: args.adamBeta1, beta2: args.adamBeta2, eps: args.adamEpsilon, weightDecay: args.weightDecay })
     this.#meter = new Meter(this.optimizer.device)
+    this.args = { ...args, bf16: args.bf16 ?? this.optimizer.device.name !== 'cpu' }
   }
 
   /** Every event from now on, ending with the run. */

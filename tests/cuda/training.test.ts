@@ -35,7 +35,7 @@ describe.each<[string, TinyOptions, Omit<RunOptions, 'model' | 'outputDir'>, num
 ])('%s', (_, tiny, options, lossTolerance, weightTolerance) => {
   test('trains as on the CPU', async () => {
     // A large epsilon keeps AdamW from turning the sign of a tiny gradient into a whole step.
-    const training = { adamEpsilon: 1e-3, ...options }
+    const training = { adamEpsilon: 1e-3, bf16: false, ...options }
     const expected = await train(cpu, tiny, training)
     const actual = await train(tested, tiny, training)
     expect(expected.losses.length).toBe(4)
