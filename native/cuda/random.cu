@@ -1,5 +1,4 @@
-// Filling a tensor with random numbers, and dropout. A value depends on seed, stream and element index only: a thread makes the four numbers of one
-// counter. Logarithm, sine and cosine are the CPU's polynomials with fused steps, so that both backends draw the same numbers but for the last bits.
+// Filling a tensor with random numbers, and dropout. A value depends on seed, stream and element index only: four elements share a counter. Logarithm, sine and cosine are the CPU's polynomials with fused steps, so that both backends draw the same numbers but for the last bits.
 #include <cmath>
 
 #include "../kernels.h"
@@ -71,35 +70,45 @@ struct Normal {
 
 template <class Distribution, class T>
 __global__ void __launch_bounds__(map_threads) random_kernel(T* y, int64_t size, bool aligned, uint64_t seed, uint64_t stream, Distribution distribution) {
-  const int64_t counter = int64_t{blockIdx.x} * map_threads + threadIdx.x, first = counter * 4;
+  constexpr int n = elements_per_thread<T>;
+  const int64_t first = (int64_t{blockIdx.x} * map_threads + threadIdx.x) * n;
   if (first >= size) return;
-  float v[4];
-  distribution(v, philox(seed, stream, static_cast<uint64_t>(counter)));
-  Elements<T, 4> result;
+  Elements<T, n> result;
 #pragma unroll
-  for (int k = 0; k < 4; ++k) result.at[k] = from_float<T>(v[k]);
-  if (aligned && first + 4 <= size) return store_elements(y + first, result);
+  for (int part = 0; part < n; part += 4) {
+    float v[4];
+    distribution(v, philox(seed, stream, static_cast<uint64_t>(first + part) / 4));
 #pragma unroll
-  for (int k = 0; k < 4; ++k)
+    for (int k = 0; k < 4; ++k) result.at[part + k] = from_float<T>(v[k]);
+  }
+  if (aligned && first + n <= size) return store_elements(y + first, result);
+#pragma unroll
+  for (int k = 0; k < n; ++k)
     if (first + k < size) y[first + k] = result.at[k];
 }
 
 // An element is dropped where its word is below `threshold`. y may be x.
 template <class T>
 __global__ void __launch_bounds__(map_threads) dropout_kernel(T* y, const T* x, int64_t size, bool aligned, uint64_t seed, uint64_t stream, uint32_t threshold, float scale) {
-  const int64_t counter = int64_t{blockIdx.x} * map_threads + threadIdx.x, first = counter * 4;
+  constexpr int n = elements_per_thread<T>;
+  const int64_t first = (int64_t{blockIdx.x} * map_threads + threadIdx.x) * n;
   if (first >= size) return;
-  const PhiloxWords words = philox(seed, stream, static_cast<uint64_t>(counter));
-  auto kept = [&](T value, uint32_t word) { return from_float<T>(word >= threshold ? to_float(value) * scale : 0.f); };
-  if (aligned && first + 4 <= size) {
-    Elements<T, 4> v = load_elements<4>(x + first);
+  const bool whole = aligned && first + n <= size;
+  Elements<T, n> v;
+  if (whole) v = load_elements<n>(x + first);
+  else
 #pragma unroll
-    for (int k = 0; k < 4; ++k) v.at[k] = kept(v.at[k], words.at[k]);
-    return store_elements(y + first, v);
+    for (int k = 0; k < n; ++k) v.at[k] = first + k < size ? x[first + k] : T{};
+#pragma unroll
+  for (int part = 0; part < n; part += 4) {
+    const PhiloxWords words = philox(seed, stream, static_cast<uint64_t>(first + part) / 4);
+#pragma unroll
+    for (int k = 0; k < 4; ++k) v.at[part + k] = from_float<T>(words.at[k] >= threshold ? to_float(v.at[part + k]) * scale : 0.f);
   }
+  if (whole) return store_elements(y + first, v);
 #pragma unroll
-  for (int k = 0; k < 4; ++k)
-    if (first + k < size) y[first + k] = kept(x[first + k], words.at[k]);
+  for (int k = 0; k < n; ++k)
+    if (first + k < size) y[first + k] = v.at[k];
 }
 
 namespace {
@@ -121,7 +130,7 @@ float largest_below(double high, DType dtype) {
 template <class Distribution> void draw(const char* kernel, Tensor& y, int64_t seed, int64_t stream, Distribution distribution) {
   dispatch_float(kernel, y.dtype, [&](auto number) {
     using T = decltype(number);
-    launch(random_kernel<Distribution, T>, {blocks_of(ceil_div(y.size, 4)), dim3(map_threads), 0, kernel}, y.as<T>(), y.size, is_aligned_to(4 * sizeof(T), y.data),
+    launch(random_kernel<Distribution, T>, {blocks_of(ceil_div(y.size, elements_per_thread<T>)), dim3(map_threads), 0, kernel}, y.as<T>(), y.size, is_aligned_to(16, y.data),
            static_cast<uint64_t>(seed), static_cast<uint64_t>(stream), distribution);
   });
 }
@@ -151,8 +160,8 @@ void dropout(Out y, In x, double p, int64_t seed, int64_t stream) {
   const uint32_t threshold = scaled >= 4294967295.0 ? 4294967295u : static_cast<uint32_t>(scaled);
   dispatch_float("dropout", x.dtype, [&](auto number) {
     using T = decltype(number);
-    const bool aligned = is_aligned_to(4 * sizeof(T), y.data) && is_aligned_to(4 * sizeof(T), x.data);
-    launch(dropout_kernel<T>, {blocks_of(ceil_div(x.size, 4)), dim3(map_threads), 0, "dropout"}, y.as<T>(), x.as<const T>(), x.size, aligned, static_cast<uint64_t>(seed),
+    const bool aligned = is_aligned_to(16, y.data) && is_aligned_to(16, x.data);
+    launch(dropout_kernel<T>, {blocks_of(ceil_div(x.size, elements_per_thread<T>)), dim3(map_threads), 0, "dropout"}, y.as<T>(), x.as<const T>(), x.size, aligned, static_cast<uint64_t>(seed),
            static_cast<uint64_t>(stream), threshold, static_cast<float>(1 / (1 - p)));
   });
 }
