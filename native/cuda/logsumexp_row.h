@@ -120,7 +120,7 @@ template <bool aligned, class T, class F> ANNEAL_DEVICE void each_logits(const L
   }
 }
 
-// log-sum of row * scale; scale = 1 / temperature. each(z, at) sees the pieces of each_logits before they are scaled.
+// log-sum of row * scale; scale = 1 / temperature. each(z, at) sees the pieces of each_logits before they are scaled and may change them.
 template <bool with_weighted, class T, class F> ANNEAL_DEVICE WeightedLogSum row_log_sum(const LogitRow<T>& row, float scale, LogSumRoom* room, F&& each) {
   WeightedLogSum mine = empty_weighted_log_sum;
   auto add = [&](auto& z, int at) {

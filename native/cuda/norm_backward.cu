@@ -1,12 +1,12 @@
 // Gradients of RMSNorm and LayerNorm. With g = dy * weight and xhat = (x - mean) * rstd: dx = rstd * (g - mean(g) - xhat * mean(g * xhat)) + dsum, without
 // mean(g) for RMSNorm. A block walks over consecutive rows and sums its part of dweight and dbias in registers, always the same columns in the same thread;
 // a second launch adds the parts in order. How rows are shared out depends on the shape only, so that the sums have the same bits on every GPU.
+#include "column_sums.h"
 #include "norm.h"
 
 namespace anneal::cuda {
 
 constexpr int gradient_threads = 512, gradient_numbers = 16, gradient_few_numbers = 8;
-constexpr int sum_columns = 32, sum_threads = 1024;
 
 struct NormGradient {
   void* dx;
@@ -131,34 +131,6 @@ template <class T, bool layer, bool aligned> __global__ void __launch_bounds__(g
   }
 }
 
-// y[column] = (accumulate ? y : 0) + the sum over the parts. 32 threads of a block share a column's parts; blockIdx.y: dweight, dbias.
-struct PartSums {
-  float* y[2];
-  const float* parts[2];
-  int64_t blocks;
-  int columns;
-  bool accumulate;
-};
-__global__ void __launch_bounds__(sum_threads) norm_sum_parts_kernel(PartSums a) {
-  constexpr int lines = sum_threads / sum_columns;
-  ANNEAL_SHARED(float, room, sum_threads);
-  const int within = threadIdx.x % sum_columns, line = threadIdx.x / sum_columns, column = blockIdx.x * sum_columns + within;
-  const float* parts = blockIdx.y == 0 ? a.parts[0] : a.parts[1];
-  float* y = blockIdx.y == 0 ? a.y[0] : a.y[1];
-  float total = 0;
-  if (column < a.columns) {
-#pragma unroll 8
-    for (int64_t block = line; block < a.blocks; block += lines) total += parts[block * a.columns + column];
-  }
-  room[threadIdx.x] = total;
-  __syncthreads();
-  if (line > 0 || column >= a.columns) return;
-  total = a.accumulate ? y[column] : 0.f;
-#pragma unroll
-  for (int i = 0; i < lines; ++i) total += room[i * sum_columns + within];
-  y[column] = total;
-}
-
 namespace {
 
 // Enough blocks to fill a large GPU, of at least 4 rows, so that the parts stay small beside the rows.
@@ -195,12 +167,12 @@ void backward(const char* kernel, Out dx, MaybeInOut dweight, MaybeInOut dbias, 
   NormGradient a = {dx.data, dy.data, dsum ? dsum->data : nullptr, x.data, mean ? mean->as<const float>() : nullptr, rstd.as<const float>(),
                     {weight.data, weight.dtype == DType::bf16, static_cast<float>(offset)}, nullptr, nullptr, rows, rows_per_block, columns,
                     static_cast<float>(1.0 / columns)};
-  PartSums sums = {{}, {}, blocks, columns, accumulate};
+  ColumnSums<float> sums = {{}, {}, blocks, columns, columns, accumulate};
   unsigned wanted = 0;
   auto add = [&](float*& parts, Tensor* gradient) {
     if (!gradient) return;
     parts = scratch_of<float>(blocks * columns);
-    sums.parts[wanted] = parts;
+    sums.x[wanted] = parts;
     sums.y[wanted++] = gradient->as<float>();
   };
   add(a.dweight, dweight);
@@ -211,7 +183,7 @@ void backward(const char* kernel, Out dx, MaybeInOut dweight, MaybeInOut dbias, 
     if (aligned) run<T, layer, true>(kernel, a, blocks, threads);
     else run<T, layer, false>(kernel, a, blocks, threads);
   });
-  launch(norm_sum_parts_kernel, {dim3(static_cast<unsigned>(ceil_div(columns, sum_columns)), wanted), dim3(sum_threads), 0, kernel}, sums);
+  sum_columns(kernel, sums, wanted);
 }
 
 }  // namespace

@@ -1,0 +1,132 @@
+// The chunks of an output layer: their products, and where the logits' gradients go.
+#include "loss_linear.h"
+
+#include "../kernels.h"
+#include "column_sums.h"
+#include "gemm.h"
+
+namespace anneal::cuda {
+
+// Kernels of other files.
+void fill(Out y, double value);
+void convert(Out y, In x);
+
+void check_head(const LinearHead& head, const HeadGradients& gradients, const char* labels_name) {
+  const char* kernel = head.kernel;
+  const Tensor &hidden = head.hidden, &weight = head.weight;
+  ANNEAL_CHECK(is_float(hidden.dtype) && is_float(weight.dtype), "%s: hidden and weight must be f32 or bf16, but are %s and %s", kernel, name_of(hidden.dtype),
+               name_of(weight.dtype));
+  ANNEAL_CHECK(hidden.rank == 2, "%s: hidden must have shape [tokens, width], but has %s", kernel, ShapeText(hidden).text);
+  ANNEAL_CHECK(weight.rank == 2 && weight.shape[0] > 0 && weight.shape[1] == hidden.shape[1],
+               "%s: weight must have shape [vocabulary, %lld], the width of hidden, but has %s", kernel, static_cast<long long>(hidden.shape[1]), ShapeText(weight).text);
+  const int64_t vocabulary = head.vocabulary();
+  check_vocabulary(kernel, vocabulary);
+  auto check_bias = [&](const char* name, const Tensor& bias) {
+    ANNEAL_CHECK(bias.rank == 1 && bias.size == vocabulary, "%s: %s must have shape [%lld], but has %s", kernel, name, static_cast<long long>(vocabulary),
+                 ShapeText(bias).text);
+  };
+  if (head.bias) {
+    ANNEAL_CHECK(is_float(head.bias->dtype), "%s: bias must be f32 or bf16, but is %s", kernel, name_of(head.bias->dtype));
+    check_bias("bias", *head.bias);
+  }
+  ANNEAL_CHECK(head.soft_cap >= 0 && head.soft_cap < INFINITY, "%s: soft_cap must be 0 (none) or positive, but is %g", kernel, static_cast<double>(head.soft_cap));
+  auto check_gradient = [&](const char* name, const Tensor& gradient, const char* of_name, const Tensor& of) {
+    ANNEAL_CHECK(same_shape(gradient, of), "%s: %s must have the shape of %s, %s, but has %s", kernel, name, of_name, ShapeText(of).text, ShapeText(gradient).text);
+  };
+  if (gradients.hidden) {
+    ANNEAL_CHECK(is_float(gradients.hidden->dtype), "%s: dhidden must be f32 or bf16, but is %s", kernel, name_of(gradients.hidden->dtype));
+    check_gradient("dhidden", *gradients.hidden, "hidden", hidden);
+  }
+  if (gradients.weight) {
+    check_dtype(kernel, "dweight", *gradients.weight, DType::f32);
+    check_gradient("dweight", *gradients.weight, "weight", weight);
+  }
+  if (gradients.bias) {
+    check_dtype(kernel, "dbias", *gradients.bias, DType::f32);
+    check_bias("dbias", *gradients.bias);
+  }
+  check_labels(kernel, labels_name, head.labels, head.tokens());
+}
+
+namespace {
+
+// Logits of a chunk: at most so many bytes, and whole tiles of the matrix products. The weight's gradient is read and written once per chunk, which for large
+// vocabularies hides behind its product from about a thousand rows on: 1024 rows of 128256.
+constexpr int64_t chunk_bytes = int64_t{512} << 20, tile_rows = 128;
+
+int64_t rows_per_chunk(int64_t tokens, int64_t stride) {
+  const int64_t fitting = chunk_bytes / (stride * 4) / tile_rows * tile_rows, most = fitting < tile_rows ? tile_rows : fitting;
+  const int64_t even = ceil_div(ceil_div(tokens, ceil_div(tokens, most)), tile_rows) * tile_rows;
+  return even < tokens ? even : tokens;
+}
+
+const void* at_row(const Tensor& x, int64_t row) { return x.as<char>() + row * x.shape[1] * bytes_of(x.dtype); }
+
+// What the products can read without converting it again in each chunk.
+Operand prepared(const Operand& x, int64_t rows, int64_t columns, bool half) {
+  return half && !aligned_half(x) ? copy_operand(x, DType::bf16, rows, columns, 1) : x;
+}
+Operand transposed(Operand x) {
+  x.along_k = !x.along_k;
+  return x;
+}
+Output plain_output(void* data, DType dtype, int64_t stride, bool accumulate) {
+  return {data, nullptr, nullptr, dtype, dtype, dtype, stride, Activation::none, accumulate};
+}
+
+void add_gradients(const LinearHead& head, const HeadGradients& gradients, const LogitChunk& chunk, const Operand& hidden, const Operand& weight, bool accumulate) {
+  const int64_t width = head.width();
+  // In bf16 a row of gradients takes the first half of its row of logits.
+  const Operand dlogits = {chunk.logits, head.half ? DType::bf16 : DType::f32, int64_t{chunk.stride} * (head.half ? 2 : 1), 0, true};
+  if (gradients.weight) {
+    const Output out = plain_output(gradients.weight->data, DType::f32, width, accumulate);
+    multiply({chunk.columns, width, chunk.rows, 1, transposed(dlogits), transposed(hidden), out}, head.half);
+  }
+  if (gradients.bias) {
+    auto sum = [&](auto number) {
+      using T = decltype(number);
+      sum_columns<T>(head.kernel, {{gradients.bias->as<float>()}, {static_cast<const T*>(dlogits.data)}, chunk.rows, dlogits.stride, chunk.columns, accumulate}, 1);
+    };
+    if (head.half) sum(bf16{});
+    else sum(float{});
+  }
+  if (gradients.hidden) {
+    const Output out = plain_output(const_cast<void*>(at_row(*gradients.hidden, chunk.first)), gradients.hidden->dtype, width, false);
+    multiply({chunk.rows, width, chunk.columns, 1, dlogits, transposed(weight), out}, head.half);
+  }
+}
+
+}  // namespace
+
+void each_chunk(const LinearHead& head, const HeadGradients& gradients, bool accumulate, const std::function<void(const LogitChunk&)>& rows) {
+  const int64_t tokens = head.tokens(), width = head.width(), vocabulary = head.vocabulary();
+  if (tokens == 0) {
+    if (gradients.weight && !accumulate) fill(*gradients.weight, 0);
+    if (gradients.bias && !accumulate) fill(*gradients.bias, 0);
+    return;
+  }
+  const int64_t stride = ceil_div(vocabulary, 8) * 8, most = rows_per_chunk(tokens, stride);
+  float* logits = scratch_of<float>(most * stride);
+  const Operand weight = prepared({head.weight.data, head.weight.dtype, width, 0, true}, vocabulary, width, head.half);
+  Tensor bias = {};
+  if (head.bias) {
+    bias = *head.bias;
+    if (bias.dtype != DType::f32) {
+      bias.dtype = DType::f32;
+      bias.data = scratch_of<float>(vocabulary);
+      convert(bias, *head.bias);
+    }
+  }
+  for (int64_t first = 0; first < tokens; first += most) {
+    ScratchFrame frame;
+    const LogitChunk chunk = {logits, first, tokens - first < most ? tokens - first : most, static_cast<int>(vocabulary), static_cast<int>(stride), head.soft_cap,
+                              head.soft_cap > 0 ? 1 / head.soft_cap : 0.f};
+    const Operand hidden = prepared({at_row(head.hidden, first), head.hidden.dtype, width, 0, true}, chunk.rows, width, head.half);
+    const Output out = {logits, nullptr, bias.data, DType::f32, DType::f32, DType::f32, stride, Activation::none, false};
+    multiply({chunk.rows, vocabulary, width, 1, hidden, weight, out}, head.half);
+    rows(chunk);
+    if (gradients.wanted()) add_gradients(head, gradients, chunk, hidden, weight, accumulate || first > 0);
+  }
+}
+
+}  // namespace anneal::cuda
