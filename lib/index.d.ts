@@ -28,7 +28,7 @@ export interface Native {
   setMemoryLimit(device: number, bytes: number): void
   /** Opens device `index` of a device library and returns its number. */
   openDevice(library: string, index: number): number
-  describeDevices(library: string): { name: string; compute: number; multiprocessors: number; memory: number }[]
+  describeDevices(library: string): { name: string; compute: number; multiprocessors: number; memory: number; gemmLibrary: string }[]
   /** A double: kernels launched since the device was opened. */
   launches(device: number): Promise<ArrayBuffer>
   /** Calls enqueued until endCapture() become a graph instead of running; returns its number. */

@@ -31,6 +31,8 @@ struct Backend {
   // Number of devices; -1 with a failure where the driver is missing or too old.
   int (*count)();
   bool (*describe)(int index, DeviceDescription* description);
+  // What multiplies large matrices, in words: a library's name and version, or why it is not used.
+  const char* (*gemm_library)();
   // Opens a device; null with a failure. Any thread may allocate and release; the rest belongs to the one thread that called enter().
   void* (*open)(int index);
   void (*close)(void* device);

@@ -197,6 +197,7 @@ Napi::Value describe_devices(const Napi::CallbackInfo& info) {
     object.Set("compute", description.compute / 10.0);
     object.Set("multiprocessors", description.multiprocessors);
     object.Set("memory", static_cast<double>(description.memory));
+    object.Set("gemmLibrary", backend.gemm_library());
     list.Set(list.Length(), object);
   }
   return list;

@@ -12,6 +12,7 @@
 #include <vector>
 
 #include "../backend.h"
+#include "gemm_library.h"
 #include "table.h"
 
 namespace anneal::cuda {
@@ -351,6 +352,7 @@ extern "C" __attribute__((visibility("default"))) const Backend* anneal_backend(
       .kernels = &table,
       .count = [] { return guarded([] { return count_devices(); }, -1); },
       .describe = [](int index, DeviceDescription* description) { return guarded([=] { return describe_device(index, description), true; }, false); },
+      .gemm_library = anneal_gemm_library,
       .open = [](int index) { return static_cast<void*>(guarded([=] { return open_device(index); })); },
       .close = [](void* device) { close_device(static_cast<Device*>(device)); },
       .allocate = [](void* device, size_t bytes) -> void* {

@@ -109,6 +109,8 @@ export interface GpuDescription {
   multiprocessors: number
   /** Bytes. */
   memory: number
+  /** What multiplies large matrices: a version of cuBLASLt, or why it is not used. */
+  gemmLibrary: string
 }
 
 /** The GPUs that the CUDA backend sees. @throws DeviceError with the reason where it sees none because something is missing. */

@@ -33,7 +33,7 @@ export function infoCommand(): Command {
       print(`cpu        ${facts.threads} threads, ${bytesText(facts.memoryBytes)} of memory`)
       print(`kernels    ${facts.isa} (this machine can run ${facts.isas.join(', ')}); bfloat16 products: ${facts.bfloat16Products ? 'yes' : 'no, float32 is used instead'}`)
       if (typeof gpus === 'string') print(`cuda       not available: ${gpus}`)
-      else gpus.forEach((gpu, i) => { print(`cuda:${i}     ${gpu.name}, compute capability ${gpu.compute}, ${gpu.multiprocessors} multiprocessors, ${bytesText(gpu.memory)} of memory`) })
+      else gpus.forEach((gpu, i) => { print(`cuda:${i}     ${gpu.name}, compute capability ${gpu.compute}, ${gpu.multiprocessors} multiprocessors, ${bytesText(gpu.memory)} of memory; products by ${gpu.gemmLibrary}`) })
       print(`default    ${facts.device}`)
       print(`models     ${facts.models.join(', ')}`)
     })
