@@ -1,0 +1,174 @@
+// AdamW whose moments are kept in eight bits. A warp updates a block of 256 numbers, eight a lane: the moments are looked up in shared memory, updated as adamw
+// does it, and rounded to the nearest codes by bisection once the warp knows the new scales. Thread blocks stay for many blocks of numbers, so that the
+// code books are copied seldom.
+#include <cmath>
+
+#include "../dynamic_maps.h"
+#include "../kernels.h"
+#include "../shape.h"
+#include "elements.h"
+#include "fault.h"
+
+namespace anneal::cuda {
+
+constexpr int adam_threads = 256, adam_block = 256, adam_numbers = adam_block / 32, adam_blocks_per_multiprocessor = 8;
+
+struct AdamBooks {
+  float first[256], second[256];
+};
+struct Adam8 {
+  float decay, step_size, gradient_weight, beta2, square_weight, correction, eps;
+};
+template <class Parameter, class Gradient> struct Adam8Tensors {
+  Parameter* parameter;
+  uint8_t *first, *second;
+  float *first_scale, *second_scale;
+  const Gradient* gradient;
+  const float* factor;  // may be null
+  int64_t size;
+  bool aligned;
+};
+
+// The code whose value is nearest in an ascending code book, the lower one on a tie.
+ANNEAL_DEVICE int nearest_code(const float* book, float x) {
+  int code = 0;
+#pragma unroll
+  for (int step = 128; step > 0; step /= 2) code += x > (book[code + step - 1] + book[code + step]) / 2 ? step : 0;
+  return code;
+}
+
+// Eight numbers from p on, of which `count` exist; the others are those of `otherwise`.
+template <class T> ANNEAL_DEVICE void load_eight(T (&v)[adam_numbers], const T* p, int count, bool aligned, T otherwise) {
+  constexpr int n = 16 / sizeof(T) < adam_numbers ? 16 / sizeof(T) : adam_numbers;
+  if (aligned && count == adam_numbers) {
+#pragma unroll
+    for (int i = 0; i < adam_numbers; i += n) {
+      const Elements<T, n> part = load_elements<n>(p + i);
+#pragma unroll
+      for (int k = 0; k < n; ++k) v[i + k] = part.at[k];
+    }
+  } else {
+#pragma unroll
+    for (int i = 0; i < adam_numbers; ++i) v[i] = i < count ? p[i] : otherwise;
+  }
+}
+template <class T> ANNEAL_DEVICE void store_eight(T* p, const T (&v)[adam_numbers], int count, bool aligned) {
+  constexpr int n = 16 / sizeof(T) < adam_numbers ? 16 / sizeof(T) : adam_numbers;
+  if (aligned && count == adam_numbers) {
+#pragma unroll
+    for (int i = 0; i < adam_numbers; i += n) {
+      Elements<T, n> part;
+#pragma unroll
+      for (int k = 0; k < n; ++k) part.at[k] = v[i + k];
+      store_elements(p + i, part);
+    }
+  } else {
+#pragma unroll
+    for (int i = 0; i < adam_numbers; ++i)
+      if (i < count) p[i] = v[i];
+  }
+}
+
+// The largest magnitude of the warp's numbers; NaN where there is one, as bits order like that.
+ANNEAL_DEVICE float largest_of_warp(const float (&x)[adam_numbers]) {
+  uint32_t top = 0;
+#pragma unroll
+  for (int i = 0; i < adam_numbers; ++i) {
+    const uint32_t size = __float_as_uint(x[i]) & 0x7fffffffu;
+    top = top > size ? top : size;
+  }
+#pragma unroll
+  for (int distance = 16; distance > 0; distance /= 2) {
+    const uint32_t other = __shfl_xor_sync(0xffffffffu, top, distance);
+    top = top > other ? top : other;
+  }
+  return __uint_as_float(top);
+}
+
+template <class Parameter, class Gradient>
+__global__ void __launch_bounds__(adam_threads) adamw_8bit_kernel(Adam8Tensors<Parameter, Gradient> t, Adam8 a, AdamBooks books, const Fault* fault) {
+  ANNEAL_SHARED(float, first_book, 256);
+  ANNEAL_SHARED(float, second_book, 256);
+  if (faulted(fault)) return;
+  const float factor = t.factor ? *t.factor : 1.f;
+  if (factor != factor) return;
+  first_book[threadIdx.x] = books.first[threadIdx.x];
+  second_book[threadIdx.x] = books.second[threadIdx.x];
+  __syncthreads();
+  const int lane = threadIdx.x % 32, warps = adam_threads / 32;
+  const int64_t blocks = (t.size + adam_block - 1) / adam_block;
+  for (int64_t b = int64_t{blockIdx.x} * warps + threadIdx.x / 32; b < blocks; b += int64_t{gridDim.x} * warps) {
+    const int64_t from = b * adam_block + lane * adam_numbers, left = t.size - from;
+    const int count = static_cast<int>(left < 0 ? 0 : left < adam_numbers ? left : adam_numbers);
+    uint8_t first_code[adam_numbers], second_code[adam_numbers];
+    Parameter parameter[adam_numbers];
+    Gradient gradient[adam_numbers];
+    load_eight(first_code, t.first + from, count, t.aligned, uint8_t{127});
+    load_eight(second_code, t.second + from, count, t.aligned, uint8_t{0});
+    load_eight(parameter, static_cast<const Parameter*>(t.parameter) + from, count, t.aligned, Parameter{});
+    load_eight(gradient, t.gradient + from, count, t.aligned, Gradient{});
+    const float old_first = t.first_scale[b], old_second = t.second_scale[b];
+    float first[adam_numbers], second[adam_numbers];
+#pragma unroll
+    for (int i = 0; i < adam_numbers; ++i) {
+      const float g = to_float(gradient[i]) * factor, m = first_book[first_code[i]] * old_first, v = second_book[second_code[i]] * old_second;
+      first[i] = m + a.gradient_weight * (g - m);
+      second[i] = v * a.beta2 + a.square_weight * g * g;
+      parameter[i] = from_float<Parameter>(to_float(parameter[i]) * a.decay - a.step_size * first[i] / (sqrtf(second[i]) / a.correction + a.eps));
+    }
+    store_eight(t.parameter + from, parameter, count, t.aligned);
+    const float first_scale = largest_of_warp(first), second_scale = largest_of_warp(second);
+    const float first_factor = first_scale > 0 ? 1 / first_scale : 0, second_factor = second_scale > 0 ? 1 / second_scale : 0;
+#pragma unroll
+    for (int i = 0; i < adam_numbers; ++i) {
+      first_code[i] = static_cast<uint8_t>(nearest_code(first_book, first[i] * first_factor));
+      second_code[i] = static_cast<uint8_t>(nearest_code(second_book, second[i] * second_factor));
+    }
+    store_eight(t.first + from, first_code, count, t.aligned);
+    store_eight(t.second + from, second_code, count, t.aligned);
+    if (lane == 0) {
+      t.first_scale[b] = first_scale;
+      t.second_scale[b] = second_scale;
+    }
+  }
+}
+
+void adamw_8bit(InOut parameter, InOut first, InOut second, InOut first_scale, InOut second_scale, In gradient, MaybeIn factor, double learning_rate, double beta1, double beta2,
+                double eps, double weight_decay, int64_t step) {
+  const int64_t size = parameter.size, blocks = ceil_div(size, adam_block);
+  auto check = [&](const char* name, const Tensor& x, DType dtype, int64_t count) {
+    check_dtype("adamw_8bit", name, x, dtype);
+    ANNEAL_CHECK(x.size == count, "adamw_8bit: %s must have %lld elements, but has shape %s", name, static_cast<long long>(count), ShapeText(x).text);
+  };
+  check("gradient", gradient, gradient.dtype, size);
+  check("first", first, DType::u8, size);
+  check("second", second, DType::u8, size);
+  check("first_scale", first_scale, DType::f32, blocks);
+  check("second_scale", second_scale, DType::f32, blocks);
+  if (factor) {
+    check_dtype("adamw_8bit", "factor", *factor, DType::f32);
+    ANNEAL_CHECK(factor->size >= 1, "adamw_8bit: factor must have at least one element, but has shape %s", ShapeText(*factor).text);
+  }
+  ANNEAL_CHECK(step >= 1, "adamw_8bit: step must count from 1, but is %lld", static_cast<long long>(step));
+  const double correction1 = 1 - ::pow(beta1, static_cast<double>(step)), correction2 = 1 - ::pow(beta2, static_cast<double>(step));
+  const Adam8 a = {static_cast<float>(1 - learning_rate * weight_decay), static_cast<float>(learning_rate / correction1), static_cast<float>(1 - beta1), static_cast<float>(beta2),
+                   static_cast<float>(1 - beta2), static_cast<float>(::sqrt(correction2)), static_cast<float>(eps)};
+  AdamBooks books;
+  for (int i = 0; i < 256; ++i) {
+    books.first[i] = dynamic_map[i];
+    books.second[i] = dynamic_unsigned_map[i];
+  }
+  const bool aligned = is_aligned_to(16, parameter.data) && is_aligned_to(16, gradient.data) && is_aligned_to(8, first.data) && is_aligned_to(8, second.data);
+  const int64_t wanted = ceil_div(blocks, adam_threads / 32), most = int64_t{traits().multiprocessors} * adam_blocks_per_multiprocessor;
+  dispatch_float("adamw_8bit", parameter.dtype, [&](auto p) {
+    dispatch_float("adamw_8bit", gradient.dtype, [&](auto g) {
+      using P = decltype(p);
+      using G = decltype(g);
+      const Adam8Tensors<P, G> tensors = {parameter.as<P>(), first.as<uint8_t>(), second.as<uint8_t>(), first_scale.as<float>(), second_scale.as<float>(), gradient.as<const G>(),
+                                          factor ? factor->as<const float>() : nullptr, size, aligned};
+      launch(adamw_8bit_kernel<P, G>, {dim3(static_cast<unsigned>(wanted < most ? wanted : most)), dim3(adam_threads)}, tensors, a, books, fault());
+    });
+  });
+}
+
+}  // namespace anneal::cuda
