@@ -11,7 +11,7 @@ enum class Gradients { both, keys, values };
 template <int D_, int blocks_, int warps_, int rows_, Gradients gradients_ = Gradients::both> struct KeysShape {
   static constexpr int D = D_, blocks = blocks_, warps = warps_, rows = rows_, threads = warps * 32, columns = blocks * warps * 16;
   static constexpr bool wants_keys = gradients_ != Gradients::values, wants_values = gradients_ != Gradients::keys;
-  static constexpr bool keys_in_registers = blocks == 1 && D <= 128;
+  static constexpr bool keys_in_registers = D == 128;  // narrower rows have no need of it, wider ones no room
   static constexpr int stage_bytes = 2 * rows * D * 2 + rows * static_cast<int>(sizeof(RowTerms));  // q, dout, terms
   static constexpr size_t shared(int stages) { return size_t{2} * columns * D * 2 + static_cast<size_t>(stages) * stage_bytes; }
 };
