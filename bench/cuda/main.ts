@@ -12,17 +12,18 @@ import { runSteps } from './steps.ts'
 
 const help = `npm run cuda:check -- [options]
   --device NAME    cuda (default), cuda:1, …, or simt: the emulator, at tiny sizes, to check this script itself
+  --tiny           sizes that say nothing about speed, as for the emulator: for compute-sanitizer
   --no-build       use the backend that is built
   --no-tests       only time
   --no-steps       no whole training steps and generation
-  --filter REGEX   only kernels whose name matches
+  --filter REGEX   only kernels and steps whose name matches
   --json FILE      write the figures`
 
 const { values } = parseArgs({
   allowNegative: true,
   options: {
     device: { type: 'string', default: 'cuda' }, build: { type: 'boolean', default: true }, tests: { type: 'boolean', default: true }, steps: { type: 'boolean', default: true },
-    filter: { type: 'string', default: '' }, json: { type: 'string' }, help: { type: 'boolean', default: false },
+    tiny: { type: 'boolean', default: false }, filter: { type: 'string', default: '' }, json: { type: 'string' }, help: { type: 'boolean', default: false },
   },
 })
 if (values.help) {
@@ -31,6 +32,7 @@ if (values.help) {
 }
 const root = fileURLToPath(new URL('../..', import.meta.url))
 const emulated = values.device.startsWith('simt')
+const small = emulated || values.tiny
 
 function run(what: string, command: string, args: readonly string[], env: Record<string, string> = {}): void {
   console.log(`\n— ${what}`)
@@ -49,17 +51,17 @@ if (values.tests) {
 const device = deviceOf(values.device)
 const index = Number(values.device.split(':')[1] ?? 0)
 const name = emulated ? 'emulator' : cudaDevices()[index]!.name
-const roofline = await rooflineOf(device, name, emulated)
+const roofline = await rooflineOf(device, name, small)
 console.log(`\n${name}: ${(roofline.bandwidth / 1e12).toFixed(2)} TB/s, ${(roofline.tensor / 1e12).toFixed(0)} TFLOP/s in bf16 (${roofline.source})\n`)
 
 const filter = new RegExp(values.filter)
 const figures: Record<string, unknown>[] = []
 console.log(`${'kernel'.padEnd(30)}${'µs'.padStart(10)}${'floor µs'.padStart(10)}${'of floor'.padStart(10)}${'GB/s'.padStart(9)}${'TFLOP/s'.padStart(9)}`)
-for (const kernel of kernelCases(emulated ? tiny : llama8b)) {
+for (const kernel of kernelCases(small ? tiny : llama8b)) {
   if (!filter.test(kernel.name)) continue
   const make = new Maker(device)
   try {
-    const seconds = await timeCall(device, kernel.setup(make), emulated ? { budget: 0, calls: 1 } : {})
+    const seconds = await timeCall(device, kernel.setup(make), small ? { budget: 0, calls: 1 } : {})
     const floor = Math.max(kernel.bytes / roofline.bandwidth, kernel.tensorCores ? kernel.flops! / roofline.tensor : 0)
     figures.push({ kernel: kernel.name, seconds, floor, bytes: kernel.bytes, flops: kernel.flops ?? 0 })
     console.log(`${kernel.name.padEnd(30)}${(seconds * 1e6).toFixed(1).padStart(10)}${(floor * 1e6).toFixed(1).padStart(10)}${`${(100 * floor / seconds).toFixed(0)} %`.padStart(10)}`
@@ -75,7 +77,7 @@ device.emptyCache()
 
 if (values.steps) {
   console.log(`\n${'step'.padEnd(54)}${'ms'.padStart(10)}${'tokens/s'.padStart(12)}${'TFLOP/s'.padStart(9)}${'of peak'.padStart(9)}${'peak GB'.padStart(9)}`)
-  for await (const step of runSteps(device, emulated)) {
+  for await (const step of runSteps(device, small, filter)) {
     figures.push({ ...step })
     console.log(`${step.name.padEnd(54)}${(step.seconds * 1e3).toFixed(2).padStart(10)}${step.tokensPerSecond.toFixed(0).padStart(12)}${(step.flops / step.seconds / 1e12).toFixed(1).padStart(9)}`
       + `${`${(100 * step.flops / step.seconds / roofline.tensor).toFixed(0)} %`.padStart(9)}${(step.peakBytes / 1e9).toFixed(2).padStart(9)}`)

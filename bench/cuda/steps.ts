@@ -85,15 +85,16 @@ const qwen = {
 const small = { modelType: 'llama', vocabSize: 61, hiddenSize: 32, intermediateSize: 64, numHiddenLayers: 1, numAttentionHeads: 2, numKeyValueHeads: 1, maxPositionEmbeddings: 64 }
 
 /** All steps, one after the other; the emulator gets models it can run. */
-export async function* runSteps(device: Device, quick: boolean): AsyncGenerator<StepResult> {
-  if (quick) {
-    yield await train(device, { name: 'tiny, training', config: small, rows: 2, length: 8, dtype: 'float32', bf16: true }, 1)
-    yield await decode(device, 'tiny, decoding', small, { sequences: 2, prompt: 3, tokens: 5 })
-    return
-  }
-  yield await train(device, { name: 'GPT-2 124M, float32 with bf16 products, 16 × 1024', config: gpt2, rows: 16, length: 1024, dtype: 'float32', bf16: true }, 5)
-  yield await train(device, { name: 'GPT-2 124M, bf16 weights, 16 × 1024', config: gpt2, rows: 16, length: 1024, dtype: 'bfloat16', bf16: true }, 5)
-  yield await train(device, { name: '4 layers of Llama 8B, bf16 weights, 4 × 2048', config: llamaLayers, rows: 4, length: 2048, dtype: 'bfloat16', bf16: true }, 3)
-  yield await decode(device, 'Qwen2.5 0.5B, decoding 1 sequence', qwen, { sequences: 1, prompt: 128, tokens: 128 })
-  yield await decode(device, 'Qwen2.5 0.5B, decoding 64 sequences', qwen, { sequences: 64, prompt: 128, tokens: 128 })
+export async function* runSteps(device: Device, quick: boolean, filter: RegExp): AsyncGenerator<StepResult> {
+  const steps: [string, (name: string) => Promise<StepResult>][] = quick ? [
+    ['tiny, training', (name) => train(device, { name, config: small, rows: 2, length: 8, dtype: 'float32', bf16: true }, 1)],
+    ['tiny, decoding', (name) => decode(device, name, small, { sequences: 2, prompt: 3, tokens: 5 })],
+  ] : [
+    ['GPT-2 124M, float32 with bf16 products, 16 × 1024', (name) => train(device, { name, config: gpt2, rows: 16, length: 1024, dtype: 'float32', bf16: true }, 5)],
+    ['GPT-2 124M, bf16 weights, 16 × 1024', (name) => train(device, { name, config: gpt2, rows: 16, length: 1024, dtype: 'bfloat16', bf16: true }, 5)],
+    ['4 layers of Llama 8B, bf16 weights, 4 × 2048', (name) => train(device, { name, config: llamaLayers, rows: 4, length: 2048, dtype: 'bfloat16', bf16: true }, 3)],
+    ['Qwen2.5 0.5B, decoding 1 sequence', (name) => decode(device, name, qwen, { sequences: 1, prompt: 128, tokens: 128 })],
+    ['Qwen2.5 0.5B, decoding 64 sequences', (name) => decode(device, name, qwen, { sequences: 64, prompt: 128, tokens: 128 })],
+  ]
+  for (const [name, run] of steps) if (filter.test(name)) yield await run(name)
 }

@@ -13,6 +13,7 @@
 
 #include "../backend.h"
 #include "gemm_library.h"
+#include "profile.h"
 #include "table.h"
 
 namespace anneal::cuda {
@@ -171,6 +172,7 @@ struct Device {
   std::map<const void*, size_t> allowed_shared;
   uint64_t launches = 0;
   bool capturing = false;
+  Profile profile;
 };
 
 thread_local Device* current = nullptr;
@@ -232,6 +234,7 @@ void describe_device(int index, DeviceDescription* description) {
 void close_device(Device* device) {
   cudaSetDevice(device->index);
   if (device->stream) cudaStreamSynchronize(device->stream);
+  device->profile.close();
   device->scratch.close();
   device->scratch.close_kept();
   device->staging.close();
@@ -328,10 +331,14 @@ void count_launch(const char* from) {
   if (error != cudaSuccess) throw Failure(kind_of(error), std::string(from) + ": the kernel could not run: " + cudaGetErrorString(error));
 }
 
-void begin_call() {
+void begin_call(const char* kernel) {
   Device& device = here();
+  if (device.profile.enabled() && !device.capturing) device.profile.begin(kernel, device.stream);
   if (exact && device.capturing) device.scratch.keep();
   device.scratch.reset(exact);
+}
+void end_call() {
+  if (current && current->profile.enabled() && !current->capturing) current->profile.end(current->stream);
 }
 void keep(const Failure& failure) { keep_failure(failure.kind, failure.message); }
 

@@ -30,10 +30,11 @@ constexpr const char* reason_of(std::string_view kernel) {
   return nullptr;
 }
 
-template <class F> void guard(F&& body) noexcept {
+template <class F> void guard(const char* kernel, F&& body) noexcept {
   try {
-    begin_call();
+    begin_call(kernel);
     body();
+    end_call();
   } catch (const Failure& failure) {
     keep(failure);
   } catch (const std::exception& error) {
@@ -41,17 +42,17 @@ template <class F> void guard(F&& body) noexcept {
   }
 }
 
-template <auto function> struct Guarded;
-template <class... P, void (*function)(P...)> struct Guarded<function> {
+template <const char* const& name, auto function> struct Guarded;
+template <const char* const& name, class... P, void (*function)(P...)> struct Guarded<name, function> {
   static void call(P... parameters) {
-    guard([&] { function(std::forward<P>(parameters)...); });
+    guard(name, [&] { function(std::forward<P>(parameters)...); });
   }
 };
 // A kernel of absent.def: it says so when it is called.
 template <const char* const& name, const char* const& reason, class Function> struct Absent;
 template <const char* const& name, const char* const& reason, class... P> struct Absent<name, reason, void (*)(P...)> {
   static void call(P...) {
-    guard([] { fail("%s has no CUDA kernel: %s", name, reason); });
+    guard(name, [] { fail("%s has no CUDA kernel: %s", name, reason); });
   }
 };
 
@@ -60,7 +61,7 @@ template <const char* const& name, const char* const& reason, class... P> struct
     static constexpr const char* kernel = #name;      \
     static constexpr const char* reason = reason_of(#name); \
     template <bool present> static constexpr auto choose() { \
-      if constexpr (present) return &Guarded<&cuda::name>::call; \
+      if constexpr (present) return &Guarded<kernel, &cuda::name>::call; \
       else return &Absent<kernel, reason, decltype(KernelTable::name)>::call; \
     }                                                 \
   };

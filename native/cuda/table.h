@@ -7,8 +7,9 @@ namespace anneal::cuda {
 
 extern const KernelTable table;
 
-// Of device.cc: what each call of the table begins with, and where its failure goes.
-void begin_call();
+// Of device.cc: what each call of the table begins and ends with, and where its failure goes.
+void begin_call(const char* kernel);
+void end_call();
 void keep(const Failure& failure);
 
 }  // namespace anneal::cuda
