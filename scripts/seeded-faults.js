@@ -1,0 +1,53 @@
+// The faults that seed-faults.js injects: a search text that must occur exactly once in a file of native/cuda, and what replaces it.
+
+/**
+ * compile: the kernel files that take part, the header's users where the file is a header. test: which cases of which test file prove them.
+ * slow: results stay right, so only the profile can see it. quick: part of `--quick`, which runs only the check named.
+ */
+const attention = { compile: ['attention.cu'], file: 'attention.cu', test: ['tests/cuda/fused.test.ts', "^'?attention"] }
+const attentionTile = { ...attention, file: 'attention_tile.h' }
+const gemm = { compile: ['gemm_half.cu'], file: 'gemm_half.cu', test: ['tests/cuda/fused.test.ts', "^'?linear "] }
+const norm = { compile: ['norm.cu'], file: 'norm.h', test: ['tests/cuda/fused.test.ts', "^'?(rmsNorm|layerNorm)"] }
+const few = { compile: ['quantized_few.cu'], file: 'quantized_few.cu', test: ['tests/cuda/fused.test.ts', "^'?quantizedMatmul"] }
+const many = { ...few, compile: ['quantized_many.cu'], file: 'quantized_many.cu' }
+const embedding = { compile: ['embedding.cu'], file: 'embedding.cu', test: ['tests/cuda/fused.test.ts', "^'?embedding"] }
+const movement = { compile: ['movement.cu'], file: 'movement.cu', test: ['tests/cuda/primitives.test.ts', 'permute'] }
+
+export const faults = [
+  { ...attention, name: 'attention: no barrier before the keys are read', search: '__syncthreads();  // the keys (and queries)', replace: '// the keys (and queries)' },
+  { ...attention, name: 'attention: no barrier before the values are read', search: '__syncthreads();  // the values are there', replace: '// the values are there' },
+  { ...attention, name: 'attention: the wait for keys leaves one group under way', search: 'cp_async_wait<0>();\n    __syncthreads();  // the keys', replace: 'cp_async_wait<1>();\n    __syncthreads();  // the keys' },
+  { ...attention, name: 'attention: values are fetched before the barrier', search: '    __syncthreads();  // the keys (and queries) are there, and nobody reads the values of the tile before\n    load(values, p.v, tile);', replace: '    load(values, p.v, tile);\n    __syncthreads();' },
+  { ...attention, name: 'attention: no barrier where a tile sees no key', search: '  __syncthreads();  // without a tile', replace: '  // without a tile' },
+  { ...attention, name: 'attention: the correction reaches every other column', search: 'acc[i][j][2 * half + 1] *= correction[i][half];', replace: '' },
+  { ...attention, name: 'attention: values are read without .trans', search: 'ldmatrix_x4_trans(right, values', replace: 'ldmatrix_x4(right, values' },
+  { ...attention, name: 'attention: no bound on the stored lse', search: 'if ((lane & 3) == 0 && row < valid)', replace: 'if ((lane & 3) == 0)' },
+  { ...attentionTile, name: 'attention: rows beyond the tail are copied', search: 'source + r * stride, inside && r + row < valid)', replace: 'source + r * stride, inside)' },
+  { ...attentionTile, name: 'attention: one row too many is copied', search: 'source + r * stride, inside && r + row < valid)', replace: 'source + r * stride, inside && r + row <= valid)' },
+  { ...attentionTile, name: 'attention: tiles are written without the swizzle', search: '((chunk ^ twist<D>(row)) << 4)', replace: '(chunk << 4)' },
+  { ...attentionTile, name: 'attention: lanes of the key fragments exchanged', search: 'first_row + (lane & 7) + (lane >> 4 << 3), lane >> 3 & 1', replace: 'first_row + (lane & 15), lane >> 4' },
+  { ...attentionTile, name: 'attention: no __syncwarp between writing and reading the output tile', search: '    __syncwarp();\n', replace: '' },
+  { ...attentionTile, name: 'attention: no swizzle at all', slow: true, search: 'if constexpr (chunks<D> % 8 == 0) return row & 7;', replace: 'if constexpr (chunks<D> % 8 == 0) return 0;' },
+
+  { ...gemm, name: 'gemm: the wait leaves one stage too many under way', search: 'cp_async_wait<stages - 2>();', replace: 'cp_async_wait<stages - 1>();' },
+  { ...gemm, name: 'gemm: no barrier in the loop', search: 'cp_async_wait<stages - 2>();\n    __syncthreads();', replace: 'cp_async_wait<stages - 2>();' },
+  { ...gemm, name: 'gemm: the next stage is fetched before the barrier', search: '    __syncthreads();\n    copy(step + stages - 1, free_stage);', replace: '    copy(step + stages - 1, free_stage);\n    __syncthreads();' },
+  { ...gemm, name: 'gemm: no barrier before the tile is reused for results', search: 'cp_async_wait<0>();\n  __syncthreads();', replace: 'cp_async_wait<0>();' },
+  { ...gemm, name: 'gemm: lanes of the left fragments exchanged', search: 'k / 8 + (lane >> 4))) * 16);', replace: 'k / 8 + (lane >> 3 & 1))) * 16);' },
+  { ...gemm, file: 'gemm_reader.h', name: 'gemm: no bound on k', search: 'i < left && k0 + piece * 8 < k', replace: 'i < left' },
+  { ...gemm, file: 'gemm_reader.h', name: 'gemm: no bound on rows', search: 'i < left && k0 + piece * 8 < k', replace: 'k0 + piece * 8 < k' },
+  { ...gemm, file: 'gemm_reader.h', name: 'gemm: no swizzle at all', slow: true, search: 'return piece ^ (row & 7);', replace: 'return piece + 0 * row;' },
+
+  { ...norm, quick: 'race', name: 'norm: one number too many is stored', search: 'if (at + i < n) row[at + i] = from_float<T>(v[i]);', replace: 'if (at + i <= n) row[at + i] = from_float<T>(v[i]);' },
+  { ...norm, file: 'numeric.h', name: 'block_reduce: no barrier before its room is written', search: '  __syncthreads();\n  if (lane == 0) room', replace: '  if (lane == 0) room', compile: ['loss_cross_entropy.cu', 'softmax.cu', 'loss_logprob.cu'], test: ['tests/cuda/fused.test.ts', "^'?(crossEntropy|selectiveLogSoftmax|softmax)"] },
+  { ...norm, name: 'norm: no barrier before the warps’ sums are read', search: '  __syncthreads();\n#pragma unroll\n  for (int i = 0; i < count; ++i) x[i] = warp_reduce', replace: '#pragma unroll\n  for (int i = 0; i < count; ++i) x[i] = warp_reduce' },
+  { ...norm, file: 'column_sums.h', compile: ['norm_backward.cu'], name: 'norm: no barrier before the blocks’ parts are summed', search: 'room[threadIdx.x] = total;\n  __syncthreads();', replace: 'room[threadIdx.x] = total;' },
+  { ...few, name: 'quantized_matmul: no barrier between the slices’ sums and their sum', search: '= sums[i].of[j][e];\n  __syncthreads();', replace: '= sums[i].of[j][e];' },
+  { ...few, name: 'quantized_matmul: no bound on the tokens', search: 'if (step < end && j * 8 + g < m) raw', replace: 'if (step < end) raw' },
+  { ...many, name: 'quantized_matmul: the wait leaves one stage too many under way', search: 'cp_async_wait<many_stages - 2>();', replace: 'cp_async_wait<many_stages - 1>();' },
+  { ...embedding, name: 'embedding: places are taken before all lanes have read theirs', search: '    __syncwarp();\n    if (lane == __ffs', replace: '    if (lane == __ffs' },
+  { ...embedding, name: 'embedding: digits are counted before the counts are zero', search: 'count[threadIdx.x] = 0;\n  __syncthreads();', replace: 'count[threadIdx.x] = 0;' },
+  { ...movement, quick: 'race', name: 'transpose: no barrier between writing and reading the tile', search: 'column + lane];\n  __syncthreads();', replace: 'column + lane];' },
+  { ...movement, quick: 'ascending', name: 'transpose: the tile is read along its rows', search: 'room[lane * (tile + 1) + i];', replace: 'room[i * (tile + 1) + lane];' },
+  { ...movement, quick: 'profile', slow: true, name: 'transpose: rows of the tile without padding', search: [['room[i * (tile + 1) + lane] =', 'room[i * tile + lane] ='], ['room[lane * (tile + 1) + i];', 'room[lane * tile + i];']] },
+]
