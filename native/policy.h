@@ -31,7 +31,7 @@ constexpr PolicyTerm clipped_term(const PolicyOptions& o, float ratio, float adv
   const float free = limited * advantage, held = inside * advantage;
   const float by_free = ratio <= o.limit ? advantage : 0, by_held = ratio >= floor && ratio <= ceiling ? advantage : 0;
   PolicyTerm term = {-(free < held ? free : held), -(free < held ? by_free : held < free ? by_held : (by_free + by_held) / 2), 0,
-                     ratio < floor && advantage < 0, ratio > ceiling && advantage > 0};
+                     ratio < floor && advantage < 0, limited > ceiling && advantage > 0};
   if (advantage < 0 && term.loss > -o.dual_limit * advantage) term = {-o.dual_limit * advantage, 0, 0, term.clipped_low, term.clipped_high};
   return term;
 }

@@ -93,7 +93,7 @@ const op = fusedOp<PolicyInputs, Attributes, readonly [Tensor, Tensor, Tensor]>(
   name: 'policy_loss',
   differentiable: 1,
   definition([logprob, old, reference, advantage, weight, factor], attributes) {
-    const { sequences, beta, correctedKl, low, high, objective } = attributes
+    const { sequences, beta, correctedKl, low, high, limit, objective } = attributes
     const counted = sub(1, equal(weight, 0))
     const perToken = advantage.size === logprob.size ? advantage
       : concat(sequences.starts.slice(1).map((end, i) => broadcastTo(slice(advantage, [i], [1]), [end - sequences.starts[i]!])))
@@ -108,7 +108,7 @@ const op = fusedOp<PolicyInputs, Attributes, readonly [Tensor, Tensor, Tensor]>(
     const none = mul(counted, 0)
     const below = objective === 'clip' ? mul(greater(1 - low, ratio), greater(0, perToken)) : none
     const ceiling = objective === 'clip' ? 1 + high : high
-    const above = objective === 'clip' || objective === 'cispo' ? mul(greater(ratio, ceiling), greater(perToken, 0)) : none
+    const above = objective === 'clip' || objective === 'cispo' ? mul(greater(ratio, ceiling), greater(perToken, limit > ceiling || objective === 'cispo' ? 0 : Infinity)) : none
     const total = (x: Tensor): Tensor => sum(mul(x, counted), [0], true)
     const statistics = [total(counted), total(below), total(above), total(ratio), logprob.size === 0 ? total(ratio) : max(mul(ratio, counted), [0], true), total(kl ?? none), total(neg(difference))]
     return [sum(tokenLoss), tokenLoss.detach(), toDtype(concat(statistics).detach(), 'float64')]
