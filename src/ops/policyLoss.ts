@@ -108,7 +108,9 @@ const op = fusedOp<PolicyInputs, Attributes, readonly [Tensor, Tensor, Tensor]>(
     const none = mul(counted, 0)
     const below = objective === 'clip' ? mul(greater(1 - low, ratio), greater(0, perToken)) : none
     const ceiling = objective === 'clip' ? 1 + high : high
-    const above = objective === 'clip' || objective === 'cispo' ? mul(greater(ratio, ceiling), greater(perToken, limit > ceiling || objective === 'cispo' ? 0 : Infinity)) : none
+    // A ratio that `limit` holds below the ceiling is not clipped there.
+    const clips = objective === 'cispo' || (objective === 'clip' && limit > ceiling)
+    const above = clips ? mul(greater(ratio, ceiling), greater(perToken, 0)) : none
     const total = (x: Tensor): Tensor => sum(mul(x, counted), [0], true)
     const statistics = [total(counted), total(below), total(above), total(ratio), logprob.size === 0 ? total(ratio) : max(mul(ratio, counted), [0], true), total(kl ?? none), total(neg(difference))]
     return [sum(tokenLoss), tokenLoss.detach(), toDtype(concat(statistics).detach(), 'float64')]

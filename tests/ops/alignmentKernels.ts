@@ -202,7 +202,7 @@ export function describeAdamw8bit(run: Run): void {
           parameter.device.kernels.adamw_8bit(parameter.handle, first.codes.handle, second.codes.handle, first.scales.handle, second.scales.handle,
             Tensor.from(numbers, [size], { dtype }).handle, factor.handle, learningRate, beta1, beta2, eps, decay, i + 1)
         })
-        return { ...seen, 'm 3': dequantize(first), 'v 3': dequantize(second), 'p 3': parameter }
+        return Object.assign(seen, { 'm 3': dequantize(first), 'v 3': dequantize(second), 'p 3': parameter })
       })
       gradients.forEach((gradient, step) => {
         const [m, v, p] = ['m', 'v', 'p'].map((name) => toNumbers(results[`${name} ${step}`])) as [number[], number[], number[]]

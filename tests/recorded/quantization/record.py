@@ -1,4 +1,4 @@
-"""Codes, scales and numbers of bitsandbytes' 4-bit quantisation, with and without double quantisation, and its 8-bit code books.
+"""Codes, scales and numbers of bitsandbytes' 4-bit quantisation, with and without double quantisation, and its 8-bit code books; of the weight in nf4.json.
 
     pip install bitsandbytes==0.49.0 torch==2.13.0 --extra-index-url https://download.pytorch.org/whl/cpu
     python record.py
@@ -9,8 +9,8 @@ import pathlib
 import bitsandbytes.functional as F
 import torch
 
-torch.manual_seed(0)
-weight = torch.randn(20, 40) * 0.05
+here = pathlib.Path(__file__).parent
+weight = torch.tensor(json.loads((here / "nf4.json").read_text())["W"])
 cases = []
 for double in (False, True):
     packed, state = F.quantize_4bit(weight, blocksize=64, compress_statistics=double, quant_type="nf4")
@@ -22,7 +22,6 @@ for double in (False, True):
         "nested_offset": state.offset.item() if double else None,
         "dequant": F.dequantize_4bit(packed, state).tolist(),
     })
-here = pathlib.Path(__file__).parent
 (here / "nf4.json").write_text(json.dumps({"W": weight.tolist(), "blocksize": 64, "nested_blocksize": 256, "cases": cases}))
 maps = {"signed": F.create_dynamic_map(signed=True).tolist(), "unsigned": F.create_dynamic_map(signed=False).tolist()}
 (here / "maps.json").write_text(json.dumps(maps))
