@@ -202,11 +202,12 @@ export function describeAdamw8bit(run: Run): void {
           parameter.device.kernels.adamw_8bit(parameter.handle, first.codes.handle, second.codes.handle, first.scales.handle, second.scales.handle,
             Tensor.from(numbers, [size], { dtype }).handle, factor.handle, learningRate, beta1, beta2, eps, decay, i + 1)
         })
-        return Object.assign(seen, { 'm 3': dequantize(first), 'v 3': dequantize(second), 'p 3': parameter })
+        const all: Record<string, Tensor> = { ...seen, 'm 3': dequantize(first), 'v 3': dequantize(second), 'p 3': parameter }
+        return all
       })
       gradients.forEach((gradient, step) => {
-        const [m, v, p] = ['m', 'v', 'p'].map((name) => toNumbers(results[`${name} ${step}`])) as [number[], number[], number[]]
-        const [nextM, nextV, nextP] = ['m', 'v', 'p'].map((name) => toNumbers(results[`${name} ${step + 1}`])) as [number[], number[], number[]]
+        const [m, v, p] = ['m', 'v', 'p'].map((name) => toNumbers(results[`${name} ${step}`]!)) as [number[], number[], number[]]
+        const [nextM, nextV, nextP] = ['m', 'v', 'p'].map((name) => toNumbers(results[`${name} ${step + 1}`]!)) as [number[], number[], number[]]
         const exact = p.map((parameter, i) => {
           const g = gradient[i]! * 0.5
           const [a, b] = [beta1 * m[i]! + (1 - beta1) * g, beta2 * v[i]! + (1 - beta2) * g * g]

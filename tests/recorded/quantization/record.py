@@ -1,6 +1,6 @@
 """Codes, scales and numbers of bitsandbytes' 4-bit quantisation, with and without double quantisation, and its 8-bit code books; of the weight in nf4.json.
 
-    pip install bitsandbytes==0.49.0 torch==2.13.0 --extra-index-url https://download.pytorch.org/whl/cpu
+    pip install 'bitsandbytes>=0.46' torch==2.13.0
     python record.py
 """
 import json
