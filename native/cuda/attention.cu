@@ -227,7 +227,8 @@ template <class Shape> __global__ void __launch_bounds__(Shape::threads) attenti
       if ((lane & 3) == 0 && row < valid)
         p.lse[(token + row) * a.heads + blockIdx.y] = sum != 0.f ? (most[i][half] * a.exponent_scale + log2f(sum)) * log_2 : -INFINITY;
     }
-    store_rows<D>(p.out, a.q_offset(token, blockIdx.y), a.heads * a.head_dim, (i * warps + warp) * 16, valid, a.head_dim, queries, acc[i], factor[0], factor[1]);
+    store_rows<D>(p.out, a.q_offset(token, blockIdx.y), a.heads * a.head_dim, (i * warps + warp) * 16, valid, a.head_dim, queries, acc[i], factor[0],
+        factor[1]);
   }
 }
 

@@ -55,7 +55,9 @@ struct Attention {
 
 // Whether a span lies inside the tensors; kernels must not follow one that does not.
 ANNEAL_DEVICE bool is_inside(int begin, int length, int64_t limit) { return begin >= 0 && length >= 0 && static_cast<int64_t>(begin) + length <= limit; }
-ANNEAL_DEVICE bool is_valid(const Attention& a, const Span& span) { return is_inside(span.q_begin, span.q_length, a.tokens) && is_inside(span.k_begin, span.k_length, a.slots); }
+ANNEAL_DEVICE bool is_valid(const Attention& a, const Span& span) {
+  return is_inside(span.q_begin, span.q_length, a.tokens) && is_inside(span.k_begin, span.k_length, a.slots);
+}
 
 // tanh to about 1e-7 absolute.
 ANNEAL_DEVICE float tanh_fast(float x) { return 1.f - __fdividef(2.f, 1.f + exp2_fast(2.f * log2_e * x)); }

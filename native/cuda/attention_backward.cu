@@ -8,7 +8,8 @@ constexpr int terms_threads = 256;
 
 // `lanes` lanes, a power of two, share a row, eight numbers each.
 template <class T>
-__global__ void __launch_bounds__(terms_threads) attention_terms_kernel(RowTerms* terms, const T* out, const T* dout, const float* lse, int64_t tokens, int heads, int head_dim, int lanes, bool aligned) {
+__global__ void __launch_bounds__(terms_threads) attention_terms_kernel(RowTerms* terms, const T* out, const T* dout, const float* lse, int64_t tokens,
+    int heads, int head_dim, int lanes, bool aligned) {
   const int64_t row = (int64_t{blockIdx.x} * terms_threads + threadIdx.x) / lanes;
   const int column = threadIdx.x % lanes * 8;
   float sum = 0.f;
@@ -43,13 +44,15 @@ RowTerms* make_terms(const Attention& a, In out, In dout, const float* lse) {
   const bool aligned = (reinterpret_cast<uintptr_t>(out.data) | reinterpret_cast<uintptr_t>(dout.data)) % 16 == 0;
   dispatch_float("attention_backward", out.dtype, [&](auto number) {
     using T = decltype(number);
-    launch(attention_terms_kernel<T>, {dim3(static_cast<unsigned>(ceil_div(a.tokens * a.heads * lanes, terms_threads))), dim3(terms_threads), 0, "attention_backward"}, terms, out.as<T>(), dout.as<T>(),
-           lse, a.tokens, a.heads, a.head_dim, lanes, aligned);
+    const int64_t blocks = ceil_div(a.tokens * a.heads * lanes, terms_threads);
+    launch(attention_terms_kernel<T>, {dim3(static_cast<unsigned>(blocks)), dim3(terms_threads), 0, "attention_backward"}, terms, out.as<T>(), dout.as<T>(), lse,
+           a.tokens, a.heads, a.head_dim, lanes, aligned);
   });
   return terms;
 }
 
-void attention_backward(Out dq, Out dk, Out dv, In dout, In q, In k, In v, In out, In lse, In spans, double scale, bool causal, int64_t window, double soft_cap, bool half) {
+void attention_backward(Out dq, Out dk, Out dv, In dout, In q, In k, In v, In out, In lse, In spans, double scale, bool causal, int64_t window,
+    double soft_cap, bool half) {
   const char* name = "attention_backward";
   const Attention a = describe_attention(name, q, k, v, out, lse, spans, scale, causal, window, soft_cap);
   check_like(name, "dout", dout, q, "q");
@@ -66,9 +69,11 @@ void attention_backward(Out dq, Out dk, Out dv, In dout, In q, In k, In v, In ou
   const Tensor* const tensors[] = {&q, &k, &v, &dout};
   const HalfOperands operands = half_operands(tensors, 4);
   const int query_rows = backward_query_rows(a.head_dim), key_rows = backward_key_rows(a.head_dim);
-  const Plan queries = make_plan(Pieces::query_tiles, query_rows, a.tokens / query_rows + a.sequences), keys = make_plan(Pieces::key_tiles, key_rows, a.slots / key_rows + a.sequences);
+  const Plan queries = make_plan(Pieces::query_tiles, query_rows, a.tokens / query_rows + a.sequences);
+  const Plan keys = make_plan(Pieces::key_tiles, key_rows, a.slots / key_rows + a.sequences);
   run_plans(a, true, queries, &keys);
-  const BackwardArguments arguments{a, nullptr, nullptr, operands.at[0], operands.at[1], operands.at[2], operands.at[3], terms, target_of(dq), target_of(dk), target_of(dv), 2};
+  const BackwardArguments arguments{a, nullptr, nullptr, operands.at[0], operands.at[1], operands.at[2], operands.at[3], terms, target_of(dq), target_of(dk),
+      target_of(dv), 2};
   attention_backward_keys(arguments, keys);
   attention_backward_queries(arguments, queries);
 }

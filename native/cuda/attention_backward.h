@@ -22,7 +22,8 @@ struct BackwardArguments {
   int stages;  // tiles of the inner loop in shared memory: 2, or 1 where there is no room
 };
 
-// From q·k and dout·v to the weights and to the gradients of q·k but for the factor `scale`. exponents and means are those of the rows or columns.
+// From q·k and dout·v to the weights and to the gradients of q·k but for the factor `scale`. terms(j, e) are those of the query
+// of element (j, e).
 template <int columns, class Terms> ANNEAL_DEVICE void weigh(const Attention& a, float (&s)[columns][4], float (&ds)[columns][4], Terms&& terms) {
 #pragma unroll
   for (int j = 0; j < columns; ++j) {

@@ -43,7 +43,8 @@ template <int D, int R> __global__ void __launch_bounds__(float_threads, 1) atte
   const Span span = a.span(piece.sequence);
   const int x = threadIdx.x % 16, y = threadIdx.x / 16, head = blockIdx.y, first_row = piece.tile * rows, valid = min(rows, span.q_length - first_row);
   const int64_t q_stride = static_cast<int64_t>(a.heads) * a.head_dim, k_stride = static_cast<int64_t>(a.kv_heads) * a.head_dim;
-  const int64_t first_token = static_cast<int64_t>(span.q_begin) + first_row, q_base = a.q_offset(first_token, head), k_base = a.k_offset(span.k_begin, head / a.group);
+  const int64_t first_token = static_cast<int64_t>(span.q_begin) + first_row, q_base = a.q_offset(first_token, head);
+  const int64_t k_base = a.k_offset(span.k_begin, head / a.group);
   const Range all = a.keys_of(span, first_row, first_row + valid - 1);
   load_float_tile<D, rows>(queries, p.q + q_base, q_stride, valid, a.head_dim);
   load_float_tile<D, rows>(douts, p.dout + q_base, q_stride, valid, a.head_dim);
@@ -64,7 +65,8 @@ template <int D, int R> __global__ void __launch_bounds__(float_threads, 1) atte
     for (int i = 0; i < R; ++i)
 #pragma unroll
       for (int j = 0; j < R; ++j)
-        gradients[(y * R + i) * weight_pitch<R> + x + 16 * j] = weigh_float(a, span, first_row + y * R + i, key + x + 16 * j, s[i][j], dweights[i][j], terms[i]).score;
+        gradients[(y * R + i) * weight_pitch<R> + x + 16 * j] =
+            weigh_float(a, span, first_row + y * R + i, key + x + 16 * j, s[i][j], dweights[i][j], terms[i]).score;
     __syncthreads();
     dq.add(gradients, keys);
   }
@@ -125,12 +127,16 @@ template <int D, int R> __global__ void __launch_bounds__(float_threads, 1) atte
 void attention_backward_float(const Attention& a, const RowTerms* terms, Out dq, Out dk, Out dv, In dout, In q, In k, In v) {
   dispatch_float_width(a.head_dim, [&](auto width) {
     constexpr int D = decltype(width)::number, R = float_backward_rows<D>, rows = 16 * R;
-    const Plan queries = make_plan(Pieces::query_tiles, rows, a.tokens / rows + a.sequences), keys = make_plan(Pieces::key_tiles, rows, a.slots / rows + a.sequences);
+    const Plan queries = make_plan(Pieces::query_tiles, rows, a.tokens / rows + a.sequences);
+    const Plan keys = make_plan(Pieces::key_tiles, rows, a.slots / rows + a.sequences);
     run_plans(a, true, queries, &keys);
-    FloatBackward arguments{a, keys.pieces, keys.count, q.as<float>(), k.as<float>(), v.as<float>(), dout.as<float>(), terms, dq.as<float>(), dk.as<float>(), dv.as<float>()};
-    launch(attention_backward_keys_float_kernel<D, R>, {dim3(keys.limit, a.kv_heads), dim3(float_threads), float_backward_shared<D, R>, "attention_backward"}, arguments);
+    FloatBackward arguments{a, keys.pieces, keys.count, q.as<float>(), k.as<float>(), v.as<float>(), dout.as<float>(), terms,
+                            dq.as<float>(), dk.as<float>(), dv.as<float>()};
+    launch(attention_backward_keys_float_kernel<D, R>,
+           {dim3(keys.limit, a.kv_heads), dim3(float_threads), float_backward_shared<D, R>, "attention_backward"}, arguments);
     arguments.pieces = queries.pieces, arguments.count = queries.count;
-    launch(attention_backward_queries_float_kernel<D, R>, {dim3(queries.limit, a.heads), dim3(float_threads), float_backward_shared<D, R>, "attention_backward"}, arguments);
+    launch(attention_backward_queries_float_kernel<D, R>,
+           {dim3(queries.limit, a.heads), dim3(float_threads), float_backward_shared<D, R>, "attention_backward"}, arguments);
   });
 }
 

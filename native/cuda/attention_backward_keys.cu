@@ -39,7 +39,8 @@ template <class Shape> __global__ void __launch_bounds__(Shape::threads) attenti
     const int64_t token = static_cast<int64_t>(span.q_begin) + row, base = a.q_offset(token, next_head);
     load_tile<D, threads, rows>(to, p.q + base, q_stride, span.q_length - row, a.head_dim);
     load_tile<D, threads, rows>(to + rows * D * 2, p.dout + base, q_stride, span.q_length - row, a.head_dim);
-    if (threadIdx.x < rows) cp_async_8(to + (2 * rows * D * 2 + static_cast<int>(threadIdx.x) * 8), p.terms + next_head * a.tokens + token + threadIdx.x, row + static_cast<int>(threadIdx.x) < span.q_length);
+    const int own = threadIdx.x;
+    if (own < rows) cp_async_8(to + (2 * rows * D * 2 + own * 8), p.terms + next_head * a.tokens + token + own, row + own < span.q_length);
     if (++next_tile == tiles) {
       next_tile = 0;
       ++next_head;
@@ -189,10 +190,12 @@ template <class Shape> __global__ void __launch_bounds__(Shape::threads) attenti
 template <class Shape> void run_keys(BackwardArguments arguments, const Plan& plan) {
   arguments.pieces = plan.pieces, arguments.count = plan.count;
   arguments.stages = Shape::shared(2) <= static_cast<size_t>(traits().shared_per_block) ? 2 : 1;
-  launch(attention_backward_keys_kernel<Shape>, {dim3(plan.limit, arguments.a.kv_heads), dim3(Shape::threads), Shape::shared(arguments.stages), "attention_backward"}, arguments);
+  launch(attention_backward_keys_kernel<Shape>,
+         {dim3(plan.limit, arguments.a.kv_heads), dim3(Shape::threads), Shape::shared(arguments.stages), "attention_backward"}, arguments);
 }
 
-template <int D, Gradients gradients = Gradients::both> using KeysShapeOf = KeysShape<D, D <= 64 ? 2 : 1, D <= 64 || D == 256 ? 4 : 8, D == 80 || D == 96 ? 64 : 32, gradients>;
+template <int D, Gradients gradients = Gradients::both> using KeysShapeOf = KeysShape<D, D <= 64 ? 2 : 1, D <= 64 || D == 256 ? 4 : 8,
+    D == 80 || D == 96 ? 64 : 32, gradients>;
 
 int backward_key_rows(int head_dim) {
   int rows = 0;

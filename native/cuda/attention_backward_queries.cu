@@ -29,7 +29,8 @@ template <class Shape> __global__ void __launch_bounds__(Shape::threads) attenti
   const int past_tile = (seen.end + columns - 1) / columns;
   const int plain = (a.keys_of(span, first_row + valid - 1).begin + columns - 1) / columns, plain_end = a.keys_of(span, first_row).end / columns;
   const int q_stride = a.heads * a.head_dim, k_stride = a.kv_heads * a.head_dim;
-  const int64_t first_token = static_cast<int64_t>(span.q_begin) + first_row, q_base = a.q_offset(first_token, head), k_base = a.k_offset(span.k_begin, head / a.group);
+  const int64_t first_token = static_cast<int64_t>(span.q_begin) + first_row, q_base = a.q_offset(first_token, head);
+  const int64_t k_base = a.k_offset(span.k_begin, head / a.group);
 
   int tile = seen.begin / columns;
   auto load = [&](int stage, int next) {
@@ -179,7 +180,8 @@ void attention_backward_queries(const BackwardArguments& given, const Plan& plan
     BackwardArguments arguments = given;
     arguments.pieces = plan.pieces, arguments.count = plan.count;
     arguments.stages = Shape::shared(2) <= static_cast<size_t>(traits().shared_per_block) ? 2 : 1;
-    launch(attention_backward_queries_kernel<Shape>, {dim3(plan.limit, arguments.a.heads), dim3(Shape::threads), Shape::shared(arguments.stages), "attention_backward"}, arguments);
+    launch(attention_backward_queries_kernel<Shape>,
+           {dim3(plan.limit, arguments.a.heads), dim3(Shape::threads), Shape::shared(arguments.stages), "attention_backward"}, arguments);
   });
 }
 

@@ -55,11 +55,14 @@ template <class Shape> __global__ void __launch_bounds__(Shape::threads) attenti
     const KeyRuns runs = KeyRuns::of(a, span, p.most_runs);
     const int run = piece.tile % runs.count, first_row = piece.tile / runs.count * run_rows, rows = min(run_rows, span.q_length * a.group - first_row);
     const Range all = a.keys_of(span, first_row / a.group, (first_row + rows - 1) / a.group);
-    const int run_begin = runs.first + run * runs.length, begin = max(run_begin, all.begin / key_block * key_block), end = min(run_begin + runs.length, all.end);
+    const int run_begin = runs.first + run * runs.length;
+    const int begin = max(run_begin, all.begin / key_block * key_block), end = min(run_begin + runs.length, all.end);
     const int tiles = max(0, end - begin + key_block - 1) / key_block;
     const int64_t k_base = a.k_offset(static_cast<int64_t>(span.k_begin) + begin, kv_head);
     // Offset in q and out of a row of the tile.
-    auto row_offset = [&](int row) { return a.q_offset(static_cast<int64_t>(span.q_begin) + (first_row + row) / a.group, kv_head * a.group + (first_row + row) % a.group); };
+    auto row_offset = [&](int row) {
+      return a.q_offset(static_cast<int64_t>(span.q_begin) + (first_row + row) / a.group, kv_head * a.group + (first_row + row) % a.group);
+    };
 
     for (int i = threadIdx.x; i < run_rows * chunks<D>; i += threads) {
       const int row = i / chunks<D>, chunk = i % chunks<D>;
@@ -247,10 +250,12 @@ template <class Shape> void run_decode(const Attention& a, const HalfOperands& o
   run_plans(a, false, plan);
   const bool cut = a.slots > shortest_run;
   const int64_t parts = cut ? a.tokens * a.heads * stored : 0;
-  const DecodeArguments arguments{a, plan.pieces, plan.count, operands.at[0], operands.at[1], operands.at[2], out, lse, scratch_of<float>(parts * D), scratch_of<float2>(parts), most_runs, static_cast<int>(stored)};
+  const DecodeArguments arguments{a, plan.pieces, plan.count, operands.at[0], operands.at[1], operands.at[2], out, lse, scratch_of<float>(parts * D),
+      scratch_of<float2>(parts), most_runs, static_cast<int>(stored)};
   // Blocks take several pieces where there may be very many: most of them would find nothing to do.
   const int64_t enough = ceil_div(16 * traits().multiprocessors, a.kv_heads);
-  launch(attention_decode_kernel<Shape>, {dim3(static_cast<unsigned>(plan.limit < enough ? plan.limit : enough), a.kv_heads), dim3(Shape::threads), Shape::shared, "attention"}, arguments);
+  const unsigned blocks = static_cast<unsigned>(plan.limit < enough ? plan.limit : enough);
+  launch(attention_decode_kernel<Shape>, {dim3(blocks, a.kv_heads), dim3(Shape::threads), Shape::shared, "attention"}, arguments);
   if (cut) launch(attention_combine_kernel<D>, {dim3(a.sequences, a.kv_heads), dim3(combine_threads), 0, "attention"}, arguments);
 }
 

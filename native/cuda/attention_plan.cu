@@ -15,7 +15,8 @@ struct PlanArguments {
 };
 
 ANNEAL_DEVICE void check_inside(int begin, int length, int64_t limit, int sequence, Fault* fault, FaultSite site) {
-  if (!is_inside(begin, length, limit)) report(fault, site, sequence, begin < 0 || length < 0 ? min(begin, length) : static_cast<int64_t>(begin) + length, limit);
+  const int64_t reached = begin < 0 || length < 0 ? min(begin, length) : static_cast<int64_t>(begin) + length;
+  if (!is_inside(begin, length, limit)) report(fault, site, sequence, reached, limit);
 }
 
 // Spans that do not rise are compared each with each: they are few or rare.
@@ -165,7 +166,8 @@ HalfOperands half_operands(const Tensor* const* tensors, int count) {
 Attention describe_attention(const char* kernel, In q, In k, In v, In out, In lse, In spans, double scale, bool causal, int64_t window, double soft_cap) {
   check_attention_shapes(kernel, q, k, v, out, lse, spans, scale, window, soft_cap);
   constexpr int64_t most = int64_t{1} << 30;
-  ANNEAL_CHECK(q.dim(0) < most && k.dim(0) < most && spans.dim(0) < most && q.dim(1) <= 65535, "%s: more than 2^30 tokens, slots or sequences, or 65535 heads", kernel);
+  ANNEAL_CHECK(q.dim(0) < most && k.dim(0) < most && spans.dim(0) < most && q.dim(1) <= 65535,
+      "%s: more than 2^30 tokens, slots or sequences, or 65535 heads", kernel);
   Attention a{};
   a.spans = spans.as<int32_t>();
   a.tokens = q.dim(0), a.slots = k.dim(0), a.sequences = static_cast<int>(spans.dim(0));
@@ -184,7 +186,8 @@ Plan make_plan(Pieces kind, int tile, int64_t limit) {
 }
 
 void run_plans(const Attention& a, bool backward, const Plan& first, const Plan* second) {
-  PlanArguments p{a, {first, second ? *second : first}, FaultSite::attention_queries, FaultSite::attention_keys, FaultSite::attention_query_twice, FaultSite::attention_covered, FaultSite::none, fault(), most_key_runs(a)};
+  PlanArguments p{a, {first, second ? *second : first}, FaultSite::attention_queries, FaultSite::attention_keys, FaultSite::attention_query_twice,
+      FaultSite::attention_covered, FaultSite::none, fault(), most_key_runs(a)};
   if (backward) {
     p.queries = FaultSite::attention_backward_queries, p.keys = FaultSite::attention_backward_keys, p.query_twice = FaultSite::attention_backward_query_twice;
     p.covered = FaultSite::attention_backward_covered, p.key_twice = FaultSite::attention_backward_key_twice;

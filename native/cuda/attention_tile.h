@@ -75,7 +75,8 @@ ANNEAL_DEVICE void pack_operand(uint32_t (&a)[4], const float (&low)[4], const f
 // Writes the accumulators of a warp's 16 rows, times a factor for each half, to rows `row` … row + 15 of a tensor's head: offset is that of the tile's
 // row 0, and rows from `valid` on are left out. `tile` is shared memory whose rows row … row + 15 this warp alone uses.
 template <int D>
-ANNEAL_DEVICE void store_rows(const Target& to, int64_t offset, int stride, int row, int valid, int head_dim, Shared tile, const float (&acc)[D / 8][4], float low, float high) {
+ANNEAL_DEVICE void store_rows(const Target& to, int64_t offset, int stride, int row, int valid, int head_dim, Shared tile, const float (&acc)[D / 8][4],
+    float low, float high) {
   const int lane = threadIdx.x & 31, group = lane >> 2, quad = lane & 3;
   if (to.vectors) {
 #pragma unroll
