@@ -3,7 +3,7 @@
 import { spawn, spawnSync } from 'node:child_process'
 import { createHash } from 'node:crypto'
 import { existsSync, mkdirSync, readdirSync, readFileSync, renameSync, rmSync, writeFileSync } from 'node:fs'
-import { basename, dirname, join, resolve } from 'node:path'
+import { basename, dirname, join, relative, resolve } from 'node:path'
 import { fileURLToPath } from 'node:url'
 
 export const root = fileURLToPath(new URL('..', import.meta.url))
@@ -22,7 +22,7 @@ export const compilerVersion = (nvcc) => /release [\d.]+, V([\d.]+)/.exec(spawnS
 /** The names of the kernel files, without ".cu". */
 export const kernelFiles = () => readdirSync(folder).filter((name) => name.endsWith('.cu')).map((name) => name.slice(0, -3)).sort()
 
-/** A file with all that it includes from this repository. */
+/** A file of this repository with all that it includes from this repository. */
 function withHeaders(file, seen = new Set()) {
   if (seen.has(file) || !existsSync(file)) return seen
   seen.add(file)
@@ -32,9 +32,12 @@ function withHeaders(file, seen = new Set()) {
 
 function hashOf(file, options) {
   const hash = createHash('sha256').update(options.join(' '))
-  for (const source of [...withHeaders(file)].sort()) hash.update(`\n${source}\n`).update(readFileSync(source))
+  for (const source of [...withHeaders(file)].sort()) hash.update(`\n${relative(root, source)}\n`).update(readFileSync(source))
   return hash.digest('hex')
 }
+
+/** Changes with the kernel file, its headers and the flags; not with the compiler. */
+export const sourcesOf = (name) => hashOf(join(folder, `${name}.cu`), flags).slice(0, 16)
 
 function run(command, args) {
   return new Promise((done, fail) => {

@@ -2,7 +2,7 @@
 import { spawnSync } from 'node:child_process'
 
 /** What the rules and the recorded numbers speak of, in this order. */
-export const columns = ['threads', 'registers', 'shared', 'stack', 'spills', 'blocks', 'tensor', 'local', 'wide', 'narrow', 'async', 'double', 'calls', 'loop']
+export const columns = ['threads', 'registers', 'shared', 'stack', 'spills', 'blocks', 'tensor', 'local', 'wide', 'narrow', 'async', 'asyncNarrow', 'double', 'calls', 'loop']
 
 // Registers and shared memory of a multiprocessor, blocks and threads at most; cycles of a warp's mma.sync.m16n8k16 and of a special function.
 const machines = {

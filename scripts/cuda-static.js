@@ -1,17 +1,18 @@
 // Checks the machine code of every CUDA kernel without a GPU: registers, spills, occupancy, tensor instructions, widths of accesses, FP64, calls.
 // The numbers are compared with tests/recorded/cuda/static.json, so that a change of a kernel shows what it cost.
-// usage: node scripts/cuda-static.js [--check] [--update] [--arch sm_80,sm_90] [file …]
-// --check exits with 1 and a sentence for each violation; --update records the numbers. Without nvcc nothing is checked; without cuobjdump (on the PATH,
-// in CUOBJDUMP or /usr/local/cuda/bin) only what ptxas says is.
+// usage: node scripts/cuda-static.js [--check] [--update] [--all] [--arch sm_80,sm_90] [file …]
+// --check exits with 1 and a sentence for each violation; --update records the numbers. A file whose sources are those recorded is not compiled again
+// unless --all is given: its recorded numbers stand for it. Without nvcc changed files are not checked; without cuobjdump (on the PATH, in CUOBJDUMP or
+// /usr/local/cuda/bin) only what ptxas says of them is.
 import { existsSync, mkdirSync, readFileSync, writeFileSync } from 'node:fs'
 import { dirname, join } from 'node:path'
 import { pathToFileURL } from 'node:url'
-import { compileCubin, compilerVersion, findCompiler, findDisassembler, inParallel, kernelFiles, root, runTool } from './cuda-compile.js'
+import { compileCubin, compilerVersion, findCompiler, findDisassembler, inParallel, kernelFiles, root, runTool, sourcesOf } from './cuda-compile.js'
 import { blocksPerMultiprocessor, columns, demangle, describeInstructions, parseDisassembly, parseResources, parseThreads } from './cuda-report.js'
 import { allowanceFor, rules } from './cuda-rules.js'
 
 const recordedPath = join(root, 'tests/recorded/cuda/static.json')
-const fromCode = ['tensor', 'local', 'wide', 'narrow', 'async', 'double', 'calls', 'loop']
+const fromCode = ['tensor', 'local', 'wide', 'narrow', 'async', 'asyncNarrow', 'double', 'calls', 'loop']
 
 /** What is known of the kernels of one file, by their plain names. */
 export function describeFile({ arch, ptx, log }, disassembly) {
@@ -51,9 +52,9 @@ const unpack = (values) => Object.fromEntries(columns.map((column, index) => [co
 /** The recorded file's text: a line for each kernel, so that a change reads well. */
 export function formatRecorded({ nvcc, kernels }) {
   const parts = Object.entries(kernels).map(([arch, files]) => {
-    const inner = Object.entries(files).map(([file, list]) => {
-      const lines = Object.entries(list).map(([name, values]) => `      ${JSON.stringify(name)}: ${JSON.stringify(values)}`)
-      return `    ${JSON.stringify(file)}: {\n${lines.join(',\n')}\n    }`
+    const inner = Object.keys(files).sort().map((file) => {
+      const lines = Object.entries(files[file].kernels).map(([name, values]) => `      ${JSON.stringify(name)}: ${JSON.stringify(values)}`)
+      return `    ${JSON.stringify(file)}: { "sources": ${JSON.stringify(files[file].sources)}, "kernels": {\n${lines.join(',\n')}\n    } }`
     })
     return `  ${JSON.stringify(arch)}: {\n${inner.join(',\n')}\n  }`
   })
@@ -61,11 +62,22 @@ export function formatRecorded({ nvcc, kernels }) {
 }
 
 function table(arch, kernels) {
-  const header = ['kernel', 'threads', 'regs', 'smem', 'stack', 'spills', 'blocks', 'mma', 'LDL/STL', '16 B', 'narrow', 'cp.async', 'FP64', 'calls', 'loop: issue, tensor, special, smem']
+  const header = ['kernel', 'threads', 'regs', 'smem', 'stack', 'spills', 'blocks', 'mma', 'LDL/STL', '16 B', 'narrow', 'cp.async', 'below 16 B', 'FP64', 'calls', 'loop: issue, tensor, special, smem']
   const rows = Object.entries(kernels).map(([name, kernel]) => [name.length > 70 ? `${name.slice(0, 69)}…` : name, ...pack(kernel).map((value) => Array.isArray(value) ? value.join(' ') : String(value ?? '-'))])
   const widths = header.map((title, index) => Math.max(title.length, ...rows.map((row) => row[index].length)))
   const line = (cells) => cells.map((cell, index) => index === 0 ? cell.padEnd(widths[0]) : cell.padStart(widths[index])).join('  ').trimEnd()
   return [`# ${arch}`, line(header), ...rows.map(line)].join('\n')
+}
+
+const unpackAll = (kernels) => Object.fromEntries(Object.entries(kernels).map(([name, values]) => [name, unpack(values)]))
+
+/** The kernels of one file on one architecture: recorded where nothing has changed, else compiled; undefined where that needs nvcc and there is none. */
+async function examine(name, arch, tools, recorded, all) {
+  const sources = sourcesOf(name)
+  if (!all && recorded?.sources === sources) return { name, arch, sources, kernels: unpackAll(recorded.kernels), compiled: false }
+  if (!tools.nvcc) return undefined
+  const compiled = await compileCubin(tools.nvcc, tools.version, name, arch)
+  return { name, arch, sources, compiled: true, kernels: describeFile(compiled, tools.disassembler && await runTool(tools.disassembler, ['-sass', compiled.cubin])) }
 }
 
 async function main(args) {
@@ -73,52 +85,42 @@ async function main(args) {
     const at = args.indexOf(flag)
     return at >= 0 && args.splice(at, 1).length === 1
   }
-  const [check, update] = [take('--check'), take('--update')]
+  const [check, update, all] = [take('--check'), take('--update'), take('--all')]
   const at = args.indexOf('--arch')
   const arches = at < 0 ? ['sm_80', 'sm_90'] : args.splice(at, 2)[1].split(',')
   const nvcc = findCompiler()
-  if (!nvcc) {
-    console.log('cuda-static: nvcc was not found, so the kernels\' machine code is not checked')
-    return true
-  }
-  const disassembler = findDisassembler()
-  if (!disassembler) console.log('cuda-static: cuobjdump was not found; only what ptxas says is checked')
-  const version = compilerVersion(nvcc)
+  const tools = { nvcc, disassembler: findDisassembler(), version: nvcc && compilerVersion(nvcc) }
+  if (!nvcc) console.log('cuda-static: nvcc was not found; kernels that have changed since their numbers were recorded are not checked')
+  else if (!tools.disassembler) console.log('cuda-static: cuobjdump was not found; of kernels that have changed only what ptxas says is checked')
   const files = args.length ? args : kernelFiles()
-  const recorded = existsSync(recordedPath) ? JSON.parse(readFileSync(recordedPath, 'utf8')) : { nvcc: version }
-  const comparable = recorded.nvcc === version
-  if (!comparable && !update) console.log(`cuda-static: the numbers were recorded with nvcc ${recorded.nvcc}, not ${version}; only the rules are checked`)
+  const recorded = existsSync(recordedPath) ? JSON.parse(readFileSync(recordedPath, 'utf8')) : { nvcc: tools.version }
+  const comparable = !update && (!nvcc || recorded.nvcc === tools.version)
+  if (!comparable && !update) console.log(`cuda-static: the numbers were recorded with nvcc ${recorded.nvcc}, not ${tools.version}; what is compiled is held to the rules only`)
 
-  const described = await inParallel(files.flatMap((name) => arches.map((arch) => ({ name, arch }))), 2, async ({ name, arch }) => {
-    const compiled = await compileCubin(nvcc, version, name, arch)
-    return { name, arch, kernels: describeFile(compiled, disassembler && await runTool(disassembler, ['-sass', compiled.cubin])) }
-  })
-
+  const work = files.flatMap((name) => arches.map((arch) => ({ name, arch })))
+  const examined = (await inParallel(work, 2, ({ name, arch }) => examine(name, arch, tools, recorded[arch]?.[name], all || (update && recorded.nvcc !== tools.version)))).filter(Boolean)
   const problems = []
   const kernels = Object.fromEntries(arches.map((arch) => [arch, {}]))
-  for (const { name: file, arch, kernels: list } of described) {
-    const before = recorded[arch]?.[file] ?? {}
-    const known = Object.fromEntries(Object.entries(before).map(([name, values]) => [name, unpack(values)]))
-    for (const [name, kernel] of Object.entries(list)) {
-      problems.push(...violations(arch, name, kernel, comparable && !update ? known[name] : undefined))
-    }
-    if (comparable && !update) {
-      const differing = [...Object.keys(list).filter((name) => !known[name]), ...Object.keys(known).filter((name) => !list[name])]
-      if (differing.length > 0) problems.push(`${arch}: ${file}.cu and the recorded numbers differ in ${differing.length} kernels, such as ${differing[0]}; run node scripts/cuda-static.js --update`)
-    }
-    kernels[arch][file] = Object.fromEntries(Object.entries(list).map(([name, kernel]) => {
-      const kept = disassembler ? {} : Object.fromEntries(fromCode.map((key) => [key, known[name]?.[key]]))
+  for (const { name: file, arch, sources, kernels: list, compiled } of examined) {
+    const known = unpackAll(recorded[arch]?.[file]?.kernels ?? {})
+    for (const [name, kernel] of Object.entries(list)) problems.push(...violations(arch, name, kernel, comparable && compiled ? known[name] : undefined))
+    const differing = [...Object.keys(list).filter((name) => !known[name]), ...Object.keys(known).filter((name) => !list[name])]
+    if (comparable && differing.length > 0) problems.push(`${arch}: ${file}.cu and the recorded numbers differ in ${differing.length} kernels, such as ${differing[0]}; run node scripts/cuda-static.js --update`)
+    kernels[arch][file] = { sources, kernels: Object.fromEntries(Object.entries(list).map(([name, kernel]) => {
+      const kept = tools.disassembler || !compiled ? {} : Object.fromEntries(fromCode.map((key) => [key, known[name]?.[key]]))
       return [name, pack({ ...kernel, ...kept })]
-    }))
-    if (args.length === 0 && comparable && !update) for (const gone of Object.keys(recorded[arch] ?? {})) if (!files.includes(gone)) problems.push(`${arch}: ${gone}.cu is recorded but is no more; run node scripts/cuda-static.js --update`)
+    })) }
   }
-  for (const arch of arches) console.log(table(arch, Object.assign({}, ...described.filter((one) => one.arch === arch).map((one) => one.kernels))))
-  if (update) {
-    const merged = Object.fromEntries(arches.map((arch) => [arch, args.length && comparable ? { ...recorded[arch], ...kernels[arch] } : kernels[arch]]))
+  for (const arch of arches) {
+    console.log(table(arch, Object.assign({}, ...examined.filter((one) => one.arch === arch).map((one) => one.kernels))))
+    if (args.length === 0 && comparable) for (const gone of Object.keys(recorded[arch] ?? {})) if (!files.includes(gone)) problems.push(`${arch}: ${gone}.cu is recorded but is no more; run node scripts/cuda-static.js --update`)
+  }
+  if (update && nvcc) {
+    const merged = Object.fromEntries(arches.map((arch) => [arch, args.length ? { ...recorded[arch], ...kernels[arch] } : kernels[arch]]))
     mkdirSync(dirname(recordedPath), { recursive: true })
-    writeFileSync(recordedPath, formatRecorded({ nvcc: version, kernels: merged }))
+    writeFileSync(recordedPath, formatRecorded({ nvcc: tools.version, kernels: merged }))
   }
-  for (const problem of [...new Set(problems)]) console.error(problem)
+  for (const problem of problems) console.error(problem)
   return problems.length === 0 || !check
 }
 
