@@ -18,7 +18,6 @@ export const rules = [
 /** @type {{ keys: string[], kernels: RegExp, reason: string }[]} */
 export const allowances = [
   { keys: ['wide'], kernels: /^norm\w*_kernel<.*, false>$|^rope_kernel<.*, [12]>$/, reason: 'the variant for rows that are not aligned to 16 bytes' },
-  { keys: ['spills', 'stack', 'local'], kernels: /^norm_backward_kernel<\w+, true, \d+, false>$/, reason: 'LayerNorm of rows that are not aligned to 16 bytes keeps three of them in registers; the aligned variant spills nothing' },
   { keys: ['stack', 'local', 'double'], kernels: /^map_kernel<Unary<(Sin|Cos),/, reason: 'sine and cosine of large angles reduce them with a table of 2/pi' },
   { keys: ['double'], kernels: /^map_kernel<(Convert<(f16|bf16), (unsigned char|int|long)>|Constant<)|^iota_kernel</, reason: 'a number given or computed in double is rounded once' },
   { keys: ['double'], kernels: /^(fold_energy|clip_factor|measure|batch_advantages|group_advantages|policy_fold|policy_loss|requantize|sample)_kernel/, reason: 'few sums over many numbers, in double as on the CPU' },

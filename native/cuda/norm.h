@@ -62,7 +62,13 @@ template <bool aligned, int length> ANNEAL_DEVICE void load_columns(float (&v)[l
     return;
   }
 #pragma unroll
-  for (int i = 0; i < length; ++i) v[i] = !aligned && at + i < n ? (from.half ? to_float(halves[i]) : numbers[i]) + from.offset : 0.f;
+  for (int i = 0; i < length; ++i) {
+    v[i] = 0;
+    if (aligned || at + i >= n) continue;
+    if (from.half) v[i] = to_float(halves[i]);
+    else v[i] = numbers[i];
+    v[i] += from.offset;
+  }
 }
 
 // The number as T would hold it.

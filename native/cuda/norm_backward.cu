@@ -20,25 +20,27 @@ struct NormGradient {
 };
 
 // Rows up to blockDim.x * numbers long, held in registers.
-template <class T, bool layer, int numbers, bool aligned> __global__ void __launch_bounds__(gradient_threads) norm_backward_kernel(NormGradient a) {
+template <class T, bool layer, int numbers, bool aligned>
+__global__ void __launch_bounds__(numbers == gradient_few_numbers ? 32 : gradient_threads) norm_backward_kernel(NormGradient a) {
   constexpr int length = vector_length<T>, pieces = numbers / length, sums = layer ? 2 : 1;
   ANNEAL_SHARED(float, room, 2 * sums * 32);
   const int n = a.columns, first = threadIdx.x * length, step = blockDim.x * length;
-  const int64_t begin = blockIdx.x * a.rows_per_block, end = begin + a.rows_per_block < a.rows ? begin + a.rows_per_block : a.rows;
+  const int64_t begin = blockIdx.x * a.rows_per_block, end = min(begin + a.rows_per_block, a.rows);
   float dweight[pieces][length] = {}, dbias[pieces][length] = {};
   for (int64_t row = begin; row < end; ++row) {
-    const T* dy = static_cast<const T*>(a.dy) + row * n;
-    const T* x = static_cast<const T*>(a.x) + row * n;
+    const int64_t start = row * n;
     float d[pieces][length], xhat[pieces][length];
 #pragma unroll
     for (int p = 0; p < pieces; ++p) {
-      load_row_piece<aligned>(d[p], dy, first + p * step, n);
-      load_row_piece<aligned>(xhat[p], x, first + p * step, n);
+      load_row_piece<aligned>(d[p], static_cast<const T*>(a.dy) + start, first + p * step, n);
+      load_row_piece<aligned>(xhat[p], static_cast<const T*>(a.x) + start, first + p * step, n);
     }
+    // dsum comes along with the rest, except where single numbers are read: their addresses need the registers.
+    const T* dsum = a.dsum ? static_cast<const T*>(a.dsum) + start : nullptr;
     float other[pieces][length] = {};
-    if (a.dsum) {
+    if (aligned && dsum) {
 #pragma unroll
-      for (int p = 0; p < pieces; ++p) load_row_piece<aligned>(other[p], static_cast<const T*>(a.dsum) + row * n, first + p * step, n);
+      for (int p = 0; p < pieces; ++p) load_row_piece<aligned>(other[p], dsum, first + p * step, n);
     }
     const float rstd = a.rstd[row], mean = layer ? a.mean[row] : 0.f;
     float total[sums] = {};
@@ -58,9 +60,10 @@ template <class T, bool layer, int numbers, bool aligned> __global__ void __laun
     }
     row_sums(total, room + (row & 1) * sums * 32);
     const float along = total[0] * a.inverse_columns, level = layer ? total[sums - 1] * a.inverse_columns : 0.f;
-    T* dx = static_cast<T*>(a.dx) + row * n;
+    T* dx = static_cast<T*>(a.dx) + start;
 #pragma unroll
     for (int p = 0; p < pieces; ++p) {
+      if (!aligned && dsum) load_row_piece<aligned>(other[p], dsum, first + p * step, n);
 #pragma unroll
       for (int i = 0; i < length; ++i) d[p][i] = fmaf(rstd, d[p][i] - level - xhat[p][i] * along, other[p][i]);
       store_row_piece<aligned>(dx, d[p], first + p * step, n);
