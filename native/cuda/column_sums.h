@@ -39,7 +39,8 @@ template <class T> __global__ void __launch_bounds__(column_sums_threads) column
 
 // `matrices` is 0, 1 or 2.
 template <class T> void sum_columns(const char* kernel, const ColumnSums<T>& sums, unsigned matrices) {
-  launch(column_sums_kernel<T>, {dim3(static_cast<unsigned>(ceil_div(sums.columns, column_sums_across)), matrices), dim3(column_sums_threads), 0, kernel}, sums);
+  const dim3 blocks(static_cast<unsigned>(ceil_div(sums.columns, column_sums_across)), matrices);
+  launch(column_sums_kernel<T>, {blocks, dim3(column_sums_threads), 0, kernel}, sums);
 }
 
 }  // namespace anneal::cuda

@@ -63,7 +63,8 @@ void cross_entropy(Out nll, Out lse, In logits, In labels, double smoothing) {
   check_per_token("cross_entropy", "lse", lse, tokens);
   check_smoothing("cross_entropy", smoothing);
   check_labels("cross_entropy", "labels", labels, tokens);
-  const CrossEntropyArguments a = {nll.as<float>(), lse.as<float>(), logits.data, labels.as<const int32_t>(), static_cast<int>(vocabulary), smoothing_of(smoothing, vocabulary), fault()};
+  const CrossEntropyArguments a = {nll.as<float>(), lse.as<float>(), logits.data, labels.as<const int32_t>(), static_cast<int>(vocabulary),
+                                   smoothing_of(smoothing, vocabulary), fault()};
   dispatch_float("cross_entropy", logits.dtype, [&](auto number) {
     launch(cross_entropy_kernel<decltype(number)>, {dim3(static_cast<unsigned>(tokens)), dim3(logit_threads(vocabulary)), 0, "cross_entropy"}, a);
   });
@@ -79,8 +80,8 @@ void cross_entropy_backward(Out dlogits, In dnll, In logits, In lse, In labels, 
   check_per_token(kernel, "lse", lse, tokens);
   check_smoothing(kernel, smoothing);
   check_labels(kernel, "labels", labels, tokens);
-  const CrossEntropyGradientArguments a = {dlogits.data, logits.data, dnll.as<const float>(), lse.as<const float>(), labels.as<const int32_t>(), static_cast<int>(vocabulary),
-                                           smoothing_of(smoothing, vocabulary), fault()};
+  const CrossEntropyGradientArguments a = {dlogits.data, logits.data, dnll.as<const float>(), lse.as<const float>(), labels.as<const int32_t>(),
+                                           static_cast<int>(vocabulary), smoothing_of(smoothing, vocabulary), fault()};
   dispatch_float(kernel, logits.dtype, [&](auto number) {
     launch(cross_entropy_backward_kernel<decltype(number)>, {dim3(static_cast<unsigned>(tokens)), dim3(logit_threads(vocabulary)), 0, kernel}, a);
   });

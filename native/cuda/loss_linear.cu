@@ -18,7 +18,8 @@ void check_head(const LinearHead& head, const HeadGradients& gradients, const ch
                name_of(weight.dtype));
   ANNEAL_CHECK(hidden.rank == 2, "%s: hidden must have shape [tokens, width], but has %s", kernel, ShapeText(hidden).text);
   ANNEAL_CHECK(weight.rank == 2 && weight.shape[0] > 0 && weight.shape[1] == hidden.shape[1],
-               "%s: weight must have shape [vocabulary, %lld], the width of hidden, but has %s", kernel, static_cast<long long>(hidden.shape[1]), ShapeText(weight).text);
+               "%s: weight must have shape [vocabulary, %lld], the width of hidden, but has %s", kernel, static_cast<long long>(hidden.shape[1]),
+               ShapeText(weight).text);
   const int64_t vocabulary = head.vocabulary();
   check_vocabulary(kernel, vocabulary);
   auto check_bias = [&](const char* name, const Tensor& bias) {
@@ -29,9 +30,11 @@ void check_head(const LinearHead& head, const HeadGradients& gradients, const ch
     ANNEAL_CHECK(is_float(head.bias->dtype), "%s: bias must be f32 or bf16, but is %s", kernel, name_of(head.bias->dtype));
     check_bias("bias", *head.bias);
   }
-  ANNEAL_CHECK(head.soft_cap >= 0 && head.soft_cap < INFINITY, "%s: soft_cap must be 0 (none) or positive, but is %g", kernel, static_cast<double>(head.soft_cap));
+  ANNEAL_CHECK(head.soft_cap >= 0 && head.soft_cap < INFINITY, "%s: soft_cap must be 0 (none) or positive, but is %g", kernel,
+               static_cast<double>(head.soft_cap));
   auto check_gradient = [&](const char* name, const Tensor& gradient, const char* of_name, const Tensor& of) {
-    ANNEAL_CHECK(same_shape(gradient, of), "%s: %s must have the shape of %s, %s, but has %s", kernel, name, of_name, ShapeText(of).text, ShapeText(gradient).text);
+    ANNEAL_CHECK(same_shape(gradient, of), "%s: %s must have the shape of %s, %s, but has %s", kernel, name, of_name, ShapeText(of).text,
+                 ShapeText(gradient).text);
   };
   if (gradients.hidden) {
     ANNEAL_CHECK(is_float(gradients.hidden->dtype), "%s: dhidden must be f32 or bf16, but is %s", kernel, name_of(gradients.hidden->dtype));
@@ -74,7 +77,8 @@ Output plain_output(void* data, DType dtype, int64_t stride, bool accumulate) {
   return {data, nullptr, nullptr, dtype, dtype, dtype, stride, Activation::none, accumulate};
 }
 
-void add_gradients(const LinearHead& head, const HeadGradients& gradients, const LogitChunk& chunk, const Operand& hidden, const Operand& weight, bool accumulate) {
+void add_gradients(const LinearHead& head, const HeadGradients& gradients, const LogitChunk& chunk, const Operand& hidden, const Operand& weight,
+                   bool accumulate) {
   const int64_t width = head.width();
   // In bf16 a row of gradients takes the first half of its row of logits.
   const Operand dlogits = {chunk.logits, head.half ? DType::bf16 : DType::f32, int64_t{chunk.stride} * (head.half ? 2 : 1), 0, true};
@@ -85,7 +89,8 @@ void add_gradients(const LinearHead& head, const HeadGradients& gradients, const
   if (gradients.bias) {
     auto sum = [&](auto number) {
       using T = decltype(number);
-      sum_columns<T>(head.kernel, {{gradients.bias->as<float>()}, {static_cast<const T*>(dlogits.data)}, chunk.rows, dlogits.stride, chunk.columns, accumulate}, 1);
+      const T* rows = static_cast<const T*>(dlogits.data);
+      sum_columns<T>(head.kernel, {{gradients.bias->as<float>()}, {rows}, chunk.rows, dlogits.stride, chunk.columns, accumulate}, 1);
     };
     if (head.half) sum(bf16{});
     else sum(float{});
@@ -119,8 +124,8 @@ void each_chunk(const LinearHead& head, const HeadGradients& gradients, bool acc
   }
   for (int64_t first = 0; first < tokens; first += most) {
     ScratchFrame frame;
-    const LogitChunk chunk = {logits, first, tokens - first < most ? tokens - first : most, static_cast<int>(vocabulary), static_cast<int>(stride), head.soft_cap,
-                              head.soft_cap > 0 ? 1 / head.soft_cap : 0.f};
+    const LogitChunk chunk = {logits, first, tokens - first < most ? tokens - first : most, static_cast<int>(vocabulary), static_cast<int>(stride),
+                              head.soft_cap, head.soft_cap > 0 ? 1 / head.soft_cap : 0.f};
     const Operand hidden = prepared({at_row(head.hidden, first), head.hidden.dtype, width, 0, true}, chunk.rows, width, head.half);
     const Output out = {logits, nullptr, bias.data, DType::f32, DType::f32, DType::f32, stride, Activation::none, false};
     multiply({chunk.rows, vocabulary, width, 1, hidden, weight, out}, head.half);

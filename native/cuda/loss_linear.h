@@ -55,7 +55,8 @@ ANNEAL_DEVICE int64_t chunk_row() { return int64_t{gridDim.x} - 1 - blockIdx.x; 
 ANNEAL_DEVICE float capped(float logit, const LogitChunk& chunk) { return chunk.cap > 0 ? chunk.cap * tanhf(logit * chunk.inverse_cap) : logit; }
 
 // row_log_sum over capped logits; seen(logit, j) gets each of them.
-template <bool with_weighted, class F> ANNEAL_DEVICE WeightedLogSum capped_log_sum(const float* row, const LogitChunk& chunk, float scale, LogSumRoom* room, F&& seen) {
+template <bool with_weighted, class F>
+ANNEAL_DEVICE WeightedLogSum capped_log_sum(const float* row, const LogitChunk& chunk, float scale, LogSumRoom* room, F&& seen) {
   constexpr int length = vector_length<float>;
   return row_log_sum<with_weighted>(LogitRow<float>(row, chunk.columns), scale, room, [&](auto& z, int at) {
 #pragma unroll

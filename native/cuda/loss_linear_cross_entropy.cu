@@ -47,8 +47,8 @@ template <class G> __global__ void __launch_bounds__(most_logit_threads) linear_
   if constexpr (with_gradient) write_row_gradient<G>(logits, chunk, label, NllGradient{lse, a.factor, a.smoothing});
 }
 
-void linear_cross_entropy(Out nll, Out correct, MaybeOut dhidden, MaybeInOut dweight, MaybeInOut dbias, In hidden, In weight, MaybeIn bias, In labels, double smoothing,
-                          double soft_cap, double gradient_scale, bool accumulate, bool half) {
+void linear_cross_entropy(Out nll, Out correct, MaybeOut dhidden, MaybeInOut dweight, MaybeInOut dbias, In hidden, In weight, MaybeIn bias, In labels,
+                          double smoothing, double soft_cap, double gradient_scale, bool accumulate, bool half) {
   const LinearHead head = {"linear_cross_entropy", hidden, weight, bias, labels, static_cast<float>(soft_cap), half};
   const HeadGradients gradients = {dhidden, dweight, dbias};
   check_head(head, gradients, "labels");
@@ -57,7 +57,8 @@ void linear_cross_entropy(Out nll, Out correct, MaybeOut dhidden, MaybeInOut dwe
   check_smoothing(head.kernel, smoothing);
   const LinearCrossEntropyArguments a = {nll.as<float>(), correct.as<float>(), labels.as<const int32_t>(), smoothing_of(smoothing, head.vocabulary()),
                                          static_cast<float>(gradient_scale), fault()};
-  const auto kernel = !gradients.wanted() ? linear_cross_entropy_kernel<NoGradient> : half ? linear_cross_entropy_kernel<bf16> : linear_cross_entropy_kernel<float>;
+  const auto with_gradient = half ? linear_cross_entropy_kernel<bf16> : linear_cross_entropy_kernel<float>;
+  const auto kernel = gradients.wanted() ? with_gradient : linear_cross_entropy_kernel<NoGradient>;
   each_chunk(head, gradients, accumulate, [&](const LogitChunk& chunk) { launch_rows(head.kernel, kernel, chunk, a); });
 }
 

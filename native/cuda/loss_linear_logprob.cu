@@ -53,12 +53,13 @@ void linear_logprob(Out logprob, Out entropy, Out lse, In hidden, In weight, May
   check_per_token(head.kernel, "logprob", logprob, head.tokens());
   check_per_token(head.kernel, "entropy", entropy, head.tokens());
   check_per_token(head.kernel, "lse", lse, head.tokens());
-  const LinearLogprobArguments a = {logprob.as<float>(), entropy.as<float>(), lse.as<float>(), id.as<const int32_t>(), static_cast<float>(1 / temperature), fault()};
+  const LinearLogprobArguments a = {logprob.as<float>(), entropy.as<float>(), lse.as<float>(), id.as<const int32_t>(),
+                                    static_cast<float>(1 / temperature), fault()};
   each_chunk(head, none, false, [&](const LogitChunk& chunk) { launch_rows(head.kernel, linear_logprob_kernel, chunk, a); });
 }
 
-void linear_logprob_backward(MaybeOut dhidden, MaybeInOut dweight, MaybeInOut dbias, In dlogprob, MaybeIn dentropy, In hidden, In weight, MaybeIn bias, In id, In entropy,
-                             In lse, double temperature, double soft_cap, bool accumulate, bool half) {
+void linear_logprob_backward(MaybeOut dhidden, MaybeInOut dweight, MaybeInOut dbias, In dlogprob, MaybeIn dentropy, In hidden, In weight, MaybeIn bias, In id,
+                             In entropy, In lse, double temperature, double soft_cap, bool accumulate, bool half) {
   const LinearHead head = {"linear_logprob_backward", hidden, weight, bias, id, static_cast<float>(soft_cap), half};
   const HeadGradients gradients = {dhidden, dweight, dbias};
   check_head(head, gradients, "id");
@@ -68,8 +69,8 @@ void linear_logprob_backward(MaybeOut dhidden, MaybeInOut dweight, MaybeInOut db
   check_per_token(head.kernel, "entropy", entropy, head.tokens());
   check_per_token(head.kernel, "lse", lse, head.tokens());
   if (!gradients.wanted()) return;
-  const LinearLogprobGradientArguments a = {dlogprob.as<const float>(), dentropy ? dentropy->as<const float>() : nullptr, entropy.as<const float>(), lse.as<const float>(),
-                                            id.as<const int32_t>(), static_cast<float>(1 / temperature), fault()};
+  const LinearLogprobGradientArguments a = {dlogprob.as<const float>(), dentropy ? dentropy->as<const float>() : nullptr, entropy.as<const float>(),
+                                            lse.as<const float>(), id.as<const int32_t>(), static_cast<float>(1 / temperature), fault()};
   const auto kernel = half ? linear_logprob_backward_kernel<bf16> : linear_logprob_backward_kernel<float>;
   each_chunk(head, gradients, accumulate, [&](const LogitChunk& chunk) { launch_rows(head.kernel, kernel, chunk, a); });
 }

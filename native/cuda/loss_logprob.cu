@@ -79,8 +79,9 @@ void selective_log_softmax_backward(Out dlogits, In dlogprob, MaybeIn dentropy, 
   check_per_token(kernel, "lse", lse, tokens);
   check_temperature(kernel, temperature);
   check_labels(kernel, "id", id, tokens);
-  const LogprobGradientArguments a = {dlogits.data, logits.data, dlogprob.as<const float>(), dentropy ? dentropy->as<const float>() : nullptr, entropy.as<const float>(),
-                                      lse.as<const float>(), id.as<const int32_t>(), static_cast<int>(vocabulary), static_cast<float>(1 / temperature), fault()};
+  const LogprobGradientArguments a = {dlogits.data, logits.data, dlogprob.as<const float>(), dentropy ? dentropy->as<const float>() : nullptr,
+                                      entropy.as<const float>(), lse.as<const float>(), id.as<const int32_t>(), static_cast<int>(vocabulary),
+                                      static_cast<float>(1 / temperature), fault()};
   dispatch_float(kernel, logits.dtype, [&](auto number) {
     launch(selective_log_softmax_backward_kernel<decltype(number)>, {dim3(static_cast<unsigned>(tokens)), dim3(logit_threads(vocabulary)), 0, kernel}, a);
   });

@@ -150,8 +150,8 @@ template <class T, bool layer, bool aligned> void run(const char* kernel, const 
 }
 
 template <bool layer>
-void backward(const char* kernel, Out dx, MaybeInOut dweight, MaybeInOut dbias, In dy, MaybeIn dsum, In x, In weight, const Tensor* mean, In rstd, double offset,
-              bool accumulate) {
+void backward(const char* kernel, Out dx, MaybeInOut dweight, MaybeInOut dbias, In dy, MaybeIn dsum, In x, In weight, const Tensor* mean, In rstd,
+              double offset, bool accumulate) {
   check_x(kernel, x);
   check_like_x(kernel, "dx", &dx, x);
   check_like_x(kernel, "dy", &dy, x);
@@ -182,7 +182,8 @@ void backward(const char* kernel, Out dx, MaybeInOut dweight, MaybeInOut dbias, 
   add(a.dbias, dbias);
   dispatch_float(kernel, x.dtype, [&](auto number) {
     using T = decltype(number);
-    const bool aligned = columns % vector_length<T> == 0 && on_16_bytes(a.dx) && on_16_bytes(a.dy) && on_16_bytes(a.dsum) && on_16_bytes(a.x) && on_16_bytes(a.weight.data);
+    const bool aligned = columns % vector_length<T> == 0 && on_16_bytes(a.dx) && on_16_bytes(a.dy) && on_16_bytes(a.dsum) && on_16_bytes(a.x) &&
+                         on_16_bytes(a.weight.data);
     if (aligned) run<T, layer, true>(kernel, a, blocks, threads);
     else run<T, layer, false>(kernel, a, blocks, threads);
   });

@@ -135,7 +135,8 @@ void rope(Out y, In x, In cos, In sin, In position, bool interleaved, bool inver
   ANNEAL_CHECK(position.size == x.dim(0), "rope: position must have %lld elements, one per token, but has %s", static_cast<long long>(x.dim(0)),
                ShapeText(position).text);
   if (x.size == 0) return;
-  const RopeArguments a = {x.dim(1), x.dim(2), cos.dim(1), cos.dim(0), cos.as<const float>(), sin.as<const float>(), position.as<const int32_t>(), inverse ? -1.f : 1.f, 0, 0, fault()};
+  const RopeArguments a = {x.dim(1), x.dim(2), cos.dim(1), cos.dim(0), cos.as<const float>(), sin.as<const float>(),
+                           position.as<const int32_t>(), inverse ? -1.f : 1.f, 0, 0, fault()};
   dispatch_float("rope", x.dtype, [&](auto number) {
     using T = decltype(number);
     constexpr int length = vector_length<T>;
