@@ -8,7 +8,7 @@
 #include <memory>
 #include <mutex>
 #include <string>
-#include <tuple>
+#include <utility>
 #include <vector>
 
 #include "../backend.h"
@@ -282,8 +282,9 @@ void finish_device() {
   check(cudaGetLastError(), "the device");
   if (fault.site == 0) return;
   check(cudaMemsetAsync(device.fault, 0, sizeof(Fault), device.stream), "cudaMemset");
-  char message[512];
-  snprintf(message, sizeof message, fault_messages[fault.site], fault.value, fault.index, fault.limit);
+  std::string message = fault_messages[fault.site];
+  for (const auto& [name, number] : {std::pair{"{value}", fault.value}, std::pair{"{index}", fault.index}, std::pair{"{limit}", fault.limit}})
+    for (size_t at; (at = message.find(name)) != std::string::npos;) message.replace(at, std::strlen(name), std::to_string(number));
   throw Failure(FailureKind::kernel, message);
 }
 

@@ -69,6 +69,19 @@ const void* at_row(const Tensor& x, int64_t row) { return x.as<char>() + row * x
 Operand prepared(const Operand& x, int64_t rows, int64_t columns, bool half) {
   return half && !aligned_half(x) ? copy_operand(x, DType::bf16, rows, columns, 1) : x;
 }
+// The output layer's weight with rows of zeros up to the stride of the logits: cuBLASLt takes several times as long where a side is not a multiple of 8.
+Operand padded_weight(const LinearHead& head, int64_t stride) {
+  const int64_t vocabulary = head.vocabulary(), width = head.width();
+  if (stride == vocabulary) return prepared({head.weight.data, head.weight.dtype, width, 0, true}, vocabulary, width, head.half);
+  Tensor padded = head.weight;
+  padded.dtype = head.half ? DType::bf16 : head.weight.dtype;
+  char* rows = scratch_of<char>(stride * width * bytes_of(padded.dtype));
+  padded.data = rows;
+  convert(padded, head.weight);
+  ANNEAL_CHECK(cudaMemsetAsync(rows + padded.bytes(), 0, static_cast<size_t>((stride - vocabulary) * width * bytes_of(padded.dtype)), stream()) == cudaSuccess,
+               "%s: the padding of the weight could not be set", head.kernel);
+  return {rows, padded.dtype, width, 0, true};
+}
 Operand transposed(Operand x) {
   x.along_k = !x.along_k;
   return x;
@@ -97,7 +110,7 @@ void add_gradients(const LinearHead& head, const HeadGradients& gradients, const
   }
   if (gradients.hidden) {
     const Output out = plain_output(const_cast<void*>(at_row(*gradients.hidden, chunk.first)), gradients.hidden->dtype, width, false);
-    multiply({chunk.rows, width, chunk.columns, 1, dlogits, transposed(weight), out}, head.half);
+    multiply({chunk.rows, width, int64_t{chunk.stride}, 1, dlogits, transposed(weight), out}, head.half);
   }
 }
 
@@ -112,14 +125,17 @@ void each_chunk(const LinearHead& head, const HeadGradients& gradients, bool acc
   }
   const int64_t stride = ceil_div(vocabulary, 8) * 8, most = rows_per_chunk(tokens, stride);
   float* logits = scratch_of<float>(most * stride);
-  const Operand weight = prepared({head.weight.data, head.weight.dtype, width, 0, true}, vocabulary, width, head.half);
+  const Operand weight = padded_weight(head, stride);
   Tensor bias = {};
   if (head.bias) {
     bias = *head.bias;
-    if (bias.dtype != DType::f32) {
+    if (bias.dtype != DType::f32 || stride != vocabulary) {
+      float* numbers = scratch_of<float>(stride);
       bias.dtype = DType::f32;
-      bias.data = scratch_of<float>(vocabulary);
+      bias.data = numbers;
       convert(bias, *head.bias);
+      ANNEAL_CHECK(cudaMemsetAsync(numbers + vocabulary, 0, static_cast<size_t>(stride - vocabulary) * sizeof(float), stream()) == cudaSuccess,
+                   "%s: the padding of the bias could not be set", head.kernel);
     }
   }
   for (int64_t first = 0; first < tokens; first += most) {
@@ -128,7 +144,7 @@ void each_chunk(const LinearHead& head, const HeadGradients& gradients, bool acc
                               head.soft_cap, head.soft_cap > 0 ? 1 / head.soft_cap : 0.f};
     const Operand hidden = prepared({at_row(head.hidden, first), head.hidden.dtype, width, 0, true}, chunk.rows, width, head.half);
     const Output out = {logits, nullptr, bias.data, DType::f32, DType::f32, DType::f32, stride, Activation::none, false};
-    multiply({chunk.rows, vocabulary, width, 1, hidden, weight, out}, head.half);
+    multiply({chunk.rows, stride, width, 1, hidden, weight, out}, head.half);
     rows(chunk);
     if (gradients.wanted()) add_gradients(head, gradients, chunk, hidden, weight, accumulate || first > 0);
   }
