@@ -27,7 +27,9 @@ struct KernelCounts {
 struct Totals {
   std::mutex mutex;
   std::map<const void*, KernelCounts> kernels;
+  std::map<const void*, std::string> places;
   std::string file;
+  bool changed = false;
 };
 Totals& totals() {
   static Totals* const all = new Totals;
@@ -166,23 +168,27 @@ void profile_launch(const Launch& launch) {
   ++kernel.launches;
   kernel.counts.add(launch.counts);
   totals().file = launch.settings.profile;
+  totals().changed = true;
 }
 
 void write_profile() {
   std::lock_guard lock(totals().mutex);
-  if (totals().file.empty()) return;
+  if (!totals().changed) return;
+  totals().changed = false;
   std::string path = totals().file;
   if (const size_t at = path.find("%p"); at != std::string::npos) path.replace(at, 2, std::to_string(getpid()));
-  std::vector<const void*> pcs;
+  std::map<const void*, std::string>& places = totals().places;
+  std::vector<const void*> unknown;
   for (auto& [function, kernel] : totals().kernels)
-    for (auto& [key, site] : kernel.sites) pcs.push_back(key.first);
-  const std::vector<std::string> places = locate(pcs);
+    for (auto& [key, site] : kernel.sites)
+      if (places.try_emplace(key.first).second) unknown.push_back(key.first);
+  const std::vector<std::string> found = locate(unknown);
+  for (size_t i = 0; i < unknown.size(); ++i) places[unknown[i]] = found[i];
   FILE* file = std::fopen(path.c_str(), "w");
   if (!file) {
     std::fprintf(stderr, "ANNEAL_SIMT_PROFILE: cannot write %s\n", path.c_str());
     return;
   }
-  size_t next = 0;
   std::fprintf(file, "{\"kernels\": [");
   const char* comma = "";
   for (auto& [function, kernel] : totals().kernels) {
@@ -197,7 +203,7 @@ void write_profile() {
     const char* inner = "";
     for (auto& [key, site] : kernel.sites) {
       std::fprintf(file, "%s\n    {\"site\": \"%s\", \"space\": \"%s\", \"access\": \"%s\", \"requests\": %llu, \"%s\": %llu, \"ideal\": %llu, \"ratio\": %.3f}", inner,
-                   places[next++].c_str(), site.shared ? "shared" : "global", site.write ? "write" : "read", n(site.requests), site.shared ? "wavefronts" : "sectors",
+                   places[key.first].c_str(), site.shared ? "shared" : "global", site.write ? "write" : "read", n(site.requests), site.shared ? "wavefronts" : "sectors",
                    n(site.taken), n(site.ideal), static_cast<double>(site.taken) / static_cast<double>(site.ideal));
       inner = ",";
     }

@@ -11,7 +11,7 @@ void profile_end(Block& block);
 void profile_launch(const Launch& launch);
 void profile_access(Fiber& fiber, const void* address, size_t bytes, bool write, bool shared, const void* pc);
 #endif
-// Writes everything so far to the file of the settings, if there is one.
+// Writes everything so far to the file of the settings, if there is one: whenever the host has waited for the device, as a test runner may kill the process.
 void write_profile();
 
 }  // namespace anneal::simt
