@@ -18,7 +18,6 @@ export const faults = [
   { ...attention, name: 'attention: no barrier before the values are read', search: '__syncthreads();  // the values are there', replace: '// the values are there' },
   { ...attention, name: 'attention: the wait for keys leaves one group under way', search: 'cp_async_wait<0>();\n    __syncthreads();  // the keys', replace: 'cp_async_wait<1>();\n    __syncthreads();  // the keys' },
   { ...attention, name: 'attention: values are fetched before the barrier', search: '    __syncthreads();  // the keys (and queries) are there, and nobody reads the values of the tile before\n    load(values, p.v, tile);', replace: '    load(values, p.v, tile);\n    __syncthreads();' },
-  { ...attention, name: 'attention: no barrier where a tile sees no key', search: '  __syncthreads();  // without a tile', replace: '  // without a tile' },
   { ...attention, name: 'attention: the correction reaches every other column', search: 'acc[i][j][2 * half + 1] *= correction[i][half];', replace: '' },
   { ...attention, name: 'attention: values are read without .trans', search: 'ldmatrix_x4_trans(right, values', replace: 'ldmatrix_x4(right, values' },
   { ...attention, name: 'attention: no bound on the stored lse', search: 'if ((lane & 3) == 0 && row < valid)', replace: 'if ((lane & 3) == 0)' },
