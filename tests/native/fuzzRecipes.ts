@@ -1,7 +1,7 @@
 // A call of every kernel with arguments it accepts, for the fuzzer to spoil.
 
 /** A tensor to make: dtype, shape, and for indices how far its numbers go. */
-export interface TensorRecipe { readonly dtype: 'f' | 'float32' | 'float64' | 'int32' | 'bfloat16'; readonly shape: readonly number[]; readonly below?: number; readonly numbers?: readonly number[] }
+export interface TensorRecipe { readonly dtype: 'f' | 'float32' | 'float64' | 'int32' | 'bfloat16' | 'uint8'; readonly shape: readonly number[]; readonly below?: number; readonly numbers?: readonly number[] }
 export type ArgumentRecipe = TensorRecipe | number | boolean | readonly number[]
 
 /** `f` stands for the float dtype of the call. */
@@ -10,6 +10,7 @@ const f32 = (...shape: number[]): TensorRecipe => ({ dtype: 'float32', shape })
 const f64 = (...shape: number[]): TensorRecipe => ({ dtype: 'float64', shape })
 const bf16 = (...shape: number[]): TensorRecipe => ({ dtype: 'bfloat16', shape })
 const index = (below: number, ...shape: number[]): TensorRecipe => ({ dtype: 'int32', shape, below })
+const bytes = (...shape: number[]): TensorRecipe => ({ dtype: 'uint8', shape, below: 256 })
 const spans: TensorRecipe = { dtype: 'int32', shape: [2, 4], numbers: [0, 5, 0, 5, 5, 4, 5, 7] }
 
 export const recipes: Readonly<Record<string, readonly ArgumentRecipe[]>> = {
@@ -34,6 +35,14 @@ export const recipes: Readonly<Record<string, readonly ArgumentRecipe[]>> = {
   linear_logprob: [f32(5), f32(5), f32(5), f(5, 16), f(33, 16), f(33), index(33, 5), 0.7, 5, false],
   linear_logprob_backward: [f(5, 16), f32(33, 16), f32(33), f32(5), f32(5), f(5, 16), f(33, 16), f(33), index(33, 5), f32(5), f32(5), 0.7, 5, true, false],
   sum_squares: [f64(1), f(3, 5), true], clip_factor: [f32(2), f64(1), 1], adamw: [f32(70), f32(70), f32(70), bf16(70), f(70), f32(2), 1e-3, 0.9, 0.99, 1e-8, 0.1, 3],
+  quantize: [bytes(3, 32), f32(3, 2), bytes(3, 2), f(3, 64), 3, 32], dequantize: [f(3, 64), bytes(3, 32), f32(3, 2), bytes(3, 2), 3, 32],
+  quantized_matmul: [f(5, 3), f(5, 64), bytes(3, 32), f32(3, 2), bytes(3, 2), f(3), 3, false], quantized_matmul_backward: [f(5, 64), f(5, 3), bytes(3, 32), f32(3, 2), bytes(3, 2), 3, false],
+  lora_merge: [f(3, 64), f(3, 2), f(2, 64), 0.5, false], lora_merge_quantized: [bytes(3, 32), f32(3, 2), bytes(3, 2), f64(2), f(3, 2), f(2, 64), 0.5, 3],
+  group_advantages: [f32(6), index(7, 1), f32(6, 2), f32(2), 3, 1, 1e-4], gae: [f32(2, 5), f32(2, 5), f32(2, 5), f32(2, 5), f32(2, 5), 0.9, 0.8],
+  policy_loss: [
+    f32(1), f32(9), f32(9), f64(7), f32(9), f32(9), f32(9), f32(2), f32(9), f32(9), { dtype: 'int32', shape: [3], numbers: [0, 5, 9] }, 0, 0, 0.2, 0.2, 5, 3, 0.1, false,
+  ],
+  adamw_8bit: [f32(300), bytes(300), bytes(300), f32(2), f32(2), f(300), f32(2), 1e-3, 0.9, 0.99, 1e-8, 0.1, 3],
   count_non_finite: [index(5, 1), f(3, 5), true], random_uniform: [f(33), -1, 1, 3, 4], random_normal: [f(33), 0, 1, 3, 4],
   sample: [index(9, 3), f32(3), f(3, 33), { dtype: 'float32', shape: [3, 5], numbers: [1, 0, 1, 0, 1, 0.7, 5, 0.9, 0.1, 1.2, 0, 0, 1, 0, 1] }, index(33, 3, 4), index(9, 3, 2)],
 }
