@@ -38,7 +38,7 @@ export const faults = [
   { ...gemm, file: 'gemm_reader.h', name: 'gemm: no swizzle at all', slow: true, search: 'return piece ^ (row & 7);', replace: 'return piece + 0 * row;' },
 
   { ...norm, quick: 'race', name: 'norm: one number too many is stored', search: 'if (at + i < n) row[at + i] = from_float<T>(v[i]);', replace: 'if (at + i <= n) row[at + i] = from_float<T>(v[i]);' },
-  { ...norm, file: 'numeric.h', name: 'block_reduce: no barrier before its room is written', search: '  __syncthreads();\n  if (lane == 0) room', replace: '  if (lane == 0) room', compile: ['loss_cross_entropy.cu', 'softmax.cu', 'loss_logprob.cu'], test: ['tests/cuda/fused.test.ts', "^'?(crossEntropy|selectiveLogSoftmax|softmax)"] },
+  { ...norm, file: 'numeric.h', name: 'block_reduce: no barrier before its room is written', search: '  __syncthreads();\n  if (lane == 0) room', replace: '  if (lane == 0) room', compile: ['policy_loss.cu'], test: ['tests/cuda/fused.test.ts', "^'?policyLoss"] },
   { ...norm, name: 'norm: no barrier before the warps’ sums are read', search: '  __syncthreads();\n#pragma unroll\n  for (int i = 0; i < count; ++i) x[i] = warp_reduce', replace: '#pragma unroll\n  for (int i = 0; i < count; ++i) x[i] = warp_reduce' },
   { ...norm, file: 'column_sums.h', compile: ['norm_backward.cu'], name: 'norm: no barrier before the blocks’ parts are summed', search: 'room[threadIdx.x] = total;\n  __syncthreads();', replace: 'room[threadIdx.x] = total;' },
   { ...few, name: 'quantized_matmul: no barrier between the slices’ sums and their sum', search: '= sums[i].of[j][e];\n  __syncthreads();', replace: '= sums[i].of[j][e];' },

@@ -28,7 +28,7 @@ const softmaxCases = [[0, 5], [1, 1], [3, 7], [2, 3, 33], [5, 257], [2048, 2048]
   forward: moved(sizeOf(shape), 2), backward: moved(sizeOf(shape), 3), benchOnly: sizeOf(shape) > 1e5,
 }))
 
-const normShapes = [[0, 8], [1, 1], [1, 8], [3, 7], [2, 5, 33], [131, 96], [512, 768], [2048, 896]]
+const normShapes = [[0, 8], [1, 1], [1, 8], [3, 7], [2, 5, 33], [131, 96], [3, 2100], [2, 9001], [512, 768], [2048, 896]]
 const normCases = normShapes.flatMap((shape): OpCase[] => {
   const width = shape.at(-1)!
   const common = { forward: moved(sizeOf(shape), 2), backward: moved(sizeOf(shape), 3), benchOnly: sizeOf(shape) > 1e5 }
