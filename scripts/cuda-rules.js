@@ -21,6 +21,7 @@ export const allowances = [
   { keys: ['stack', 'local', 'double'], kernels: /^map_kernel<Unary<(Sin|Cos),/, reason: 'sine and cosine of large angles reduce them with a table of 2/pi' },
   { keys: ['double'], kernels: /^map_kernel<(Convert<(f16|bf16), (unsigned char|int|long)>|Constant<)|^iota_kernel</, reason: 'a number given or computed in double is rounded once' },
   { keys: ['double'], kernels: /^(fold_energy|clip_factor|measure|batch_advantages|group_advantages|policy_fold|policy_loss|requantize|sample)_kernel/, reason: 'few sums over many numbers, in double as on the CPU' },
+  { keys: ['stack', 'local'], kernels: /^attention_half_kernel$/, reason: 'a table of parameters that the block indexes is copied once, before the loop' },
   { keys: ['asyncNarrow'], kernels: /^attention_backward_keys_kernel</, reason: 'a row has one float each of its log-sum-exp and its delta' },
 ]
 
