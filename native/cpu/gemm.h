@@ -6,6 +6,8 @@
 namespace anneal::cpu {
 namespace {
 
+struct PanelSource;
+
 // op(a) seen by its rows, or op(b) by its columns: element (r, k) is data[r * stride + k] where along_k, else data[k *
 // stride + r].
 struct Operand {
@@ -13,6 +15,17 @@ struct Operand {
   DType dtype;
   int64_t stride;
   bool along_k;
+  const PanelSource* source = nullptr;  // in place of data: an op(b) that makes its panels itself
+};
+
+// An op(b) whose numbers are not stored as such (quantised weights); the functions are of one choice of `pairs`.
+struct PanelSource {
+  // As pack_panels.
+  void (*pack)(const PanelSource& source, int64_t r, int64_t length, int64_t k0, int64_t k, uint32_t* panel,
+               int64_t panels, int64_t panel_units);
+  // Up to most_stream_rows rows by one or two panels, decoded in registers; the panels' results are out_stride apart. Null: there is none.
+  void (*stream)(const PanelSource& source, int64_t rows, int64_t k, const uint32_t* left, int64_t column, int64_t panels,
+                 int64_t k0, float* out, int64_t out_stride, bool add);
 };
 
 struct Product {
@@ -69,7 +82,8 @@ static void pack_typed(const Operand& x, int64_t r, int64_t length, int64_t k0, 
 template <int width, bool pairs>
 static void pack_panels(const Operand& x, int64_t r, int64_t length, int64_t k0, int64_t k, uint32_t* panel,
                         int64_t panels, int64_t panel_units) {
-  if (x.dtype == DType::f32) pack_typed<width, pairs, float>(x, r, length, k0, k, panel, panels, panel_units);
+  if (x.source) x.source->pack(*x.source, r, length, k0, k, panel, panels, panel_units);
+  else if (x.dtype == DType::f32) pack_typed<width, pairs, float>(x, r, length, k0, k, panel, panels, panel_units);
   else pack_typed<width, pairs, bf16>(x, r, length, k0, k, panel, panels, panel_units);
 }
 

@@ -1,7 +1,7 @@
 // Proves that what a row gives never depends on the rows around it: the promise behind equal losses alone and in a batch.
 import { afterAll, describe, expect, test } from 'vitest'
 import { autocast } from '../../src/tensor/autocast.ts'
-import { crossEntropy, layerNorm, linear, linearCrossEntropy, linearLogprob, rmsNorm, selectiveLogSoftmax, softmax } from '../../src/ops/index.ts'
+import { crossEntropy, layerNorm, linear, linearCrossEntropy, linearLogprob, quantize, quantizedMatmul, rmsNorm, selectiveLogSoftmax, softmax } from '../../src/ops/index.ts'
 import { cpu, Tensor } from '../../src/tensor/index.ts'
 import type { DType, TypedArray } from '../../src/tensor/index.ts'
 import { roundToBfloat16 } from '../cases/case.ts'
@@ -31,6 +31,8 @@ const operations: Record<string, (begin: number, end: number, dtype: DType) => P
   'linear with a bias and gelu': (begin, end, dtype) => compute(() => linear(x(begin, end, dtype), w(dtype), Tensor.from(draw(vocabulary, 'bias'), undefined, { dtype }), { activation: 'gelu' })),
   'linear with a transposed weight': (begin, end, dtype) => compute(() => linear(x(begin, end, dtype), Tensor.from(weights, [width, vocabulary], { dtype }), null, { transposedWeight: true })),
   'linear under autocast': (begin, end, dtype) => compute(() => autocast('bfloat16', () => linear(x(begin, end, dtype), w(dtype)))),
+  'a product with NF4': (begin, end, dtype) => compute(() => quantizedMatmul(x(begin, end, dtype), quantize(w('float32'), { block: 32 }))),
+  'a product with int4 and zero points': (begin, end, dtype) => compute(() => quantizedMatmul(x(begin, end, dtype), quantize(w('float32'), { format: 'int4', block: 96, zeroPoints: true }))),
   softmax: (begin, end, dtype) => compute(() => softmax(l(begin, end, dtype))),
   rmsNorm: (begin, end, dtype) => compute(() => rmsNorm(x(begin, end, dtype), Tensor.ones([width], { dtype }))),
   layerNorm: (begin, end, dtype) => compute(() => layerNorm(x(begin, end, dtype), Tensor.ones([width], { dtype }))),
