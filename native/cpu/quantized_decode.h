@@ -158,16 +158,18 @@ ANNEAL_INLINE void decode_bytes(const uint8_t* line, const CodeTable<decoding ==
 #else
   for (int j = 0; j < steps; ++j) {
     for (int p = 0; p < panels; ++p) {
+      float numbers[2][panel_columns];
       for (int r = 0; r < panel_columns; ++r) {
         const uint8_t* bytes = line + (p * panel_columns + r) * line_bytes;
         if constexpr (four_bit) {
-          even[r / lanes][r % lanes] = table.value[bytes[j] >> 4];
-          odd[r / lanes][r % lanes] = table.value[bytes[j] & 15];
+          numbers[0][r] = table.value[bytes[j] >> 4];
+          numbers[1][r] = table.value[bytes[j] & 15];
         } else {
-          even[r / lanes][r % lanes] = static_cast<float>(static_cast<int8_t>(bytes[2 * j]));
-          odd[r / lanes][r % lanes] = static_cast<float>(static_cast<int8_t>(bytes[2 * j + 1]));
+          numbers[0][r] = static_cast<float>(static_cast<int8_t>(bytes[2 * j]));
+          numbers[1][r] = static_cast<float>(static_cast<int8_t>(bytes[2 * j + 1]));
         }
       }
+      for (int v = 0; v < panel_vectors; ++v) even[v] = load(numbers[0] + v * lanes), odd[v] = load(numbers[1] + v * lanes);
       step(p, j, even, odd);
     }
   }
