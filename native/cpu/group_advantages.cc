@@ -17,21 +17,26 @@ struct Spread {
   double mean, deviation;
   int64_t count;
 };
+// Four sums in turn, so that additions do not wait for each other.
 template <class T> Spread spread_of(const T* x, int64_t n, int64_t stride) {
-  double total = 0, squares = 0;
-  int64_t count = 0;
-  for (int64_t i = 0; i < n; ++i) {
-    const double v = static_cast<double>(x[i * stride]);
-    const bool given = v == v;
-    total += given ? v : 0;
-    count += given;
-  }
-  const double mean = total / static_cast<double>(count);
-  for (int64_t i = 0; i < n; ++i) {
-    const double away = static_cast<double>(x[i * stride]) - mean;
-    squares += away == away ? away * away : 0;
-  }
-  return {mean, ::sqrt(squares / static_cast<double>(count - 1)), count};
+  double total[4] = {}, count[4] = {}, squares[4] = {};
+  int64_t i = 0;
+  auto add = [&](int k, double v) {
+    total[k] += v == v ? v : 0;
+    count[k] += v == v ? 1 : 0;
+  };
+  for (; i + 4 <= n; i += 4)
+    for (int k = 0; k < 4; ++k) add(k, static_cast<double>(x[(i + k) * stride]));
+  for (; i < n; ++i) add(0, static_cast<double>(x[i * stride]));
+  const double given = (count[0] + count[1]) + (count[2] + count[3]), mean = ((total[0] + total[1]) + (total[2] + total[3])) / given;
+  auto add_square = [&](int k, double v) {
+    const double away = v - mean;
+    squares[k] += v == v ? away * away : 0;
+  };
+  for (i = 0; i + 4 <= n; i += 4)
+    for (int k = 0; k < 4; ++k) add_square(k, static_cast<double>(x[(i + k) * stride]));
+  for (; i < n; ++i) add_square(0, static_cast<double>(x[i * stride]));
+  return {mean, ::sqrt(((squares[0] + squares[1]) + (squares[2] + squares[3])) / (given - 1)), static_cast<int64_t>(given)};
 }
 
 double or_zero(double x) { return x == x ? x : 0; }
