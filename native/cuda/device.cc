@@ -95,11 +95,11 @@ class Staging {
 class Scratch {
  public:
   void* take(size_t bytes, bool exact) {
-    bytes = (bytes + 255) / 256 * 256;
     if (exact) {
       chunks_.push_back({allocate(bytes), bytes, bytes});
       return chunks_.back().data;
     }
+    bytes = (bytes + 255) / 256 * 256;
     for (auto& chunk : chunks_)
       if (chunk.bytes - chunk.used >= bytes) return take_from(chunk, bytes);
     size_t size = total_ > (size_t{32} << 20) ? total_ : size_t{32} << 20;
@@ -289,12 +289,14 @@ void finish_device() {
 }
 
 bool begin_capture_here() {
-  here().capturing = true;
   check(cudaStreamBeginCapture(stream(), cudaStreamCaptureModeRelaxed), "the capture of a graph");
+  here().capturing = true;
   return true;
 }
 
 void* end_capture_here() {
+  // An earlier failure keeps calls from running, the capture's beginning too.
+  if (!here().capturing) throw Failure(FailureKind::device, "the graph was not captured, as an earlier call had failed");
   cudaGraph_t graph = nullptr;
   if (exact) here().scratch.keep();
   here().capturing = false;
@@ -304,6 +306,16 @@ void* end_capture_here() {
   cudaGraphDestroy(graph);
   check(error, "cudaGraphInstantiate");
   return executable;
+}
+
+void replay_here(void* graph) {
+  if (!graph) throw Failure(FailureKind::device, "the graph cannot run: its capture failed");
+  check(cudaGraphLaunch(static_cast<cudaGraphExec_t>(graph), stream()), "the run of a graph");
+}
+
+// A captured copy would read the staging memory of then at each replay.
+void refuse_copy_in_capture() {
+  if (here().capturing) throw Failure(FailureKind::device, "a graph cannot copy between host and device; make its tensors before the capture, and read them after a replay");
 }
 
 }  // namespace
@@ -378,13 +390,13 @@ extern "C" __attribute__((visibility("default"))) const Backend* anneal_backend(
         current = static_cast<Device*>(device);
         cudaSetDevice(current->index);
       },
-      .write = [](void* to, const void* from, size_t bytes) { guarded([=] { return here().staging.write(to, from, bytes, stream()), true; }); },
-      .read = [](void* to, const void* from, size_t bytes) { guarded([=] { return here().staging.read(to, from, bytes, stream()), true; }); },
+      .write = [](void* to, const void* from, size_t bytes) { guarded([=] { return refuse_copy_in_capture(), here().staging.write(to, from, bytes, stream()), true; }); },
+      .read = [](void* to, const void* from, size_t bytes) { guarded([=] { return refuse_copy_in_capture(), here().staging.read(to, from, bytes, stream()), true; }); },
       .finish = [] { guarded([] { return finish_device(), true; }); },
       .launches = [] { return current ? current->launches : 0; },
       .begin_capture = [] { guarded([] { return begin_capture_here(); }); },
       .end_capture = [] { return guarded([] { return end_capture_here(); }); },
-      .replay = [](void* graph) { guarded([=] { return check(cudaGraphLaunch(static_cast<cudaGraphExec_t>(graph), stream()), "cudaGraphLaunch"), true; }); },
+      .replay = [](void* graph) { guarded([=] { return replay_here(graph), true; }); },
       .release_graph = [](void* graph) { cudaGraphExecDestroy(static_cast<cudaGraphExec_t>(graph)); },
       .take_failure = [](FailureKind* kind, const char** message) {
         if (failure_kind == FailureKind::none) return false;

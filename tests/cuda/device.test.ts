@@ -142,6 +142,18 @@ describe('a graph', () => {
     for (const tensor of [x, result, ...others]) tensor.dispose()
   })
 
+  test('that copies from the host is refused, and cannot run', async () => {
+    const { graph, result } = Graph.capture(tested, () => Tensor.from([1, 2, 3], [3], { device: tested }))
+    await expect(tested.fence()).rejects.toMatchObject({ code: 'ERR_DEVICE', message: expect.stringMatching(/^a graph cannot copy between host and device; make its tensors before the capture/) as string })
+    graph.replay()
+    await tested.fence().catch(() => undefined)
+    graph.dispose()
+    result.dispose()
+    const x = Tensor.full([2], 4, { device: tested })
+    expect(Array.from(await x.data(), Number)).toEqual([4, 4])
+    x.dispose()
+  })
+
   test('is refused on the CPU', () => {
     expect(() => Graph.capture(cpu, () => undefined)).toThrow(/graphs need a CUDA device/)
   })
