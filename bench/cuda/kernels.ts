@@ -102,7 +102,7 @@ export function kernelCases(s: Sizes): KernelCase[] {
     attention('attention backward 2k d128', s, { length: Math.min(tokens, 2048), headDim, heads, backward: true }),
     attention('attention backward 2k d64', s, { length: Math.min(tokens, 2048), headDim: 64, heads, backward: true }),
     {
-      name: 'attention decode', flops: 4 * sequences * cached * heads * headDim, bytes: 4 * sequences * cached * kvHeads * headDim,
+      name: 'attention decode', tensorCores: true, flops: 4 * sequences * cached * heads * headDim, bytes: 4 * sequences * cached * kvHeads * headDim,
       setup: (make) => {
         const shape = [sequences, heads, headDim]
         const cache = [sequences * cached, kvHeads, headDim]

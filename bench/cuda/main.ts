@@ -62,7 +62,7 @@ for (const kernel of kernelCases(small ? tiny : llama8b)) {
   const make = new Maker(device)
   try {
     const seconds = await timeCall(device, kernel.setup(make), small ? { budget: 0, calls: 1 } : {})
-    const floor = Math.max(kernel.bytes / roofline.bandwidth, kernel.tensorCores ? kernel.flops! / roofline.tensor : 0)
+    const floor = Math.max(kernel.bytes / roofline.bandwidth, (kernel.flops ?? 0) / (kernel.tensorCores ? roofline.tensor : roofline.single))
     figures.push({ kernel: kernel.name, seconds, floor, bytes: kernel.bytes, flops: kernel.flops ?? 0 })
     console.log(`${kernel.name.padEnd(30)}${(seconds * 1e6).toFixed(1).padStart(10)}${(floor * 1e6).toFixed(1).padStart(10)}${`${(100 * floor / seconds).toFixed(0)} %`.padStart(10)}`
       + `${(kernel.bytes / seconds / 1e9).toFixed(0).padStart(9)}${kernel.flops ? (kernel.flops / seconds / 1e12).toFixed(1).padStart(9) : ''}`)
