@@ -2,7 +2,7 @@ import js from '@eslint/js'
 import tseslint from 'typescript-eslint'
 
 /** The order in which folders may import: a folder sees only itself and those before it. */
-const layers = ['tensor', 'ops', 'nn', 'files', 'models', 'tokenizers', 'data', 'optim', 'train', 'generate', 'eval', 'methods', 'cli']
+const layers = ['tensor', 'ops', 'nn', 'files', 'models', 'adapters', 'tokenizers', 'data', 'optim', 'train', 'generate', 'eval', 'quantization', 'export', 'rewards', 'methods', 'cli']
 
 /** Forbids `folder` to import from any later layer. */
 const oneWay = (folder, index) => ({

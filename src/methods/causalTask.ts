@@ -1,13 +1,12 @@
-import { mkdir } from 'node:fs/promises'
 import { createSampler, evalBatches, stepBatch } from '../data/index.ts'
 import type { Batch, Dataset } from '../data/index.ts'
 import { sum } from '../ops/index.ts'
 import type { CausalLanguageModel } from '../models/index.ts'
-import { loadWeights } from '../models/weights.ts'
 import type { Tensor } from '../tensor/index.ts'
-import { bytesOf, scope } from '../tensor/index.ts'
+import { scope } from '../tensor/index.ts'
 import type { Tokenizer } from '../tokenizers/index.ts'
 import type { LossResult, TrainingTask } from '../train/task.ts'
+import { modelKeeping } from './model.ts'
 
 export interface CausalTaskOptions {
   name: string
@@ -36,20 +35,13 @@ export function causalTask(options: CausalTaskOptions): TrainingTask<Batch> {
   const sampler = createSampler(trainDataset.length, { perDeviceTrainBatchSize, gradientAccumulationSteps, seed })
   return {
     name, model, fingerprint,
-    description: `${model.config.architecture}, ${(model.numParameters() / 1e6).toFixed(1)}M parameters`,
+    ...modelKeeping(model, tokenizer),
     stepsPerEpoch: sampler.stepsPerEpoch,
-    saveBytes: model.parameters().reduce((bytes, { size, dtype }) => bytes + size * bytesOf(dtype), 0),
     batches: (step) => stepBatch(trainDataset, sampler, step),
     loss: (batch, numItems) => causalLoss(model, batch, numItems, model.training ? labelSmoothingFactor : 0),
     ...(evalDataset ? {
       *evaluation() { for (const batch of evalBatches(evalDataset, perDeviceEvalBatchSize)) yield { batch, numItems: batch.numItems } },
     } : {}),
-    async save(folder) {
-      await mkdir(folder, { recursive: true })
-      await model.savePretrained(folder)
-      await tokenizer?.savePretrained(folder)
-    },
-    load: (folder) => loadWeights(model, folder, model.dtype, model.device),
     ...(options.sample ? { sample: options.sample } : {}),
     trace: (batch) => traceForward(model, batch),
   }

@@ -4,7 +4,8 @@ import { trainingShape } from '../train/options.ts'
 
 const strings = z.union([z.string(), z.array(z.string())])
 
-const dataShape = {
+/** Where a method's data comes from, and how it is read. */
+export const dataShape = {
   files: strings.optional().describe('Training data: files, folders or globs of .txt .md .jsonl .json .csv .tsv .parquet'),
   datasets: z.array(z.strictObject({
     files: strings, weight: z.number().positive().optional(), format: z.string().optional(), columns: z.record(z.string(), z.string()).optional(),
@@ -20,7 +21,8 @@ const dataShape = {
   onBadRow: z.enum(['error', 'skip']).default('error').describe('What to do with a malformed row'),
 } as const
 
-const modelShape = {
+/** How a method loads its model and which of its parameters it trains. */
+export const modelShape = {
   tokenizer: z.string().optional().describe("Folder of the tokenizer; the model's by default"),
   dtype: z.enum(['float32', 'bfloat16']).default('float32').describe('Of the weights in memory; bfloat16 weights are trained with float32 masters'),
   device: deviceOption,
@@ -28,6 +30,9 @@ const modelShape = {
   trainable: z.array(z.string()).optional().describe('Name patterns of the only parameters to train, before freeze'),
   samplePrompts: z.array(z.string()).default([]).describe('Prompts the model continues after each evaluation'),
 } as const
+
+/** What modelShape gives, with defaults filled in. */
+export type ModelArguments = z.output<z.ZodObject<typeof modelShape>>
 
 /** Options of SFT: TRL's SFTConfig in camelCase. */
 export const sftSchema = z.strictObject({

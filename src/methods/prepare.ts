@@ -7,6 +7,7 @@ import { Tokenizer } from '../tokenizers/index.ts'
 import { Trainer } from '../train/trainer.ts'
 import type { Batch } from '../data/index.ts'
 import { causalTask } from './causalTask.ts'
+import { decisiveModelOptions } from './model.ts'
 import { trainingPart } from './options.ts'
 import type { PretrainArguments, SftArguments } from './options.ts'
 
@@ -42,16 +43,6 @@ export function checkLengths({ train, eval: held }: LoadedDataset, { maxPosition
   }
 }
 
-/** Leaves only the parameters that are to be trained with requiresGrad. */
-export function applyFreezing(model: CausalLanguageModel, { trainable, freeze }: Pick<Arguments, 'trainable' | 'freeze'>): void {
-  if (trainable) {
-    model.requiresGrad_(false)
-    for (const pattern of trainable) model.requiresGrad_(true, pattern)
-  }
-  for (const pattern of freeze) model.requiresGrad_(false, pattern)
-  if (model.numParameters({ onlyTrainable: true }) === 0) throw new ConfigError('freeze: nothing is left to train')
-}
-
 /** What a prepared run holds; dispose() releases everything but the model. */
 export interface PreparedRun {
   trainer: Trainer<Batch>
@@ -65,8 +56,6 @@ export interface PreparedRun {
 
 /** Puts model, tokenizer and data together into a trainer. */
 export function prepareRun(name: string, args: Arguments, model: CausalLanguageModel, tokenizer: Tokenizer, data: LoadedDataset): PreparedRun {
-  applyFreezing(model, args)
-  if (args.gradientCheckpointing) model.gradientCheckpointingEnable()
   const { samplePrompts } = args
   const task = causalTask({
     name, model, tokenizer, trainDataset: data.train, ...(data.eval ? { evalDataset: data.eval } : {}), fingerprint: data.fingerprint,
@@ -74,8 +63,7 @@ export function prepareRun(name: string, args: Arguments, model: CausalLanguageM
     gradientAccumulationSteps: args.gradientAccumulationSteps, labelSmoothingFactor: args.labelSmoothingFactor, seed: args.seed,
     ...(samplePrompts.length > 0 ? { sample: () => sampleTexts(model, tokenizer, samplePrompts) } : {}),
   })
-  const { dtype, freeze, trainable } = args
-  const trainer = new Trainer({ ...task, decisiveOptions: { dtype, freeze, trainable: trainable ?? null } }, trainingPart(args))
+  const trainer = new Trainer({ ...task, decisiveOptions: decisiveModelOptions(args) }, trainingPart(args))
   return {
     trainer, model, tokenizer, data,
     async train(options = {}) {

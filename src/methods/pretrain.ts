@@ -3,6 +3,7 @@ import { AutoModelForCausalLM, createConfig, readConfig } from '../models/index.
 import type { CausalLanguageModel, ModelConfig } from '../models/index.ts'
 import { parseOptions } from '../options.ts'
 import { Tokenizer } from '../tokenizers/index.ts'
+import { loadModel, prepareModel } from './model.ts'
 import { pretrainSchema } from './options.ts'
 import type { PretrainArguments, PretrainOptions } from './options.ts'
 import { checkVocabulary, loadData, prepareRun } from './prepare.ts'
@@ -40,9 +41,12 @@ export async function pretrain(options: PretrainOptions): Promise<PreparedRun> {
   const data = await loadData(args, tokenizer, { sampleBy: args.sampleBy })
   let model: CausalLanguageModel | undefined
   try {
-    model = args.model === undefined
-      ? AutoModelForCausalLM.fromConfig(config, { dtype: args.dtype, seed: args.seed, device: args.device })
-      : await AutoModelForCausalLM.fromPretrained(args.model, { dtype: args.dtype, device: args.device })
+    if (args.model === undefined) {
+      model = AutoModelForCausalLM.fromConfig(config, { dtype: args.dtype, seed: args.seed, device: args.device })
+      prepareModel(model, args)
+    } else {
+      model = await loadModel(args.model, args)
+    }
     return prepareRun('pretrain', args, model, tokenizer, data)
   } catch (error) {
     model?.dispose()

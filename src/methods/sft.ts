@@ -1,7 +1,8 @@
-import { AutoModelForCausalLM, readConfig } from '../models/index.ts'
+import { readConfig } from '../models/index.ts'
 import type { CausalLanguageModel } from '../models/index.ts'
 import { parseOptions } from '../options.ts'
 import { Tokenizer } from '../tokenizers/index.ts'
+import { loadModel } from './model.ts'
 import { sftSchema } from './options.ts'
 import type { SftOptions } from './options.ts'
 import { checkLengths, checkVocabulary, loadData, prepareRun } from './prepare.ts'
@@ -24,7 +25,7 @@ export async function sft(options: SftOptions): Promise<PreparedRun> {
   let model: CausalLanguageModel | undefined
   try {
     checkLengths(data, config)
-    model = await AutoModelForCausalLM.fromPretrained(args.model, { dtype: args.dtype, device: args.device })
+    model = await loadModel(args.model, args)
     return prepareRun('sft', args, model, tokenizer, data)
   } catch (error) {
     model?.dispose()

@@ -146,9 +146,4 @@ export class DecoderForCausalLM extends CausalLanguageModel {
   protected override hidden(batch: FlatBatch, context: Omit<LayerContext, 'rope'>, options: RunOptions): Tensor {
     return this.model.forward(batch, context, options)
   }
-
-  override dispose(): void {
-    this.model.dispose()
-    super.dispose()
-  }
 }

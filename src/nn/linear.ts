@@ -3,7 +3,7 @@ import type { Tensor } from '../tensor/index.ts'
 import { Module } from './module.ts'
 import { normal, Parameter, zeros } from './parameter.ts'
 
-type Activation = NonNullable<LinearOptions['activation']>
+export type Activation = NonNullable<LinearOptions['activation']>
 
 /**
  * What stands where a model has a linear layer: x [tokens, inFeatures] to [tokens, outFeatures]. Adapters and quantized weights extend this and

@@ -149,8 +149,8 @@ export abstract class Module {
     return this.parameters().reduce((sum, parameter) => sum + (onlyTrainable && !parameter.requiresGrad ? 0 : parameter.size), 0)
   }
 
-  /** Releases all parameters and their gradients. */
-  dispose(): void { for (const parameter of this.parameters()) parameter.dispose() }
+  /** Releases everything that this module and all below it hold. */
+  dispose(): void { for (const [, child] of this.children()) child.dispose() }
 
   [Symbol.dispose](): void { this.dispose() }
 }
