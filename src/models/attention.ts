@@ -10,7 +10,7 @@ export interface LayerContext {
   readonly cache: KeyValueCache | undefined
   /** int32 [tokens]: where in the cache new keys and values go. */
   readonly slots: Tensor | undefined
-  /** Receives each layer's probabilities where they were asked for; tensors outside any scope, without gradient. */
+  /** Receives each layer's probabilities where they were asked for; tensors outside any scope. */
   readonly attentions: Tensor[][] | undefined
 }
 
@@ -35,7 +35,7 @@ export function selfAttention(q: Tensor, k: Tensor, v: Tensor, context: LayerCon
   const options = { scale, window, causal: true }
   if (p === 0 && !attentions) return attention(q, keys, values, spans, options)
   const probabilities = attentionProbabilities(q, keys, values, spans, options)
-  attentions?.push(probabilities.map((one) => unscoped(() => one.alias())))
+  attentions?.push(probabilities.map((one) => unscoped(() => reshape(one, one.shape))))
   return p === 0 ? attention(q, keys, values, spans, options) : weighted(probabilities.map((one) => dropout(one, p)), values, spans)
 }
 

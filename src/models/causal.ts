@@ -1,7 +1,7 @@
 import { ShapeError } from '../errors.ts'
 import type { JsonValue } from '../files/index.ts'
 import { type Embedding, Linear, type LinearLayer, Module } from '../nn/index.ts'
-import { crossEntropy, embedding, linearCrossEntropy, linearLogprob, mul, selectiveLogSoftmax, sum, toDtype, type LogprobResult } from '../ops/index.ts'
+import { crossEntropy, embedding, linearCrossEntropy, linearLogprob, mul, reshape, selectiveLogSoftmax, sum, toDtype, type LogprobResult } from '../ops/index.ts'
 import { isRecording } from '../tensor/autograd.ts'
 import { bytesOf, noGrad, scope, Tensor, type Device, type DType } from '../tensor/index.ts'
 import { usesHalf } from '../ops/compute.ts'
@@ -10,6 +10,7 @@ import { flattenBatch, type BatchInput, type FlatBatch } from './batch.ts'
 import type { KeyValueCache } from './cache.ts'
 import type { ModelConfig } from './config.ts'
 import type { RunOptions } from './layers.ts'
+import type { QuantizationConfig } from './quantizedConfig.ts'
 import { resizeTokenEmbeddings } from './resize.ts'
 import { savePretrained, type SaveOptions } from './weights.ts'
 
@@ -43,12 +44,25 @@ export interface ForwardOutput {
   readonly cuSeqlens: Int32Array
 }
 
+/** What the layers make of a batch, before the output layer. */
+export interface BaseOutput {
+  /** What the output layer takes: the normalised hidden states, [tokens, hiddenSize]. */
+  readonly lastHiddenState: Tensor
+  readonly hiddenStates?: readonly Tensor[]
+  /** As in ForwardOutput; differentiable. */
+  readonly attentions?: readonly (readonly Tensor[])[]
+  /** int32 [tokens], shifted, where labels were given. */
+  readonly labels?: Tensor
+}
+
 /** A causal language model: layers of some kind, and a head that gives logits. */
 export abstract class CausalLanguageModel extends Module {
   abstract config: ModelConfig
   abstract lm_head: LinearLayer
   /** generation_config.json as read; written back by savePretrained(). */
   generationConfig: { [key: string]: JsonValue } | undefined
+  /** How the linear layers are quantised, where they are. */
+  quantizationConfig: QuantizationConfig | undefined
   /** Whether layers are recomputed in backward() rather than kept. */
   gradientCheckpointing = false
 
@@ -91,6 +105,15 @@ export abstract class CausalLanguageModel extends Module {
       ...(attentions ? { attentions } : {}),
       cuSeqlens: batch.cuSeqlens,
     }
+  }
+
+  /** Runs the layers alone, for losses that take the output layer in chunks. */
+  base(input: BatchInput & Pick<ForwardInput, 'outputHiddenStates' | 'outputAttentions'>): BaseOutput {
+    return scope(() => {
+      const batch = flattenBatch(input, this.config.vocabSize, this.device)
+      const { hidden, hiddenStates, attentions } = this.#run(input, batch)
+      return { lastHiddenState: hidden, ...(hiddenStates ? { hiddenStates } : {}), ...(attentions ? { attentions } : {}), ...(batch.labels ? { labels: batch.labels } : {}) }
+    })
   }
 
   #run(input: ForwardInput, batch: FlatBatch): { hidden: Tensor, hiddenStates: Tensor[] | undefined, attentions: Tensor[][] | undefined } {
@@ -165,9 +188,9 @@ export abstract class CausalLanguageModel extends Module {
   savePretrained(folder: string, options: SaveOptions = {}): Promise<void> { return savePretrained(this, folder, options) }
 }
 
-/** The same numbers, held by the current scope. */
+/** The same numbers with their gradient history, held by the current scope. */
 function intoScope(tensor: Tensor): Tensor {
-  const own = tensor.alias()
+  const own = reshape(tensor, tensor.shape)
   tensor.dispose()
   return own
 }

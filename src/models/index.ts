@@ -1,6 +1,6 @@
 export type { BatchInput, TokenArray, TokenInput } from './batch.ts'
 export { CacheFullError, KeyValueCache, type CacheOptions, type CacheSequence } from './cache.ts'
-export { CausalLanguageModel, type ForwardInput, type ForwardOutput } from './causal.ts'
+export { CausalLanguageModel, type BaseOutput, type ForwardInput, type ForwardOutput } from './causal.ts'
 export { configToJson, createConfig, knownModelTypes, parseConfig, readConfig } from './config.ts'
 export type { ConfigOptions, DecoderConfig, Gpt2Config, ModelConfig, ModelConfigBase, RopeConfig } from './config.ts'
 export { DecoderForCausalLM } from './decoder.ts'
