@@ -1,0 +1,7 @@
+export { cpoLoss, cpoLossTypes, takesMeans, type CpoLossOptions, type CpoLossType } from './cpo.ts'
+export { divergenceScore, dpoLoss, dpoLossTypes, fDivergenceTypes, type DpoInputs, type DpoLossOptions, type DpoLossType, type FDivergenceType, type PairLosses } from './dpo.ts'
+export { klEstimate, ktoLoss, ktoLossTypes, type KtoInputs, type KtoLossOptions, type KtoLossType } from './kto.ts'
+export { logSigmoid } from './math.ts'
+export { oddsRatioLoss } from './orpo.ts'
+export { rewardLoss } from './reward.ts'
+export { bestOf, rankLoss, type RankedScores } from './rrhf.ts'
