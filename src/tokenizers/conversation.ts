@@ -33,6 +33,26 @@ export function tokenizeConversation(
   messages: readonly ChatMessage[],
   options: TokenizeConversationOptions = {},
 ): TokenizedConversation {
+  const { text, spans, plainAt } = render(tokenizer, messages, options)
+  const inputIds = plainAt ? tokenizer.encodeWithPlain(text, plainAt) : tokenizer.encode(text, { addSpecialTokens: false })
+  return { inputIds, assistantMask: maskOf(tokenizer, text, inputIds, spans, plainAt) }
+}
+
+/** The text of a conversation, and where special tokens begin in it that a message spells and that are to be read as letters. */
+export function renderConversation(
+  tokenizer: Tokenizer,
+  messages: readonly ChatMessage[],
+  options: Omit<TokenizeConversationOptions, 'assistantMask'> = {},
+): { text: string, plainAt: ReadonlySet<number> } {
+  const { text, plainAt } = render(tokenizer, messages, { ...options, assistantMask: false })
+  return { text, plainAt: plainAt ?? new Set() }
+}
+
+function render(
+  tokenizer: Tokenizer,
+  messages: readonly ChatMessage[],
+  options: TokenizeConversationOptions,
+): { text: string, spans: TextSpan[], plainAt: Set<number> | undefined } {
   const template = tokenizer.chatTemplateFor(options)
   const variables = tokenizer.templateVariables()
   const allowSpecial = options.allowSpecial === true
@@ -43,9 +63,7 @@ export function tokenizeConversation(
     : hasGenerationTags(template)
       ? renderChatSpans(template, shown, variables, options)
       : renderByPrefix(template, shown, variables, options)
-  const { text, spans, plainAt } = allowSpecial ? { ...rendered, plainAt: undefined } : withoutMarks(rendered.text, rendered.spans)
-  const inputIds = plainAt ? tokenizer.encodeWithPlain(text, plainAt) : tokenizer.encode(text, { addSpecialTokens: false })
-  return { inputIds, assistantMask: maskOf(tokenizer, text, inputIds, spans, plainAt) }
+  return allowSpecial ? { ...rendered, plainAt: undefined } : withoutMarks(rendered.text, rendered.spans)
 }
 
 function renderByPrefix(
