@@ -1,6 +1,6 @@
 import { openReader, placeOf, readRow, expandFiles, type FileType, type FormatOptions } from '../data/index.ts'
 import { DataError } from '../errors.ts'
-import { contextLength } from '../generate/index.ts'
+import { contextRoom } from '../generate/index.ts'
 import type { CausalLanguageModel } from '../models/index.ts'
 import type { Tokenizer } from '../tokenizers/index.ts'
 import { Scorer, type LossResult, type ScoringOptions } from './scorer.ts'
@@ -59,7 +59,7 @@ async function* filePieces(files: readonly string[], options: FilePerplexityOpti
 }
 
 async function ofPieces(model: CausalLanguageModel, tokenizer: Tokenizer, pieces: AsyncIterable<Piece>, options: PerplexityOptions): Promise<PerplexityResult> {
-  const longest = contextLength(model.config)
+  const longest = contextRoom(model)
   const { maxLength = Math.min(longest, 1024), stride = Math.max(1, Math.floor(maxLength / 2)) } = options
   checkWindows(maxLength, stride, longest)
   const scorer = new Scorer(model, options)

@@ -1,4 +1,4 @@
-import type { ModelConfig } from '../models/index.ts'
+import type { CausalLanguageModel, ModelConfig } from '../models/index.ts'
 
 /** Most tokens of one sequence. Positions that linear and dynamic scaling stretch reach `factor` times as far as config.json says. */
 export function contextLength(config: ModelConfig): number {
@@ -6,3 +6,6 @@ export function contextLength(config: ModelConfig): number {
   if (config.kind !== 'decoder' || (config.rope.type !== 'linear' && config.rope.type !== 'dynamic')) return maxPositionEmbeddings
   return Math.floor(maxPositionEmbeddings * Math.max(1, config.rope.factor))
 }
+
+/** What of it is left to tokens of prompt and answer. */
+export const contextRoom = (model: CausalLanguageModel): number => contextLength(model.config) - (model.virtualTokens?.count ?? 0)

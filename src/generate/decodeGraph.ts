@@ -30,7 +30,7 @@ export class DecodeGraph {
     }))
     const { ids, positions, spans, slots, options, draws } = this.#inputs
     const batch: FlatBatch = {
-      inputIds: ids, tokens: rows, lengths: Array.from({ length: rows }, () => 1), cuSeqlens: Int32Array.from({ length: rows + 1 }, (_, i) => i), positions: new Int32Array(rows),
+      inputIds: ids, tokens: rows, lengths: Array.from({ length: rows }, () => 1), cuSeqlens: Int32Array.from({ length: rows + 1 }, (_, i) => i), added: [], virtual: undefined, positions: new Int32Array(rows),
       positionIds: positions, length, spans, labels: undefined, numLabels: undefined, slots,
     }
     const step = (): SampledTokens => {

@@ -7,7 +7,7 @@ import { scope, Tensor, unscoped, type TypedArray } from '../tensor/index.ts'
 import type { DecodeStream } from '../tokenizers/index.ts'
 import { Answer } from './answer.ts'
 import { newTokenLimit, type GenerationConfig } from './config.ts'
-import { contextLength } from './context.ts'
+import { contextRoom } from './context.ts'
 import { DecodeGraphs } from './decodeGraph.ts'
 import type { GeneratedToken, GenerationOutput } from './output.ts'
 import { sampleTokens, type SampledTokens } from './sampler.ts'
@@ -44,8 +44,8 @@ interface Request extends Entry {
   reject(error: unknown): void
 }
 
-/** Slots of the cache that an answer needs: its last token is never looked at. */
-export const slotsOf = (promptTokens: number, limit: number): number => promptTokens + limit - 1
+/** Slots of the cache that an answer needs, virtual tokens of the model included: its last token is never looked at. */
+export const slotsOf = (model: CausalLanguageModel, promptTokens: number, limit: number): number => (model.virtualTokens?.count ?? 0) + promptTokens + limit - 1
 
 /**
  * Generates many answers at a time, from prompts of any lengths that may be handed in at any moment (continuous batching). An answer's tokens do not
@@ -68,7 +68,7 @@ export class GenerationEngine {
     this.model = model
     this.#bf16 = bf16
     this.#cache = new KeyValueCache(model.config, { slots, dtype: model.dtype, device: model.device })
-    this.#schedule = new Schedule(this.#cache, { maxBatchSize, prefillTokens, isWhole: (tokens) => this.#lengthKey(tokens) !== 0 })
+    this.#schedule = new Schedule(this.#cache, { maxBatchSize, prefillTokens, virtualTokens: model.virtualTokens?.count ?? 0, isWhole: (tokens) => this.#lengthKey(tokens) !== 0 })
     this.#training = [...model.namedModules()].map(([, module]) => module).filter((module) => module.training)
     for (const module of this.#training) module.training = false
   }
@@ -78,8 +78,8 @@ export class GenerationEngine {
     if (this.#disposed) throw new DisposedError('the generation engine was disposed; make a new one')
     const { promptIds, config, seed, decoder, group, onToken, signal } = request
     this.#check(request)
-    const limit = newTokenLimit(config, promptIds.length, contextLength(this.model.config))
-    const capacity = slotsOf(promptIds.length, limit)
+    const limit = newTokenLimit(config, promptIds.length, contextRoom(this.model))
+    const capacity = slotsOf(this.model, promptIds.length, limit)
     if (capacity > this.#cache.slots) throw new ConfigError(`a prompt of ${promptIds.length} tokens and up to ${limit} new ones need ${capacity} slots, but the engine has ${this.#cache.slots}; make it with more slots`)
     const answer = new Answer({ promptIds, config, limit, seed, decoder })
     return await new Promise((resolve, reject) => {
@@ -165,8 +165,8 @@ export class GenerationEngine {
   }
 
   #lengthKey(length: number): number {
-    const { config } = this.model
-    return config.kind === 'decoder' ? ropeLengthKey(config.rope, length) : 0
+    const { config, virtualTokens } = this.model
+    return config.kind === 'decoder' ? ropeLengthKey(config.rope, (virtualTokens?.count ?? 0) + length) : 0
   }
 
   /** Enqueues a forward pass, and the draw for the parts that end with the last known token. */
@@ -191,8 +191,10 @@ export class GenerationEngine {
   /** Whether the pass is one new token of each sequence, drawn by what a graph holds: no penalty, and no token that must not come. */
   #fitsGraph(parts: readonly Part[]): boolean {
     return this.model.device.name !== 'cpu' && parts.every((part) => {
-      const { entry: { answer }, begin, end } = part
-      return end - begin === 1 && isComplete(part) && answer.repetitionPenalty === 1 && answer.banned.length === 0 && this.#lengthKey(end) === 0
+      const { entry: { answer }, sequence, begin, end } = part
+      // The first token of a model with virtual tokens brings those along.
+      const isFirst = this.model.virtualTokens !== undefined && sequence.length === 0
+      return end - begin === 1 && !isFirst && isComplete(part) && answer.repetitionPenalty === 1 && answer.banned.length === 0 && this.#lengthKey(end) === 0
     })
   }
 

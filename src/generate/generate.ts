@@ -3,7 +3,7 @@ import { KeyValueCache, type CausalLanguageModel } from '../models/index.ts'
 import { parseOptions } from '../options.ts'
 import type { ChatMessage, Tokenizer } from '../tokenizers/index.ts'
 import { generationShape, newTokenLimit, resolveGenerationConfig, type GenerationConfig } from './config.ts'
-import { contextLength } from './context.ts'
+import { contextRoom } from './context.ts'
 import { GenerationEngine, slotsOf, type GenerationRequest } from './engine.ts'
 import type { GeneratedToken, GenerationOutput } from './output.ts'
 import { defaultEosTokenIds, isMessages, promptIdsOf, promptsOf, type Prompt } from './prompts.ts'
@@ -71,7 +71,7 @@ function requestsOf(model: CausalLanguageModel, tokenizer: MaybeTokenizer, promp
 /** Slots for as many of the largest answers as run together, within the memory allowed. */
 function slotsFor(model: CausalLanguageModel, requests: readonly GenerationRequest[], { maxBatchSize, maxCacheBytes }: RunOptions): number {
   const { config: modelConfig, dtype } = model
-  const needs = requests.map(({ promptIds, config }) => slotsOf(promptIds.length, newTokenLimit(config, promptIds.length, contextLength(modelConfig))))
+  const needs = requests.map(({ promptIds, config }) => slotsOf(model, promptIds.length, newTokenLimit(config, promptIds.length, contextRoom(model))))
   needs.sort((a, b) => b - a)
   const together = needs.slice(0, maxBatchSize).reduce((sum, need) => sum + need, 0)
   const allowed = Math.floor(maxCacheBytes / KeyValueCache.bytes(modelConfig, 1, dtype))

@@ -29,6 +29,8 @@ export interface ScheduleOptions {
   maxBatchSize: number
   /** Most prompt tokens in one forward pass. */
   prefillTokens: number
+  /** Virtual tokens of the model, which the cache holds before each prompt. Default 0. */
+  virtualTokens?: number
   /** Whether a prompt has to be computed in one pass, which may then be longer. */
   isWhole: (promptTokens: number) => boolean
 }
@@ -84,7 +86,7 @@ export class Schedule {
     const reserved = this.#following.reduce((sum, other) => sum + other.entry.capacity, 0)
     if (this.#cache.freeSlots - reserved < entry.capacity) return false
     const sharing = entry.answer.promptTokens > 1 ? [...entry.group?.members ?? []] : []
-    const source = sharing.find(hasPrefix)
+    const source = sharing.find((member) => this.#hasPrefix(member))
     if (!source && sharing.length) {
       this.#following.push({ entry, leader: sharing[0]! })
       return true
@@ -100,17 +102,23 @@ export class Schedule {
     entry.group?.members.add(entry)
   }
 
+  /** How many of an entry's own tokens the cache holds. */
+  #held({ sequence }: Entry): number { return Math.max(0, (sequence?.length ?? 0) - (this.#options.virtualTokens ?? 0)) }
+
+  /** Whether all of the prompt but its last token is in the cache. */
+  #hasPrefix(entry: Entry): boolean { return entry.sequence !== undefined && this.#held(entry) >= entry.answer.promptTokens - 1 }
+
   /** All but the last token of the prompt, whose logits the sample needs for itself. */
   #copyPrefix(source: Entry, entry: Entry): CacheSequence {
     const copy = this.#cache.fork(source.sequence!, entry.capacity)
-    this.#cache.truncate(copy, entry.answer.promptTokens - 1)
+    this.#cache.truncate(copy, (this.#options.virtualTokens ?? 0) + entry.answer.promptTokens - 1)
     return copy
   }
 
   /** Called once the forward pass is enqueued: samples that waited for a prompt start from its keys and values. */
   follow(): void {
-    const ready = this.#following.filter(({ leader }) => hasPrefix(leader))
-    this.#following = this.#following.filter(({ leader }) => !hasPrefix(leader))
+    const ready = this.#following.filter(({ leader }) => this.#hasPrefix(leader))
+    this.#following = this.#following.filter(({ leader }) => !this.#hasPrefix(leader))
     for (const { entry, leader } of ready) {
       if (this.#cache.largestFree < entry.capacity) {
         this.#waiting.unshift(entry)
@@ -128,7 +136,7 @@ export class Schedule {
     for (const entry of this.#active) {
       const { answer } = entry
       const sequence = entry.sequence!
-      const begin = sequence.length
+      const begin = this.#held(entry)
       const left = answer.length - begin
       const count = left === 1 || this.#options.isWhole(answer.promptTokens) ? left : Math.min(left, budget)
       if (left > 1) budget = Math.max(0, budget - count)
@@ -137,6 +145,3 @@ export class Schedule {
     return parts
   }
 }
-
-/** Whether all of the prompt but its last token is in the cache. */
-function hasPrefix({ sequence, answer }: Entry): boolean { return sequence !== undefined && sequence.length >= answer.promptTokens - 1 }

@@ -2,6 +2,7 @@ import { attention, attentionProbabilities, concat, dropout, matmul, permute, re
 import { unscoped, type Tensor } from '../tensor/index.ts'
 import type { KeyValueCache } from './cache.ts'
 import type { RopeRows } from './ropeTables.ts'
+import { cacheVirtual, joinKeys, type VirtualContext } from './virtualTokens.ts'
 
 /** What the layers of one forward pass share. */
 export interface LayerContext {
@@ -10,6 +11,8 @@ export interface LayerContext {
   readonly cache: KeyValueCache | undefined
   /** int32 [tokens]: where in the cache new keys and values go. */
   readonly slots: Tensor | undefined
+  /** Virtual tokens that come before sequences in this pass. */
+  readonly virtual: VirtualContext | undefined
   /** Receives each layer's probabilities where they were asked for; tensors outside any scope. */
   readonly attentions: Tensor[][] | undefined
 }
@@ -25,12 +28,21 @@ export interface SelfAttentionOptions {
 
 /** Causal self-attention of new tokens over themselves and what the cache holds of their sequences. q [tokens, heads, headDim]. */
 export function selfAttention(q: Tensor, k: Tensor, v: Tensor, context: LayerContext, { layer, scale, window, dropout: p }: SelfAttentionOptions): Tensor {
-  const { spans, cache, slots, attentions } = context
+  const { spans, cache, slots, attentions, virtual } = context
   let [keys, values] = [k, v]
   if (cache && slots) {
     [keys, values] = [cache.keys[layer]!, cache.values[layer]!]
     keys.device.kernels.scatter_rows(keys.handle, k.handle, slots.handle)
     values.device.kernels.scatter_rows(values.handle, v.handle, slots.handle)
+  }
+  if (virtual?.kind === 'keysAndValues') {
+    const [virtualKeys, virtualValues] = virtual.at(layer)
+    if (cache) {
+      cacheVirtual(keys, virtualKeys, virtual.places)
+      cacheVirtual(values, virtualValues, virtual.places)
+    } else {
+      [keys, values] = [joinKeys(virtualKeys, k, virtual.places), joinKeys(virtualValues, v, virtual.places)]
+    }
   }
   const options = { scale, window, causal: true }
   if (p === 0 && !attentions) return attention(q, keys, values, spans, options)

@@ -2,6 +2,7 @@ import { ShapeError } from '../errors.ts'
 import { ignoreIndex, Spans } from '../ops/index.ts'
 import { Tensor, type Device } from '../tensor/index.ts'
 import type { CacheSequence, KeyValueCache } from './cache.ts'
+import { countAdded, placesOf, withVirtual, type VirtualPlaces, type VirtualTokens } from './virtualTokens.ts'
 
 /** Ids of one sequence, or of several one after another. */
 export type TokenArray = readonly number[] | Int32Array
@@ -19,7 +20,7 @@ export interface BatchInput {
   readonly attentionMask?: readonly TokenArray[] | undefined
   /** Where each sequence begins, and the number of tokens: [0, n0, n0 + n1, …]. */
   readonly cuSeqlens?: TokenArray | undefined
-  /** Default: 0, 1, … in each sequence, going on from what a cache holds. */
+  /** Default: 0, 1, … in each sequence, going on from what a cache holds. A model's virtual tokens come before them. */
   readonly positionIds?: TokenInput | undefined
   /** In the shape of inputIds and not shifted: token t is predicted from those before it. -100 is ignored. */
   readonly labels?: TokenInput | undefined
@@ -38,6 +39,9 @@ export interface FlatBatch {
   /** Length of each sequence. */
   readonly lengths: readonly number[]
   readonly cuSeqlens: Int32Array
+  /** How many virtual tokens this pass puts before each sequence, and where; they are counted in no other number but positions, spans and slots. */
+  readonly added: readonly number[]
+  readonly virtual: VirtualPlaces | undefined
   readonly positions: Int32Array
   /** positions, int32 [tokens]. */
   readonly positionIds: Tensor
@@ -121,7 +125,7 @@ function checkRange(name: string, ids: Int32Array, vocabSize: number, ignored?: 
 }
 
 /** Lays a batch out for the model: flat, unpadded, with labels shifted. Throws ShapeError naming the input that does not fit. */
-export function flattenBatch(input: BatchInput, vocabSize: number, device: Device): FlatBatch {
+export function flattenBatch(input: BatchInput, vocabSize: number, device: Device, virtual?: VirtualTokens): FlatBatch {
   const { inputIds, attentionMask: mask, cache, cacheSequences } = input
   const onDevice = inputIds instanceof Tensor
   if (onDevice && (inputIds.dtype !== 'int32' || inputIds.rank !== 1)) {
@@ -142,8 +146,12 @@ export function flattenBatch(input: BatchInput, vocabSize: number, device: Devic
   const ids = parts && flat('inputIds', parts)
   if (ids) checkRange('inputIds', ids, vocabSize)
 
-  const held = cachedLengths(cache, cacheSequences, lengths)
-  const positions = input.positionIds ? flat('positionIds', input.positionIds) : countPositions(lengths, held, tokens)
+  const added = countAdded(virtual, lengths, cacheSequences)
+  const held = cachedLengths(cache, cacheSequences, lengths, added)
+  const own = input.positionIds ? flat('positionIds', input.positionIds).map((position) => position + (virtual?.count ?? 0)) : countPositions(lengths, held, added, tokens)
+  // Virtual embeddings are tokens to the layers; virtual keys and values are only seen.
+  const inside = virtual?.kind === 'embeddings' ? added : lengths.map(() => 0)
+  const positions = withVirtual(own, lengths, inside, (v) => v)
   let length = 0
   for (const position of positions) {
     if (position < 0) throw new ShapeError(`positionIds: expected 0 or more, got ${position}`)
@@ -157,44 +165,52 @@ export function flattenBatch(input: BatchInput, vocabSize: number, device: Devic
   const cuSeqlens = new Int32Array(lengths.length + 1)
   lengths.forEach((n, i) => { cuSeqlens[i + 1] = cuSeqlens[i]! + n })
   return {
-    inputIds: onDevice ? inputIds : ints(ids!), tokens, lengths, cuSeqlens, positions, positionIds: ints(positions), length,
-    spans: spansOf(lengths, cuSeqlens, cacheSequences, device),
+    inputIds: onDevice ? inputIds : ints(ids!), tokens, lengths, cuSeqlens, added, positions, positionIds: ints(positions), length,
+    virtual: placesOf(virtual, lengths, added, cacheSequences, device),
+    spans: spansOf(lengths, added, inside, cacheSequences, device),
     labels: labels ? ints(labels) : input.shiftLabels instanceof Tensor ? input.shiftLabels : undefined,
     numLabels: labels?.reduce((sum, label) => sum + (label === ignoreIndex ? 0 : 1), 0),
-    slots: cacheSequences && ints(slotsOf(lengths, cacheSequences, tokens)),
+    slots: cacheSequences && ints(slotsOf(lengths, added, inside, cacheSequences, tokens)),
   }
 }
 
 /** How many tokens the cache holds of each sequence; checks that the new ones fit. */
-function cachedLengths(cache: KeyValueCache | undefined, sequences: readonly CacheSequence[] | undefined, lengths: readonly number[]): readonly number[] {
+function cachedLengths(cache: KeyValueCache | undefined, sequences: readonly CacheSequence[] | undefined, lengths: readonly number[], added: readonly number[]): readonly number[] {
   if (!cache !== !sequences) throw new ShapeError('cache and cacheSequences: expected both or neither')
   if (!cache || !sequences) return lengths.map(() => 0)
   if (sequences.length !== lengths.length) throw new ShapeError(`cacheSequences: expected ${lengths.length}, one for each sequence of inputIds, got ${sequences.length}`)
   if (new Set(sequences).size !== sequences.length) throw new ShapeError('cacheSequences: expected each sequence once, got one twice')
-  sequences.forEach((sequence, i) => { cache.requireRoom(sequence, lengths[i]!) })
+  sequences.forEach((sequence, i) => { cache.requireRoom(sequence, added[i]! + lengths[i]!) })
   return sequences.map((sequence) => sequence.length)
 }
 
-function countPositions(lengths: readonly number[], held: readonly number[], tokens: number): Int32Array {
+function countPositions(lengths: readonly number[], held: readonly number[], added: readonly number[], tokens: number): Int32Array {
   const result = new Int32Array(tokens)
   let at = 0
-  lengths.forEach((length, i) => { for (let t = 0; t < length; t++) result[at++] = held[i]! + t })
+  lengths.forEach((length, i) => { for (let t = 0; t < length; t++) result[at++] = held[i]! + added[i]! + t })
   return result
 }
 
-function spansOf(lengths: readonly number[], begins: Int32Array, sequences: readonly CacheSequence[] | undefined, device: Device): Spans {
+/** `added` virtual tokens come before each sequence's keys, and those of `inside` before its queries too. */
+function spansOf(lengths: readonly number[], added: readonly number[], inside: readonly number[], sequences: readonly CacheSequence[] | undefined, device: Device): Spans {
+  let [query, key] = [0, 0]
   return new Spans(lengths.map((length, i) => {
     const cached = sequences?.[i]
-    return { queryBegin: begins[i]!, queryLength: length, keyBegin: cached?.begin ?? begins[i]!, keyLength: (cached?.length ?? 0) + length }
+    const queryLength = inside[i]! + length
+    const keyLength = added[i]! + length
+    const span = { queryBegin: query, queryLength, keyBegin: cached?.begin ?? key, keyLength: (cached?.length ?? 0) + keyLength }
+    query += queryLength
+    key += keyLength
+    return span
   }), device)
 }
 
-function slotsOf(lengths: readonly number[], sequences: readonly CacheSequence[], tokens: number): Int32Array {
+function slotsOf(lengths: readonly number[], added: readonly number[], inside: readonly number[], sequences: readonly CacheSequence[], tokens: number): Int32Array {
   const result = new Int32Array(tokens)
   let at = 0
   lengths.forEach((length, i) => {
     const { begin, length: held } = sequences[i]!
-    for (let t = 0; t < length; t++) result[at++] = begin + held + t
+    for (let t = 0; t < length; t++) result[at++] = begin + held + added[i]! + t
   })
-  return result
+  return withVirtual(result, lengths, inside, (v, i) => sequences[i]!.begin + v)
 }

@@ -1,7 +1,7 @@
 import { ShapeError } from '../errors.ts'
 import type { JsonValue } from '../files/index.ts'
 import { type Embedding, Linear, type LinearLayer, Module } from '../nn/index.ts'
-import { crossEntropy, embedding, linearCrossEntropy, linearLogprob, mul, reshape, selectiveLogSoftmax, sum, toDtype, type LogprobResult } from '../ops/index.ts'
+import { crossEntropy, embedding, linearCrossEntropy, linearLogprob, mul, reshape, selectiveLogSoftmax, slice, sum, toDtype, type LogprobResult } from '../ops/index.ts'
 import { isRecording } from '../tensor/autograd.ts'
 import { bytesOf, noGrad, scope, Tensor, type Device, type DType } from '../tensor/index.ts'
 import { usesHalf } from '../ops/compute.ts'
@@ -12,6 +12,7 @@ import type { ModelConfig } from './config.ts'
 import type { RunOptions } from './layers.ts'
 import type { QuantizationConfig } from './quantizedConfig.ts'
 import { resizeTokenEmbeddings } from './resize.ts'
+import { dropVirtual, virtualContext, type VirtualTokens } from './virtualTokens.ts'
 import { savePretrained, type SaveOptions } from './weights.ts'
 
 export interface ForwardInput extends BatchInput {
@@ -63,6 +64,8 @@ export abstract class CausalLanguageModel extends Module {
   generationConfig: { [key: string]: JsonValue } | undefined
   /** How the linear layers are quantised, where they are. */
   quantizationConfig: QuantizationConfig | undefined
+  /** Trained tokens before every sequence, as prefix and prompt tuning have them. */
+  virtualTokens: VirtualTokens | undefined
   /** Whether layers are recomputed in backward() rather than kept. */
   gradientCheckpointing = false
 
@@ -95,7 +98,7 @@ export abstract class CausalLanguageModel extends Module {
   }
 
   #forward(input: ForwardInput): ForwardOutput {
-    const batch = flattenBatch(input, this.config.vocabSize, this.device)
+    const batch = flattenBatch(input, this.config.vocabSize, this.device, this.virtualTokens)
     const { hidden, hiddenStates, attentions } = this.#run(input, batch)
     const wantsLogits = input.outputLogits ?? !batch.labels
     return {
@@ -110,7 +113,7 @@ export abstract class CausalLanguageModel extends Module {
   /** Runs the layers alone, for losses that take the output layer in chunks. */
   base(input: BatchInput & Pick<ForwardInput, 'outputHiddenStates' | 'outputAttentions'>): BaseOutput {
     return scope(() => {
-      const batch = flattenBatch(input, this.config.vocabSize, this.device)
+      const batch = flattenBatch(input, this.config.vocabSize, this.device, this.virtualTokens)
       const { hidden, hiddenStates, attentions } = this.#run(input, batch)
       return { lastHiddenState: hidden, ...(hiddenStates ? { hiddenStates } : {}), ...(attentions ? { attentions } : {}), ...(batch.labels ? { labels: batch.labels } : {}) }
     })
@@ -122,9 +125,14 @@ export abstract class CausalLanguageModel extends Module {
     const hiddenStates = input.outputHiddenStates ? [] : undefined
     const attentions: Tensor[][] | undefined = input.outputAttentions ? [] : undefined
     const recompute = this.gradientCheckpointing && this.training && !attentions && !cache
-    const hidden = this.hidden(batch, { spans: batch.spans, cache, slots: batch.slots, attentions }, { hiddenStates, recompute })
-    if (cache) cacheSequences?.forEach((sequence, i) => { cache.advance(sequence, batch.lengths[i]!) })
-    return { hidden, hiddenStates, attentions: attentions?.map((layer) => layer.map(intoScope)) }
+    const virtual = virtualContext(this.virtualTokens, batch.virtual, this.config, this.dtype)
+    const all = this.hidden(batch, { spans: batch.spans, cache, slots: batch.slots, attentions, virtual }, { hiddenStates, recompute })
+    if (cache) cacheSequences?.forEach((sequence, i) => { cache.advance(sequence, batch.added[i]! + batch.lengths[i]!) })
+    const own = (states: Tensor): Tensor => dropVirtual(states, virtual)
+    return {
+      hidden: own(all), hiddenStates: hiddenStates?.map(own),
+      attentions: attentions?.map((layer) => layer.map((one, i) => lastQueries(intoScope(one), batch.lengths[i]!))),
+    }
   }
 
   /**
@@ -132,7 +140,7 @@ export abstract class CausalLanguageModel extends Module {
    * the device and the cache is not advanced, so that the calls can be captured as a graph.
    */
   decode(batch: FlatBatch, cache: KeyValueCache): Tensor {
-    return scope(() => this.logits(this.hidden(batch, { spans: batch.spans, cache, slots: batch.slots, attentions: undefined }, { hiddenStates: undefined, recompute: false })))
+    return scope(() => this.logits(this.hidden(batch, { spans: batch.spans, cache, slots: batch.slots, attentions: undefined, virtual: undefined }, { hiddenStates: undefined, recompute: false })))
   }
 
   #loss(hidden: Tensor, labels: Tensor, numLabels: number | undefined, { numItems, labelSmoothing = 0 }: ForwardInput): Pick<ForwardOutput, 'loss' | 'nll' | 'correct' | 'numLabels'> {
@@ -169,7 +177,7 @@ export abstract class CausalLanguageModel extends Module {
       const { inputIds, shiftLabels, labels } = input
       if (!labels && !shiftLabels && inputIds instanceof Tensor) throw new ShapeError('logprobs: expected labels or shiftLabels, as inputIds is a tensor')
       const named = labels || shiftLabels || inputIds instanceof Tensor ? input : { ...input, labels: inputIds }
-      const batch = flattenBatch(named, this.config.vocabSize, this.device)
+      const batch = flattenBatch(named, this.config.vocabSize, this.device, this.virtualTokens)
       const { hidden } = this.#run(input, batch)
       const { temperature = 1 } = input
       const head = this.lm_head
@@ -193,6 +201,12 @@ function intoScope(tensor: Tensor): Tensor {
   const own = reshape(tensor, tensor.shape)
   tensor.dispose()
   return own
+}
+
+/** Those of the real tokens, which come after virtual ones: probabilities [heads, queries, keys]. */
+function lastQueries(probabilities: Tensor, count: number): Tensor {
+  const [heads, queries, keys] = probabilities.shape as [number, number, number]
+  return queries === count ? probabilities : slice(probabilities, [0, queries - count, 0], [heads, count, keys])
 }
 
 /** The last `count` rows of each sequence; all for 0. */

@@ -7,6 +7,7 @@ import { CausalLanguageModel } from './causal.ts'
 import type { DecoderConfig } from './config.ts'
 import { preNormLayer, runLayers, type LayerOutput, type ResidualLayer, type RunOptions } from './layers.ts'
 import { RopeTables } from './ropeTables.ts'
+import { joinEmbeddings } from './virtualTokens.ts'
 
 const linear = (config: DecoderConfig, inFeatures: number, outFeatures: number, bias: boolean): LinearLayer =>
   new Linear(inFeatures, outFeatures, { bias, deviation: config.initializerRange })
@@ -115,7 +116,7 @@ class DecoderModel extends Module {
   forward(batch: FlatBatch, shared: Omit<LayerContext, 'rope'>, options: RunOptions): Tensor {
     this.#tables ??= new RopeTables(this.#config.rope, this.embed_tokens.weight.device)
     const context: LayerContext = { ...shared, rope: this.#tables.lookup(batch) }
-    return runLayers(this.layers, this.norm, this.embed_tokens.forward(batch.inputIds), context, options)
+    return runLayers(this.layers, this.norm, joinEmbeddings(this.embed_tokens.forward(batch.inputIds), context.virtual), context, options)
   }
 
   override dispose(): void {

@@ -7,6 +7,7 @@ import type { FlatBatch } from './batch.ts'
 import { CausalLanguageModel } from './causal.ts'
 import type { Gpt2Config } from './config.ts'
 import { preNormLayer, runLayers, type LayerOutput, type ResidualLayer, type RunOptions } from './layers.ts'
+import { joinEmbeddings } from './virtualTokens.ts'
 
 /** The projections that end a residual branch start smaller by the square root of their number (Radford et al. 2019). */
 const residualDeviation = (config: Gpt2Config): number => config.initializerRange / Math.sqrt(2 * config.numHiddenLayers)
@@ -94,7 +95,7 @@ class Gpt2Model extends Module {
     if (batch.length > maxPositionEmbeddings) {
       throw new ShapeError(`positionIds: expected positions below ${maxPositionEmbeddings}, GPT-2's n_positions, but a sequence of the batch needs ${batch.length}; shorten it`)
     }
-    const embedded = add(this.wte.forward(batch.inputIds), this.wpe.forward(batch.positionIds))
+    const embedded = add(joinEmbeddings(this.wte.forward(batch.inputIds), context.virtual), this.wpe.forward(batch.positionIds))
     return runLayers(this.h, this.ln_f, dropout(embedded, this.training ? embdPdrop : 0), context, options)
   }
 }

@@ -42,10 +42,10 @@ export interface RunOptions {
 export function runLayers(layers: readonly ResidualLayer[], norm: SummingNorm, embedded: Tensor, context: LayerContext, { recompute, hiddenStates }: RunOptions): Tensor {
   let branch = embedded
   let residual: Tensor | null = null
-  for (const layer of layers) {
+  for (const [i, layer] of layers.entries()) {
     if (recompute) {
       hiddenStates?.push(branch)
-      branch = recomputed(layer, branch, context)
+      branch = recomputed(layer, i, branch, context)
       continue
     }
     const [next, nextResidual, input]: LayerOutput = layer.forward(branch, residual, context)
@@ -59,11 +59,19 @@ export function runLayers(layers: readonly ResidualLayer[], norm: SummingNorm, e
 }
 
 /** The layer's result, whose inside is computed again in backward(). What the layer reads is handed over, as it must live until then. */
-function recomputed(layer: ResidualLayer, input: Tensor, context: LayerContext): Tensor {
-  const { spans, rope } = context
-  return checkpoint((x, cos?: Tensor, sin?: Tensor, row?: Tensor) => {
-    const own = { ...context, spans: new Spans(spans.spans, x.device), rope: cos && sin && row ? { cos, sin, row } : undefined }
+function recomputed(layer: ResidualLayer, number: number, input: Tensor, context: LayerContext): Tensor {
+  const { spans, rope, virtual } = context
+  const tables = rope ? [rope.cos, rope.sin, rope.row] : []
+  // Prefixes are inputs, not parameters of the layer: they may come from a projection, whose gradient goes on outside.
+  const prefix = virtual?.kind === 'keysAndValues' ? [...virtual.at(number), virtual.places.rows] : []
+  return checkpoint((x, ...others) => {
+    const [cos, sin, row] = others.splice(0, tables.length)
+    const [key, value, rows] = others
+    const own: LayerContext = {
+      ...context, spans: new Spans(spans.spans, x.device), rope: cos && sin && row ? { cos, sin, row } : undefined,
+      virtual: key && value && rows ? { kind: 'keysAndValues', places: { rows, kept: undefined, slots: undefined }, at: () => [key, value] } : undefined,
+    }
     const [branch, residual] = layer.forward(x, null, own)
     return add(branch, residual)
-  }, input, ...(rope ? [rope.cos, rope.sin, rope.row] : []))
+  }, input, ...tables, ...prefix)
 }
