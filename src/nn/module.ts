@@ -144,9 +144,13 @@ export abstract class Module {
 
   zeroGrad(): void { for (const parameter of this.parameters()) parameter.zeroGrad() }
 
-  /** The number of elements, tied parameters counted once. */
+  /** Numbers of this module itself, not of those below it, that are no parameters: a quantised weight. */
+  get frozenSize(): number { return 0 }
+
+  /** The number of elements, those of quantised weights too, tied parameters counted once. */
   numParameters({ onlyTrainable = false } = {}): number {
-    return this.parameters().reduce((sum, parameter) => sum + (onlyTrainable && !parameter.requiresGrad ? 0 : parameter.size), 0)
+    const frozen = onlyTrainable ? 0 : [...this.namedModules()].reduce((sum, [, module]) => sum + module.frozenSize, 0)
+    return frozen + this.parameters().reduce((sum, parameter) => sum + (onlyTrainable && !parameter.requiresGrad ? 0 : parameter.size), 0)
   }
 
   /** Releases everything that this module and all below it hold. */

@@ -7,10 +7,13 @@ export type Initialisation =
   | { readonly kind: 'constant', readonly value: number }
   /** Normal with mean 0; `zeroRow` is the row of the padding token. */
   | { readonly kind: 'normal', readonly deviation: number, readonly zeroRow?: number }
+  /** Uniform from -bound to bound. */
+  | { readonly kind: 'uniform', readonly bound: number }
 
 export const zeros: Initialisation = { kind: 'constant', value: 0 }
 export const ones: Initialisation = { kind: 'constant', value: 1 }
 export const normal = (deviation: number): Initialisation => ({ kind: 'normal', deviation })
+export const uniform = (bound: number): Initialisation => ({ kind: 'uniform', bound })
 
 /** Streams of parameters lie above those that dropout counts up from 0. */
 const firstParameterStream = 2 ** 48
@@ -27,6 +30,8 @@ function streamOf(name: string): number {
 export class Parameter {
   readonly shape: Shape
   readonly initialisation: Initialisation
+  /** The learning rate of this parameter is the run's times this. */
+  learningRateScale = 1
   #tensor: Tensor | null = null
   #requiresGrad = true
 
@@ -83,8 +88,9 @@ export class Parameter {
     const { initialisation: start, shape } = this
     if (start.kind === 'constant') { this.replace(unscoped(() => Tensor.full(shape, start.value, { dtype, device }))); return; }
     const values = unscoped(() => Tensor.empty(shape, { device }))
-    values.device.kernels.random_normal(values.handle, 0, start.deviation, seed, streamOf(name))
-    if (start.zeroRow !== undefined) {
+    if (start.kind === 'uniform') device.kernels.random_uniform(values.handle, -start.bound, start.bound, seed, streamOf(name))
+    else device.kernels.random_normal(values.handle, 0, start.deviation, seed, streamOf(name))
+    if (start.kind === 'normal' && start.zeroRow !== undefined) {
       const row = values.viewAs(shape.slice(1), start.zeroRow * sizeOf(shape.slice(1)))
       device.kernels.fill(row.handle, 0)
       row.dispose()

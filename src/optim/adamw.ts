@@ -84,7 +84,7 @@ export class AdamW {
     for (const { parameter, expAvg, expAvgSq, master } of states) {
       const decay = parameter.shape.length >= 2 ? weightDecay : 0
       device.kernels.adamw((master ?? parameter.tensor).handle, expAvg.handle, expAvgSq.handle, master ? parameter.tensor.handle : 0, parameter.grad!.handle,
-        factor.handle, learningRate, beta1, beta2, eps, decay, this.steps)
+        factor.handle, learningRate * parameter.learningRateScale, beta1, beta2, eps, decay, this.steps)
       parameter.zeroGrad()
     }
     factor.dispose()

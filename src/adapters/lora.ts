@@ -1,0 +1,116 @@
+import { ConfigError } from '../errors.ts'
+import { Embedding, type Module, type Parameter } from '../nn/index.ts'
+import { unscoped, type Device } from '../tensor/index.ts'
+import type { Adapter, QuantizedMerge } from './adapter.ts'
+import { LoraEmbedding, LoraEmbeddingPart } from './loraEmbedding.ts'
+import { LoraLinear, LoraPart, type LoraPartOptions } from './loraLayer.ts'
+import type { LoraOptions } from './options.ts'
+import { OwnParameters } from './ownParameters.ts'
+import { takeSingularVectors } from './pissa.ts'
+import { displace, place, substitute } from './placement.ts'
+import { byPattern, innermost, modulesOwning, resolveTargets, sites } from './targets.ts'
+
+interface LinearSite { path: string, layer: LoraLinear, part: LoraPart }
+interface EmbeddingSite { path: string, layer: LoraEmbedding, part: LoraEmbeddingPart }
+
+const partOptions = (path: string, { r, loraAlpha, rankPattern, alphaPattern, useRslora, useDora, loraDropout, initLoraWeights }: LoraOptions): LoraPartOptions => {
+  const rank = byPattern(rankPattern, path, r)
+  if (!Number.isInteger(rank)) throw new ConfigError(`rankPattern: expected whole ranks from 1, got ${rank} for ${path}`)
+  const alpha = byPattern(alphaPattern, path, loraAlpha)
+  return { rank, scale: alpha / (useRslora ? Math.sqrt(rank) : rank), dropout: loraDropout, useDora, init: initLoraWeights }
+}
+
+/** The embedding at a path, ready to take updates. */
+function loraEmbeddingAt(model: Module, path: string, embedding: Embedding): LoraEmbedding {
+  if (embedding instanceof LoraEmbedding) return embedding
+  const layer = new LoraEmbedding(embedding)
+  Object.assign(parentOf(model, path), { [path.split('.').at(-1)!]: layer })
+  return layer
+}
+
+function parentOf(model: Module, path: string): Module {
+  const at = path.lastIndexOf('.')
+  return at < 0 ? model : [...sites(model)].find(([name]) => name === path.slice(0, at))![1]
+}
+
+/** The biases that `bias` means: all of the model, or those of the adapted layers. */
+function biases(model: Module, bias: LoraOptions['bias'], paths: ReadonlySet<string>): OwnParameters | undefined {
+  if (bias === 'none') return undefined
+  return new OwnParameters(model, (name) => name.endsWith('.bias') && (bias === 'all' || paths.has(name.slice(0, -'.bias'.length))))
+}
+
+/** LoRA over the layers that the options name. Nothing is active yet. */
+export async function createLora(model: Module, name: string, options: LoraOptions, { seed, device }: { seed: number, device: Device }): Promise<Adapter> {
+  const targets = resolveTargets(model, 'lora', options)
+  const wanted = modulesOwning(model, options.modulesToSave)
+  const linears: LinearSite[] = []
+  const embeddings: EmbeddingSite[] = []
+  for (const [path, target] of targets) {
+    const own = partOptions(path, options)
+    if (target instanceof Embedding) {
+      if (own.useDora || own.init === 'pissa') throw new ConfigError(`targetModules: ${path} is an embedding, which takes plain LoRA only; leave it out, or use neither useDora nor "pissa"`)
+      const part = new LoraEmbeddingPart(target.weight.shape as [number, number], own.rank, own.scale)
+      const layer = loraEmbeddingAt(model, path, target)
+      layer.set(name, part)
+      embeddings.push({ path, layer, part })
+      continue
+    }
+    const part = new LoraPart(target.inFeatures, target.outFeatures, own)
+    if (options.loraplusLrRatio !== undefined) part.lora_B.learningRateScale = options.loraplusLrRatio
+    linears.push({ path, part, layer: place(model, path, LoraLinear, name, part) })
+  }
+  const parameters = (): Map<string, Parameter> => new Map([
+    ...linears.flatMap(({ path, part }): [string, Parameter][] => [
+      [`${path}.lora_A.weight`, part.lora_A], [`${path}.lora_B.weight`, part.lora_B],
+      ...(part.lora_magnitude_vector ? [[`${path}.lora_magnitude_vector`, part.lora_magnitude_vector] as [string, Parameter]] : []),
+    ]),
+    ...embeddings.flatMap(({ path, part }): [string, Parameter][] => [[`${path}.lora_embedding_A`, part.lora_embedding_A], [`${path}.lora_embedding_B`, part.lora_embedding_B]]),
+  ])
+  for (const [key, parameter] of parameters()) parameter.initialise(key, seed, 'float32', device)
+  for (const { path, layer, part } of linears) {
+    if (part.options.init === 'pissa') await takeSingularVectors(path, layer, part)
+    if (part.lora_magnitude_vector) part.lora_magnitude_vector.replace(unscoped(() => layer.rowNorms(part)))
+  }
+  const adapted = new Set(linears.map(({ path }) => path))
+  const ownBiases = biases(model, options.bias, adapted)
+  const saved = options.modulesToSave.length ? new OwnParameters(model, wanted) : undefined
+  return {
+    options,
+    parameters: () => new Map([
+      ...parameters(),
+      // PEFT's name of an adapted layer's bias says that the layer is wrapped.
+      ...(ownBiases?.parameters ?? []).map(([key, parameter]): [string, Parameter] => {
+        const path = key.slice(0, -'.bias'.length)
+        return [adapted.has(path) ? `${path}.base_layer.bias` : key, parameter]
+      }),
+      ...saved?.parameters ?? [],
+    ]),
+    activate(on) {
+      for (const { part } of [...linears, ...embeddings]) part.active = on
+      ownBiases?.activate(on)
+      saved?.activate(on)
+    },
+    merge(quantized: QuantizedMerge | undefined) {
+      for (const { path, layer, part } of linears) {
+        const base = innermost(layer)
+        const merged = layer.merge(part, quantized)
+        if (merged !== base) {
+          substitute(model, path, base, merged)
+          base.dispose()
+        }
+      }
+      for (const { layer, part } of embeddings) layer.merge(part)
+      ownBiases?.merge(model)
+      saved?.merge(model)
+    },
+    remove() {
+      for (const { path, layer } of linears) displace(model, path, layer, name)
+      for (const { path, layer } of embeddings) {
+        layer.delete(name)
+        if (layer.parts.size === 0) Object.assign(parentOf(model, path), { [path.split('.').at(-1)!]: layer.base_layer })
+      }
+      ownBiases?.dispose()
+      saved?.dispose()
+    },
+  }
+}

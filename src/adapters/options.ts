@@ -1,0 +1,69 @@
+import { z } from 'zod'
+
+const names = z.union([z.string(), z.array(z.string()).min(1)])
+const patterns = z.record(z.string(), z.number().positive())
+
+const targetShape = {
+  targetModules: names.optional().describe('Names of the layers to adapt ("q_proj" means every module that ends so), a regular expression for whole paths, or all-linear; by default what PEFT takes for the model'),
+  excludeModules: names.optional().describe('Layers to leave out, in the same notation'),
+  modulesToSave: z.array(z.string()).default([]).describe('Further modules that are trained and saved whole, such as lm_head'),
+} as const
+
+/** LoRA (Hu et al. 2021), rsLoRA (Kalajdzievski 2023), DoRA (Liu et al. 2024), PiSSA (Meng et al. 2024) and LoRA+ (Hayou et al. 2024): PEFT's LoraConfig. */
+export const loraSchema = z.strictObject({
+  type: z.literal('lora'),
+  r: z.int().min(1).default(8).describe('Rank of the update'),
+  loraAlpha: z.number().positive().default(8).describe('The update is scaled by loraAlpha / r'),
+  loraDropout: z.number().min(0).max(1).default(0).describe("Dropout of the adapter's input"),
+  ...targetShape,
+  layersToTransform: z.union([z.int().min(0), z.array(z.int().min(0))]).optional().describe('Numbers of the layers to adapt; all by default'),
+  layersPattern: names.optional().describe('Name of the list of layers that layersToTransform counts, where a path has several'),
+  rankPattern: patterns.default({}).describe('Ranks of single modules: a name or regular expression, and the rank'),
+  alphaPattern: patterns.default({}).describe('loraAlpha of single modules, likewise'),
+  bias: z.enum(['none', 'all', 'lora_only']).default('none').describe('Which biases are trained too'),
+  useRslora: z.boolean().default(false).describe('Scale by loraAlpha / √r (rsLoRA)'),
+  useDora: z.boolean().default(false).describe('Train the length of each row of the weight apart from its direction (DoRA)'),
+  initLoraWeights: z.union([z.boolean(), z.enum(['gaussian', 'pissa'])]).default(true).describe('true: A uniform and B zero; "gaussian": A normal and B zero; "pissa": the largest singular vectors, taken out of the weight; false: both random'),
+  loraplusLrRatio: z.number().positive().optional().describe('How many times the learning rate B has (LoRA+)'),
+})
+
+/** IA³ (Liu et al. 2022): PEFT's IA3Config. */
+export const ia3Schema = z.strictObject({
+  type: z.literal('ia3'),
+  ...targetShape,
+  feedforwardModules: names.optional().describe('Those of the target modules whose input is scaled, not their output'),
+  initIa3Weights: z.boolean().default(true).describe('Start from ones, which change nothing'),
+})
+
+/** Bottleneck adapters after the sub-layers: of Houlsby et al. (2019), or after the feed-forward part only, of Pfeiffer et al. (2020). */
+export const bottleneckSchema = z.strictObject({
+  type: z.literal('bottleneck'),
+  architecture: z.enum(['houlsby', 'pfeiffer']).default('houlsby').describe('After attention and feed-forward (houlsby), or after feed-forward only (pfeiffer)'),
+  reductionFactor: z.number().positive().default(16).describe('Hidden size over the width of the bottleneck'),
+  nonLinearity: z.enum(['relu', 'gelu', 'gelu_tanh', 'silu', 'none']).default('relu').describe('Between down and up projection'),
+  scaling: z.number().default(1).describe('Factor of what is added'),
+})
+
+/** Only the biases are trained (Ben Zaken et al. 2022). */
+export const bitfitSchema = z.strictObject({ type: z.literal('bitfit') })
+
+/** Only some layers are trained, as LLaMA-Factory's freeze tuning. */
+export const freezeSchema = z.strictObject({
+  type: z.literal('freeze'),
+  freezeTrainableLayers: z.int().default(2).describe('How many of the last layers are trained; of the first where negative'),
+  freezeTrainableModules: z.array(z.string()).default([]).describe('Which modules of those layers, such as mlp; all by default'),
+  freezeExtraModules: z.array(z.string()).default([]).describe('Further modules to train outside the layers, such as embed_tokens or norm'),
+})
+
+/** Every kind of adapter by its `type`. */
+export const adapterSchema = z.discriminatedUnion('type', [loraSchema, ia3Schema, bottleneckSchema, bitfitSchema, freezeSchema])
+
+export type LoraOptions = z.output<typeof loraSchema>
+export type Ia3Options = z.output<typeof ia3Schema>
+export type BottleneckOptions = z.output<typeof bottleneckSchema>
+export type BitfitOptions = z.output<typeof bitfitSchema>
+export type FreezeOptions = z.output<typeof freezeSchema>
+/** What a user gives. */
+export type AdapterInput = z.input<typeof adapterSchema>
+/** With defaults filled in. */
+export type AdapterOptions = z.output<typeof adapterSchema>

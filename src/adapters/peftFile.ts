@@ -1,0 +1,126 @@
+import { mkdir } from 'node:fs/promises'
+import { join } from 'node:path'
+import { FileFormatError } from '../errors.ts'
+import { openSafetensors, readJsonObject, replaceFile, writeSafetensors, type SafetensorsDtype, type SafetensorsFile, type TensorSource } from '../files/index.ts'
+import { Conv1D, LinearLayer, type Module, type Parameter } from '../nn/index.ts'
+import { didYouMean } from '../suggest.ts'
+import { Tensor, unscoped, type DType } from '../tensor/index.ts'
+import { activeAdapters, adapterOf, addAdapter, deleteAdapter, setAdapter } from './adapterSet.ts'
+import { adapterSchema, type AdapterInput, type AdapterOptions } from './options.ts'
+import { fromPeftConfig, toPeftConfig } from './peftConfig.ts'
+import { innermost, resolveTargets, sites, usualTargetsOf } from './targets.ts'
+
+const configName = 'adapter_config.json'
+const weightsName = 'adapter_model.safetensors'
+const prefix = 'base_model.model.'
+
+const dtypes: Partial<Record<SafetensorsDtype, DType>> = { F32: 'float32', BF16: 'bfloat16', F16: 'float16', F64: 'float64' }
+const storedDtypes: Partial<Record<DType, SafetensorsDtype>> = { float32: 'F32', bfloat16: 'BF16', float64: 'F64' }
+
+const shapeText = (shape: readonly number[]): string => `[${shape.join(', ')}]`
+
+function source(name: string, tensor: Tensor): TensorSource {
+  return {
+    name, dtype: storedDtypes[tensor.dtype]!, shape: tensor.shape,
+    writeTo: async (file, offset) => {
+      tensor.device.native.writeFile(tensor.handle, file.fd, offset, name)
+      await tensor.device.fence()
+    },
+  }
+}
+
+/** The targets as PEFT writes them: names, or whole paths where "all-linear" was asked for. */
+function writtenTargets(model: Module, options: AdapterOptions): AdapterOptions {
+  if (options.type !== 'lora' && options.type !== 'ia3') return options
+  const { targetModules } = options
+  const written = targetModules === 'all-linear' ? resolveTargets(model, options.type, options).map(([path]) => path) : targetModules ?? [...usualTargetsOf(model, options.type)]
+  if (options.type === 'lora') return { ...options, targetModules: written }
+  return { ...options, targetModules: written, feedforwardModules: options.feedforwardModules ?? (targetModules === undefined ? [...usualTargetsOf(model, 'feedforward')] : []) }
+}
+
+/** Whether the adapted layers keep their weight as [in, out], as GPT-2's do. */
+const isFanInFanOut = (model: Module): boolean => [...sites(model)].some(([, module]) => module instanceof LinearLayer && innermost(module) instanceof Conv1D)
+
+export interface SaveAdapterOptions {
+  /** Which of the model's adapters. Default: the active one. */
+  name?: string
+  /** Written as base_model_name_or_path: where the base model is found. */
+  baseModel?: string
+  /** Written as task_type. Default CAUSAL_LM. */
+  taskType?: string
+}
+
+/** Writes adapter_config.json and adapter_model.safetensors, as PEFT's save_pretrained does and its from_pretrained reads. */
+export async function saveAdapter(model: Module, folder: string, { name = activeAdapters(model)[0] ?? 'default', baseModel, taskType = 'CAUSAL_LM' }: SaveAdapterOptions = {}): Promise<void> {
+  const { options, parameters } = adapterOf(model, name)
+  const written = writtenTargets(model, options)
+  await mkdir(folder, { recursive: true })
+  await writeSafetensors(join(folder, weightsName), [...parameters()].map(([key, parameter]) => source(`${prefix}${key}`, parameter.tensor)), { format: 'pt' })
+  const config = toPeftConfig(written, {
+    base_model_name_or_path: baseModel ?? null, task_type: taskType, ...(written.type === 'lora' || written.type === 'ia3' ? { fan_in_fan_out: isFanInFanOut(model) } : {}),
+  })
+  await replaceFile(join(folder, configName), `${JSON.stringify(config, undefined, 2)}\n`)
+}
+
+/** The file's name of a parameter, as any PEFT wrote it: one of an adapted embedding repeats the base's table, which is passed over. */
+function storedName(file: SafetensorsFile, key: string): string {
+  return file.tensors.has(`${prefix}${key}`) || !file.tensors.has(key) ? `${prefix}${key}` : key
+}
+
+/** Reads the values of an adapter's parameters from a folder that saveAdapter() or PEFT wrote. Throws FileFormatError naming what does not fit. */
+export async function loadAdapterWeights(model: Module, folder: string, name = activeAdapters(model)[0] ?? 'default'): Promise<void> {
+  const path = join(folder, weightsName)
+  const file = await openSafetensors(path)
+  try {
+    const wanted = new Map([...adapterOf(model, name).parameters()].map(([key, parameter]) => [storedName(file, key), parameter]))
+    const found = [...wanted].map(([key, parameter]) => [parameter, checked(file, path, key, parameter)] as const)
+    const extra = [...file.tensors.keys()].find((key) => !wanted.has(key) && !key.endsWith('.base_layer.weight'))
+    if (extra !== undefined) throw new FileFormatError(`${path}: tensor ${JSON.stringify(extra)}: the adapter has no such parameter in this model${didYouMean(extra, wanted.keys())}; it was made for another base, or with other targets than ${configName} says`)
+    for (const [parameter, { dtype, byteOffset }] of found) {
+      const stored = unscoped(() => Tensor.empty(parameter.shape, { dtype: dtypes[dtype]!, device: parameter.device }))
+      stored.device.native.readFile(stored.handle, file.fd, byteOffset, path)
+      stored.device.kernels.convert(parameter.tensor.handle, stored.handle)
+      stored.dispose()
+    }
+    await model.parameters()[0]!.device.fence()
+  } finally {
+    await file.close()
+  }
+}
+
+function checked(file: SafetensorsFile, path: string, key: string, parameter: Parameter): { dtype: SafetensorsDtype, byteOffset: number } {
+  const entry = file.tensors.get(key)
+  if (!entry) throw new FileFormatError(`${path}: no tensor ${JSON.stringify(key)}, which ${configName} asks for${didYouMean(key, file.tensors.keys())}`)
+  if (entry.shape.join() !== parameter.shape.join()) throw new FileFormatError(`${path}: tensor ${JSON.stringify(key)}: expected shape ${shapeText(parameter.shape)}, as the model and ${configName} say, got ${shapeText(entry.shape)}; the adapter was made for another base`)
+  if (!dtypes[entry.dtype]) throw new FileFormatError(`${path}: tensor ${JSON.stringify(key)}: expected dtype ${Object.keys(dtypes).join(', ')}, got ${entry.dtype}`)
+  return entry
+}
+
+export interface LoadAdapterOptions {
+  /** Names it among the model's adapters. Default "default". */
+  name?: string
+  /** Whether it is to be trained further. Default false, as in PEFT. */
+  isTrainable?: boolean
+}
+
+/** The option names of a type of adapter. */
+const namesOf = (type: string): string[] => Object.keys(adapterSchema.options.find((schema) => schema.shape.type.value === type)!.shape)
+
+/**
+ * Adds an adapter from a folder that PEFT's save_pretrained or saveAdapter() wrote, and makes it the active one. Returns warnings about keys of
+ * adapter_config.json that are unknown. Throws FileFormatError where it does not fit the model, which is then as before.
+ */
+export async function loadAdapter(model: Module, folder: string, { name = 'default', isTrainable = false }: LoadAdapterOptions = {}): Promise<{ warnings: string[] }> {
+  const before = [...activeAdapters(model)]
+  const { input, warnings } = fromPeftConfig(await readJsonObject(join(folder, configName)), join(folder, configName), namesOf)
+  await addAdapter(model, input as AdapterInput, { name })
+  try {
+    await loadAdapterWeights(model, folder, name)
+  } catch (error) {
+    deleteAdapter(model, name)
+    if (before.length) setAdapter(model, before)
+    throw error
+  }
+  for (const parameter of adapterOf(model, name).parameters().values()) parameter.requiresGrad = isTrainable
+  return { warnings }
+}
