@@ -7,6 +7,7 @@ import { names, object, optional, parseFields, refuse, text, type RawConfig } fr
 import { llama, mistral, qwen2, qwen3 } from './configs/decoders.ts'
 import { gpt2, isGpt2Alias } from './configs/gpt2.ts'
 import type { ConfigReader, ModelConfig } from './configs/types.ts'
+import { parseStoredQuantization } from './quantizedStored.ts'
 
 export type { ActivationName, RawConfig } from './configs/common.ts'
 export type { RopeConfig } from './configs/rope.ts'
@@ -48,7 +49,7 @@ function findReader(where: string, modelType: string | undefined, architectures:
 export function parseConfig(raw: RawConfig, where = 'config'): ModelConfig {
   const { model_type: modelType, architectures, quantization_config: quantization } = parseFields(head, raw, where)
   const reader = findReader(where, modelType, architectures ?? [])
-  if (quantization) refuse(where, 'quantization_config', 'full-precision weights', quantization.quant_method, '; fetch the model before it was quantized')
+  if (quantization) parseStoredQuantization(quantization, where)
   return reader.read(raw, where)
 }
 

@@ -8,6 +8,7 @@ import type { CausalLanguageModel } from './causal.ts'
 import { createConfig, parseConfig, readConfig, type ConfigOptions, type ModelConfig, type RawConfig } from './config.ts'
 import { DecoderForCausalLM } from './decoder.ts'
 import { Gpt2LMHeadModel } from './gpt2.ts'
+import { resolveQuantization, type QuantizeOption } from './quantizedConfig.ts'
 import { loadWeights } from './weights.ts'
 
 /** The dtypes a model can compute in; float64 on the CPU only, slowly, for checks. Files may also hold float16. */
@@ -28,6 +29,8 @@ export interface FromPretrainedOptions {
   dtype?: ModelDtype | 'auto'
   /** Default: defaultDevice(). */
   device?: DeviceLike | undefined
+  /** Rounds the linear layers to a few bits as they are read: a format, or all of quantizeSchema. Embeddings, norms and the head stay as they are. */
+  quantize?: QuantizeOption | undefined
   /** Fields of config.json to read instead of the file's, by the names that stand there. */
   config?: RawConfig
 }
@@ -61,15 +64,17 @@ export const AutoModelForCausalLM = {
 
   /**
    * A model from a Hugging Face folder: config.json, model.safetensors or its shards, and generation_config.json where there is one. Dropout is
-   * off until train(). Throws ConfigError or FileFormatError naming what does not fit.
+   * off until train(). Checkpoints of bitsandbytes (4 bits), GPTQ and AWQ keep their codes. Throws ConfigError or FileFormatError naming what does not
+   * fit.
    */
-  async fromPretrained(folder: string, { dtype = 'float32', device = defaultDevice(), config: overrides }: FromPretrainedOptions = {}): Promise<CausalLanguageModel> {
+  async fromPretrained(folder: string, { dtype = 'float32', device = defaultDevice(), quantize, config: overrides }: FromPretrainedOptions = {}): Promise<CausalLanguageModel> {
     checkDtype(dtype, [...modelDtypes, 'auto'])
+    const quantization = quantize === undefined ? undefined : resolveQuantization(quantize)
     const read = await readConfig(folder)
     const config = overrides ? parseConfig({ ...read.raw, ...overrides }, join(folder, 'config.json')) : read
     const generationConfig = await readGenerationConfig(folder)
     const model = buildModel(config)
-    await loadWeights(model, folder, dtype, deviceOf(device))
+    await loadWeights(model, folder, dtype, deviceOf(device), quantization)
     model.generationConfig = generationConfig
     return model
   },

@@ -1,19 +1,19 @@
-import { mkdir } from 'node:fs/promises'
+import { access, mkdir } from 'node:fs/promises'
 import { join } from 'node:path'
 import { ConfigError, FileFormatError } from '../errors.ts'
 import {
-  openCheckpoint, replaceFile, requireFreeSpace, safetensorsDtypes, writeCheckpoint, type CheckpointTensor, type CheckpointWeights, type SafetensorsDtype, type TensorSource,
+  openCheckpoint, readJsonObject, replaceFile, requireFreeSpace, safetensorsDtypes, writeCheckpoint, type CheckpointTensor, type CheckpointWeights, type TensorSource,
 } from '../files/index.ts'
 import { didYouMean } from '../suggest.ts'
-import { Tensor, unscoped, type Device, type DType } from '../tensor/index.ts'
+import { unscoped, type Device, type DType, type Tensor } from '../tensor/index.ts'
 import { configToJson } from './config.ts'
 import type { CausalLanguageModel } from './causal.ts'
-
-/** Float dtypes of safetensors that become parameters. */
-const floatDtypes: Partial<Record<SafetensorsDtype, DType>> = { F32: 'float32', BF16: 'bfloat16', F16: 'float16', F64: 'float64' }
-const storedDtypes: Partial<Record<DType, SafetensorsDtype>> = { float32: 'F32', bfloat16: 'BF16', float16: 'F16', float64: 'F64' }
-
-const shapeText = (shape: readonly number[]): string => `[${shape.join(', ')}]`
+import type { RawConfig } from './configs/common.ts'
+import type { QuantizationConfig } from './quantizedConfig.ts'
+import { layersToQuantize, outputsFirst, quantizeWeight, quantizedLayers, replaceByQuantized } from './quantizedLayers.ts'
+import { findStoredLayers, quantizedSources, readStoredLayers, storedConfig, type StoredLayers } from './quantizedFiles.ts'
+import { parseStoredQuantization, type StoredQuantization } from './quantizedStored.ts'
+import { floatDtypes, placeOfTensor, readTensor, shapeText, tensorSource } from './tensorFiles.ts'
 
 /** The parameter name a checkpoint means: base-model checkpoints leave `model.` or `transformer.` out. undefined: nothing of use. */
 function parameterName(model: CausalLanguageModel, stored: string, names: ReadonlyMap<string, unknown>): string | undefined {
@@ -23,25 +23,29 @@ function parameterName(model: CausalLanguageModel, stored: string, names: Readon
   return names.has(prefixed) ? prefixed : stored
 }
 
-/** Pairs each parameter with its tensor in the file. Nothing is allocated before every name, shape and dtype fits. */
-function matchTensors(model: CausalLanguageModel, weights: CheckpointWeights): Map<string, CheckpointTensor> {
-  const names = new Map(model.everyName())
-  const unique = new Map([...model.namedParameters()].map(([name, parameter]) => [parameter, name]))
+/**
+ * Pairs each parameter with its tensor in the file, but for those of layers that lie there quantised. Nothing is allocated before every name, shape
+ * and dtype fits.
+ */
+function matchTensors(model: CausalLanguageModel, weights: CheckpointWeights, stored: StoredLayers): Map<string, CheckpointTensor> {
+  const names = new Map([...model.everyName()].filter(([name]) => !stored.weights.has(name)))
+  const unique = new Map([...model.namedParameters()].filter(([name]) => names.has(name)).map(([name, parameter]) => [parameter, name]))
   const found = new Map<string, CheckpointTensor>()
-  for (const [stored, entry] of weights.tensors) {
-    const name = parameterName(model, stored, names)
+  for (const [inFile, entry] of weights.tensors) {
+    if (stored.claimed.has(inFile)) continue
+    const name = parameterName(model, inFile, names)
     if (name === undefined) continue
     const parameter = names.get(name)
     if (!parameter) {
-      throw new FileFormatError(`${entry.file.path}: tensor ${JSON.stringify(stored)}: ${model.config.architecture} has no such parameter${didYouMean(stored, names.keys())}`)
+      throw new FileFormatError(`${placeOfTensor(entry, inFile)}: ${model.config.architecture} has no such parameter${didYouMean(inFile, names.keys())}`)
     }
     // A tied parameter's second name, such as lm_head.weight, is the same tensor again.
     if (unique.get(parameter) !== name) continue
     if (entry.shape.join() !== parameter.shape.join()) {
-      throw new FileFormatError(`${entry.file.path}: tensor ${JSON.stringify(stored)}: expected shape ${shapeText(parameter.shape)}, as config.json says, got ${shapeText(entry.shape)}`)
+      throw new FileFormatError(`${placeOfTensor(entry, inFile)}: expected shape ${shapeText(parameter.shape)}, as config.json says, got ${shapeText(entry.shape)}`)
     }
     if (!floatDtypes[entry.dtype]) {
-      throw new FileFormatError(`${entry.file.path}: tensor ${JSON.stringify(stored)}: expected dtype ${Object.keys(floatDtypes).join(', ')}, got ${entry.dtype}; quantized checkpoints must be converted first`)
+      throw new FileFormatError(`${placeOfTensor(entry, inFile)}: expected dtype ${Object.keys(floatDtypes).join(', ')}, got ${entry.dtype}; quantized weights need quantization_config in config.json`)
     }
     if (found.has(name)) throw new FileFormatError(`${weights.folder}: tensor ${JSON.stringify(name)} is there twice, with and without "${model.baseModelPrefix}."`)
     found.set(name, entry)
@@ -57,30 +61,54 @@ function matchTensors(model: CausalLanguageModel, weights: CheckpointWeights): M
 /** float16 is for storage only. */
 const ownDtype = (entry: CheckpointTensor): DType => (entry.dtype === 'F16' ? 'float32' : floatDtypes[entry.dtype]!)
 
-/** The stored bytes, read by native code straight into a tensor, then converted where the dtype differs. */
-function readTensor(entry: CheckpointTensor, dtype: DType, device: Device): Tensor {
-  const { shape, byteOffset, file } = entry
-  const stored = Tensor.empty(shape, { dtype: floatDtypes[entry.dtype]!, device })
-  device.native.readFile(stored.handle, file.fd, byteOffset, file.path)
-  if (stored.dtype === dtype) return stored
-  const result = Tensor.empty(shape, { dtype, device })
-  device.kernels.convert(result.handle, stored.handle)
-  stored.dispose()
-  return result
+/** The config of the folder's own weights, where they are quantised. */
+async function readStored(folder: string): Promise<StoredQuantization | undefined> {
+  const path = join(folder, 'config.json')
+  if (!await access(path).then(() => true, () => false)) return undefined
+  const { quantization_config: raw } = await readJsonObject(path)
+  return raw ? parseStoredQuantization(raw as RawConfig, path) : undefined
+}
+
+/** The dtype in which a weight is read to be rounded to codes: as stored, but not finer than the model's, as a model loaded in full has it. */
+function dtypeToQuantize(entry: CheckpointTensor, dtype: DType | 'auto'): DType {
+  const own = floatDtypes[entry.dtype]!
+  if (dtype === 'bfloat16') return dtype
+  return own === 'float64' ? 'float32' : own
 }
 
 /**
  * Fills the parameters from a model folder, tensor by tensor: at no time are there more than the weights and one tensor of the file.
- * `dtype` 'auto' keeps each tensor's own, with float32 for float16. Throws FileFormatError naming the tensor that is missing, unknown or of another shape.
+ * `dtype` 'auto' keeps each tensor's own, with float32 for float16. With `quantize` the linear layers are rounded to codes as they are read. Layers that
+ * lie in the folder quantised, as bitsandbytes, GPTQ or AWQ write them, are read as they are. Throws FileFormatError naming the tensor that is missing,
+ * unknown or of another shape.
  */
-export async function loadWeights(model: CausalLanguageModel, folder: string, dtype: DType | 'auto', device: Device): Promise<void> {
+export async function loadWeights(model: CausalLanguageModel, folder: string, dtype: DType | 'auto', device: Device, quantize?: QuantizationConfig): Promise<void> {
+  const stored = await readStored(folder)
+  if (quantize && stored) throw new ConfigError(`quantize: the weights of ${folder} are quantised already, by ${stored.method}; leave quantize out, or start from the model before it was quantised`)
   const weights = await openCheckpoint(folder)
   try {
+    const layers = findStoredLayers(model, weights, stored)
     const parameters = new Map(model.namedParameters())
-    for (const [name, entry] of matchTensors(model, weights)) {
-      parameters.get(name)!.replace(unscoped(() => readTensor(entry, dtype === 'auto' ? ownDtype(entry) : dtype, device)))
+    const chosen = new Map([...quantize ? layersToQuantize(model, quantize) : []].map(([name, layer]) => [`${name}.weight`, { name, layer }]))
+    for (const [name, entry] of matchTensors(model, weights, layers)) {
+      const target = chosen.get(name)
+      if (!target) {
+        parameters.get(name)!.replace(unscoped(() => readTensor(entry, dtype === 'auto' ? ownDtype(entry) : dtype, device)))
+        continue
+      }
+      const read = readTensor(entry, dtypeToQuantize(entry, dtype), device)
+      const weight = outputsFirst(target.layer, read)
+      if (weight !== read) read.dispose()
+      try {
+        replaceByQuantized(model, target.name, await quantizeWeight(weight, quantize!, placeOfTensor(entry, name)))
+      } finally {
+        weight.dispose()
+      }
     }
+    await readStoredLayers(model, layers, stored, device)
     await device.fence()
+    if (quantize) model.quantizationConfig = quantize
+    else if (stored) model.quantizationConfig = storedConfig(model)
   } catch (error) {
     model.dispose()
     throw error
@@ -98,41 +126,34 @@ export interface SaveOptions {
   stateDict?: ReadonlyMap<string, Tensor>
 }
 
-/** The values to write, in the model's order; converted ones live for their own turn only. */
-function sources(model: CausalLanguageModel, { dtype, stateDict }: SaveOptions): TensorSource[] {
+/** The values of the parameters to write, in the model's order; converted ones live for their own turn only. */
+function parameterSources(model: CausalLanguageModel, { dtype, stateDict }: SaveOptions): TensorSource[] {
   const names = new Map(model.everyName())
   for (const name of stateDict?.keys() ?? []) if (!names.has(name)) throw new ConfigError(`stateDict: the model has no parameter ${JSON.stringify(name)}${didYouMean(name, names.keys())}`)
   return [...model.namedParameters()].map(([name, parameter]) => {
     const tensor = stateDict?.get(name) ?? parameter.tensor
     if (tensor.shape.join() !== parameter.shape.join()) throw new ConfigError(`stateDict: ${name}: expected shape ${shapeText(parameter.shape)}, got ${shapeText(tensor.shape)}`)
     const wanted = dtype ?? tensor.dtype
-    const stored = storedDtypes[wanted] ?? (() => { throw new ConfigError(`dtype: expected ${Object.keys(storedDtypes).join(', ')}, got ${wanted}`) })()
-    return {
-      name, dtype: stored, shape: parameter.shape,
-      writeTo: async (file, offset) => {
-        const { device } = tensor
-        const written = wanted === tensor.dtype ? tensor : unscoped(() => Tensor.empty(tensor.shape, { dtype: wanted, device }))
-        if (written !== tensor) device.kernels.convert(written.handle, tensor.handle)
-        device.native.writeFile(written.handle, file.fd, offset, name)
-        try {
-          await device.fence()
-        } finally {
-          if (written !== tensor) written.dispose()
-        }
-      },
-    }
+    if (!Object.values(floatDtypes).includes(wanted)) throw new ConfigError(`dtype: expected ${Object.values(floatDtypes).join(', ')}, got ${wanted}`)
+    return tensorSource(name, tensor, wanted)
   })
 }
 
 const json = (value: unknown): string => `${JSON.stringify(value, undefined, 2)}\n`
 
-/** Writes config.json, generation_config.json and the weights into a folder; each file appears complete or not at all. */
+/**
+ * Writes config.json, generation_config.json and the weights into a folder; each file appears complete or not at all. Quantised layers are written as
+ * bitsandbytes (nf4, fp4) or GPTQ (int4, int8) has them, so that transformers loads them.
+ */
 export async function savePretrained(model: CausalLanguageModel, folder: string, options: SaveOptions = {}): Promise<void> {
-  const tensors = sources(model, options)
+  const dtype = options.dtype ?? model.dtype
+  const quantized = quantizedLayers(model).size ? await quantizedSources(model, dtype) : undefined
+  const tensors = [...parameterSources(model, options), ...quantized?.tensors ?? []]
   const bytesNeeded = tensors.reduce((sum, { dtype, shape }) => sum + shape.reduce((a, b) => a * b, 1) * safetensorsDtypes[dtype] / 8, 0)
   await mkdir(folder, { recursive: true })
   await requireFreeSpace(join(folder, 'model.safetensors'), bytesNeeded)
   await writeCheckpoint(folder, tensors, { ...(options.maxShardSize === undefined ? {} : { maxShardSize: options.maxShardSize }), totalParameters: model.numParameters() })
-  await replaceFile(join(folder, 'config.json'), json(configToJson(model.config, options.dtype ?? model.dtype)))
+  const { quantization_config: _, ...config } = configToJson(model.config, dtype)
+  await replaceFile(join(folder, 'config.json'), json(quantized ? { ...config, quantization_config: quantized.config } : config))
   if (model.generationConfig) await replaceFile(join(folder, 'generation_config.json'), json(model.generationConfig))
 }

@@ -1,0 +1,40 @@
+import { z } from 'zod'
+import { ConfigError } from '../errors.ts'
+import { parseOptions } from '../options.ts'
+
+/** The formats of quantised weights. */
+export const weightFormats = ['nf4', 'fp4', 'int8', 'int4'] as const
+export type WeightFormat = (typeof weightFormats)[number]
+
+/** How a model's linear layers are quantised: transformers' BitsAndBytesConfig and GPTQConfig in one. */
+export const quantizeSchema = z.strictObject({
+  format: z.enum(weightFormats).describe('nf4 and fp4 are bitsandbytes\' 4-bit types; int8 and int4 are saved as GPTQ'),
+  block: z.int().min(2).optional().describe('Numbers that share a scale: 64 for nf4 and fp4, 128 for int4, a row for int8 where nothing is said'),
+  doubleQuant: z.boolean().default(false).describe('nf4 and fp4: save the scales in 8 bits too, 4.127 bits a weight instead of 4.5'),
+  zeroPoints: z.boolean().default(false).describe('int4: a zero point for each block, for weights that are not symmetric about 0'),
+  skipModules: z.array(z.string()).default([]).describe('Layers to leave as they are: names such as down_proj or model.layers.0, or patterns with *'),
+})
+
+/** The option of a command or method: a format alone, or all of it. */
+export const quantizeOption = z.union([z.enum(weightFormats), quantizeSchema])
+export type QuantizeOption = z.input<typeof quantizeOption>
+
+/** How a model is quantised. `block` is undefined where a whole row shares a scale. */
+export type QuantizationConfig = z.output<typeof quantizeSchema>
+
+const usualBlocks: Readonly<Record<WeightFormat, number | undefined>> = { nf4: 64, fp4: 64, int4: 128, int8: undefined }
+
+/** Checks the option and fills in what is left out. Throws ConfigError naming the field. */
+export function resolveQuantization(option: QuantizeOption): QuantizationConfig {
+  const given = parseOptions(quantizeSchema, typeof option === 'string' ? { format: option } : option, 'quantize')
+  const { format, block = usualBlocks[format], doubleQuant, zeroPoints } = given
+  const refuse = (field: string, problem: string): never => { throw new ConfigError(`quantize.${field}: ${problem}`) }
+  const bitsandbytes = format === 'nf4' || format === 'fp4'
+  if (doubleQuant && !bitsandbytes) refuse('doubleQuant', `expected format nf4 or fp4, got ${format}`)
+  if (zeroPoints && format !== 'int4') refuse('zeroPoints', `expected format int4, got ${format}`)
+  if (block !== undefined && bitsandbytes && !(Number.isInteger(Math.log2(block)) && block >= 32 && block <= 4096)) {
+    refuse('block', `expected a power of two from 32 to 4096, as bitsandbytes has, got ${block}`)
+  }
+  if (block !== undefined && format === 'int4' && block % 2 !== 0) refuse('block', `expected an even number for int4, got ${block}`)
+  return { ...given, block }
+}

@@ -1,0 +1,104 @@
+import { ConfigError, FileFormatError } from '../errors.ts'
+import type { CheckpointTensor, CheckpointWeights, JsonValue, TensorSource } from '../files/index.ts'
+import { Conv1D, Linear, QuantizedLinear } from '../nn/index.ts'
+import type { Device } from '../tensor/index.ts'
+import type { CausalLanguageModel } from './causal.ts'
+import { readAwq } from './quantizedAwq.ts'
+import { bitsandbytesConfig, bitsandbytesSources, isBitsandbytes, readBitsandbytes, type LayerTensors } from './quantizedBitsandbytes.ts'
+import type { QuantizationConfig } from './quantizedConfig.ts'
+import { gptqConfig, gptqSources, isPacked, readGptq } from './quantizedGptq.ts'
+import { linearLayers, quantizedLayers, replaceByQuantized } from './quantizedLayers.ts'
+import type { StoredQuantization } from './quantizedStored.ts'
+
+/** The layers of a checkpoint that lie there quantised. */
+export interface StoredLayers {
+  /** By the layer's name: its name in the file, and its tensors by their names after that. */
+  readonly layers: ReadonlyMap<string, { readonly prefix: string, readonly tensors: LayerTensors }>
+  /** Names in the file that belong to them. */
+  readonly claimed: ReadonlySet<string>
+  /** Names of the parameters in whose place they stand. */
+  readonly weights: ReadonlySet<string>
+}
+
+/** Finds them. Throws FileFormatError where config.json says nothing of them, or where a quantised layer of the model has no codes. */
+export function findStoredLayers(model: CausalLanguageModel, weights: CheckpointWeights, stored: StoredQuantization | undefined): StoredLayers {
+  const byPrefix = new Map<string, Map<string, CheckpointTensor>>()
+  const modules = new Map([...model.namedModules()].filter(([, module]) => module instanceof Linear || module instanceof Conv1D || module instanceof QuantizedLinear))
+  const short = (name: string): string => (name.startsWith(`${model.baseModelPrefix}.`) ? name.slice(model.baseModelPrefix.length + 1) : name)
+  const prefixes = new Map([...modules.keys()].flatMap((name) => [[name, name], [short(name), name]]))
+  for (const [inFile, entry] of weights.tensors) {
+    const parts = inFile.split('.')
+    // A tensor of a layer is named one to three parts below it: q_proj.weight.quant_state.bitsandbytes__nf4.
+    for (let cut = parts.length - 1; cut >= Math.max(1, parts.length - 3); cut--) {
+      const prefix = parts.slice(0, cut).join('.')
+      if (!prefixes.has(prefix)) continue
+      let tensors = byPrefix.get(prefix)
+      if (!tensors) byPrefix.set(prefix, tensors = new Map())
+      tensors.set(parts.slice(cut).join('.'), entry)
+      break
+    }
+  }
+  const layers = new Map<string, { prefix: string, tensors: LayerTensors }>()
+  const claimed = new Set<string>()
+  for (const [prefix, tensors] of byPrefix) {
+    const kind = isBitsandbytes(tensors) ? 'bitsandbytes' : isPacked(tensors) ? 'gptq or awq' : undefined
+    if (!kind) continue
+    if (!stored || !kind.includes(stored.method)) throw new FileFormatError(`${weights.folder}: layer ${JSON.stringify(prefix)} is quantised as ${kind} does it, but quantization_config of config.json says ${stored?.method ?? 'nothing'}; fetch the model again`)
+    layers.set(prefixes.get(prefix)!, { prefix, tensors })
+    for (const key of tensors.keys()) if (key !== 'bias') claimed.add(`${prefix}.${key}`)
+  }
+  for (const name of quantizedLayers(model).keys()) {
+    if (!layers.has(name)) throw new FileFormatError(`${weights.folder}: no quantised weight for ${JSON.stringify(name)} in the checkpoint, which the model has quantised`)
+  }
+  return { layers, claimed, weights: new Set([...layers.keys()].map((name) => `${name}.weight`)) }
+}
+
+/** Reads the quantised layers one after another and puts them in place. */
+export async function readStoredLayers(model: CausalLanguageModel, { layers }: StoredLayers, stored: StoredQuantization | undefined, device: Device): Promise<void> {
+  if (!stored) return
+  for (const [name, { prefix, tensors }] of layers) {
+    const layer = model.getModule(name) as Linear | Conv1D | QuantizedLinear
+    const shape = [layer.outFeatures, layer.inFeatures] as const
+    replaceByQuantized(model, name,
+      stored.method === 'bitsandbytes' ? await readBitsandbytes(prefix, tensors, shape, device)
+        : stored.method === 'gptq' ? await readGptq(prefix, tensors, shape, stored, device)
+          : await readAwq(prefix, tensors, shape, stored, device))
+  }
+}
+
+/** The names of the linear layers that are not quantised. */
+const plainLayers = (model: CausalLanguageModel): string[] =>
+  [...linearLayers(model)].filter(([, layer]) => !(layer instanceof QuantizedLinear)).map(([name]) => name)
+
+/** How a model that was read is quantised, from its layers. */
+export function storedConfig(model: CausalLanguageModel): QuantizationConfig | undefined {
+  const layers = [...quantizedLayers(model).values()]
+  const first = layers[0]
+  if (!first) return undefined
+  const { format, block } = first.weight
+  const wholeRows = format === 'int8' && layers.every(({ weight, inFeatures }) => weight.block === inFeatures)
+  return {
+    format: format as QuantizationConfig['format'], block: wholeRows ? undefined : block,
+    doubleQuant: first.nested !== null, zeroPoints: layers.some(({ weight }) => weight.zeros !== null), skipModules: plainLayers(model),
+  }
+}
+
+/** What to write of the quantised layers, and what config.json says of them. Throws ConfigError where formats are mixed that no file holds together. */
+export async function quantizedSources(model: CausalLanguageModel, dtype: string): Promise<{ tensors: TensorSource[], config: { [key: string]: JsonValue } }> {
+  const layers = quantizedLayers(model)
+  const config = storedConfig(model)!
+  const withZeros = config.zeroPoints
+  const tensors: TensorSource[] = []
+  for (const [name, layer] of layers) {
+    const { format, block } = layer.weight
+    if (format !== config.format) throw new ConfigError(`${name}: expected format ${config.format}, as the layers before, got ${format}; layers of two formats cannot be saved together`)
+    if (format === 'nf4' || format === 'fp4') tensors.push(...await bitsandbytesSources(name, layer, dtype))
+    else {
+      if (block !== (config.block ?? layer.inFeatures)) throw new ConfigError(`${name}: expected blocks of ${config.block ?? layer.inFeatures}, as the layers before, got ${block}; GPTQ has one group_size`)
+      tensors.push(...gptqSources(name, layer, withZeros))
+    }
+  }
+  const skipped = plainLayers(model)
+  const bitsandbytes = config.format === 'nf4' || config.format === 'fp4'
+  return { tensors, config: bitsandbytes ? bitsandbytesConfig(config, dtype, skipped) : gptqConfig(config, withZeros, skipped) }
+}

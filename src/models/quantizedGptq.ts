@@ -1,0 +1,159 @@
+import { ConfigError, FileFormatError } from '../errors.ts'
+import type { CheckpointTensor, JsonValue, TensorSource } from '../files/index.ts'
+import type { QuantizedLinear } from '../nn/index.ts'
+import { QuantizedTensor, transpose } from '../ops/index.ts'
+import { noGrad, Tensor, unscoped, type Device } from '../tensor/index.ts'
+import type { LayerTensors } from './quantizedBitsandbytes.ts'
+import type { QuantizationConfig } from './quantizedConfig.ts'
+import type { QuantizedWeight } from './quantizedLayers.ts'
+import type { StoredQuantization } from './quantizedStored.ts'
+import { flipSigns, swapNibbles, transposeWords } from './quantizedWords.ts'
+import { floatDtypes, placeOfTensor, readTensor, shapeText } from './tensorFiles.ts'
+
+// GPTQ's layout: qweight int32 [in · bits / 32, out], codes along the inputs, the first in the lowest bits; qzeros int32 [groups, out · bits / 32];
+// scales float16 [groups, out]; g_idx int32 [in], the group of each input. A weight is (code - zero) · scale.
+
+type Gptq = Extract<StoredQuantization, { method: 'gptq' }>
+
+/** Whether these are the tensors of a layer in GPTQ's or AWQ's layout. */
+export const isPacked = (tensors: LayerTensors): boolean => tensors.has('qweight')
+
+/** The tensors of a layer, each checked for its shape. */
+export class PackedLayer {
+  readonly prefix: string
+  readonly tensors: LayerTensors
+
+  constructor(prefix: string, tensors: LayerTensors) {
+    this.prefix = prefix
+    this.tensors = tensors
+  }
+
+  place(key: string): string { return placeOfTensor(this.tensors.get(key)!, `${this.prefix}.${key}`) }
+
+  entry(key: string, shape: readonly number[], dtypes: readonly string[]): CheckpointTensor {
+    const entry = this.tensors.get(key)
+    if (!entry) throw new FileFormatError(`${this.place('qweight')}: no tensor ${JSON.stringify(`${this.prefix}.${key}`)} beside it; fetch the model again`)
+    if (entry.shape.join() !== shape.join()) throw new FileFormatError(`${this.place(key)}: expected shape ${shapeText(shape)}, as config.json says, got ${shapeText(entry.shape)}`)
+    if (!dtypes.includes(entry.dtype)) throw new FileFormatError(`${this.place(key)}: expected dtype ${dtypes.join(', ')}, got ${entry.dtype}`)
+    return entry
+  }
+
+  /** 32-bit words. */
+  async words(key: string, shape: readonly number[]): Promise<Uint32Array> {
+    const bytes = await this.entry(key, shape, ['I32', 'U32']).file.readTensorBytes(`${this.prefix}.${key}`)
+    return new Uint32Array(bytes.buffer, bytes.byteOffset, bytes.byteLength / 4)
+  }
+
+  /** Scales [groups, out] of the file as float32 [out, groups]. */
+  scales(shape: readonly number[], device: Device): Tensor {
+    const stored = readTensor(this.entry('scales', shape, Object.keys(floatDtypes)), 'float32', device)
+    const scales = unscoped(() => noGrad(() => transpose(stored)))
+    stored.dispose()
+    return scales
+  }
+}
+
+/** The inputs that share a scale. Throws where groups do not fill rows evenly. */
+export function groupOf(layer: PackedLayer, groupSize: number, inputs: number): number {
+  const group = groupSize === -1 ? inputs : groupSize
+  if (inputs % group !== 0 || group % 2 !== 0) throw new FileFormatError(`${layer.place('qweight')}: expected an even group_size that divides the ${inputs} inputs, got ${group}; such weights are not read`)
+  return group
+}
+
+const unread = 'fetch the model before it was quantized, and quantize it with anneal'
+
+/** Reads a layer of `shape` [out, in]. Throws FileFormatError naming the tensor that does not fit, or that no kernel can multiply with. */
+export async function readGptq(prefix: string, tensors: LayerTensors, [outputs, inputs]: readonly [number, number], { bits, groupSize, plainZeros }: Gptq, device: Device): Promise<QuantizedWeight> {
+  const layer = new PackedLayer(prefix, tensors)
+  const perWord = 32 / bits
+  const group = groupOf(layer, groupSize, inputs)
+  const groups = inputs / group
+  if (tensors.has('g_idx')) {
+    const index = await layer.words('g_idx', [inputs])
+    const moved = index.findIndex((value, i) => value !== Math.floor(i / group))
+    if (moved >= 0) throw new FileFormatError(`${layer.place('g_idx')}: expected groups in the order of the inputs, got group ${index[moved]!} for input ${moved}: weights quantized with desc_act are not read; take a variant with desc_act false, or ${unread}`)
+  }
+  const zeros = unpackZeros(await layer.words('qzeros', [groups, Math.ceil(outputs / perWord)]), groups, outputs, bits, plainZeros ? 0 : 1)
+  const middle = 1 << bits - 1
+  const symmetric = zeros.every((zero) => zero === middle)
+  if (bits === 8 && !symmetric) throw new FileFormatError(`${layer.place('qzeros')}: expected zero points of 128 for 8 bits, got ${zeros.find((zero) => zero !== middle)!}: asymmetric 8-bit weights are not read; take a variant with sym true, or ${unread}`)
+  const words = await layer.words('qweight', [inputs / perWord, outputs])
+  const codes = new Uint8Array(transposeWords(words, inputs / perWord, outputs, bits === 4 ? swapNibbles : flipSigns).buffer)
+  const scales = layer.scales([groups, outputs], device)
+  return {
+    weight: unscoped(() => new QuantizedTensor(
+      [outputs, inputs], bits === 4 ? 'int4' : 'int8', group, Tensor.from(codes, [outputs, inputs * bits / 8], { device }), scales,
+      symmetric ? null : Tensor.from(zeros, [outputs, groups], { device }))),
+    nested: null,
+  }
+}
+
+/** Zero points [out, groups]. Version 1 of the format stores one less, modulo 2^bits. */
+function unpackZeros(words: Uint32Array, groups: number, outputs: number, bits: number, added: number): Uint8Array<ArrayBuffer> {
+  const perWord = 32 / bits
+  const perRow = words.length / groups
+  const mask = (1 << bits) - 1
+  const zeros = new Uint8Array(outputs * groups)
+  for (let g = 0; g < groups; g++) {
+    for (let o = 0; o < outputs; o++) zeros[o * groups + g] = (words[g * perRow + Math.floor(o / perWord)]! >>> bits * (o % perWord)) + added & mask
+  }
+  return zeros
+}
+
+/** The inverse. */
+function packZeros(zeros: ArrayLike<number>, groups: number, outputs: number, bits: number): Uint32Array {
+  const perWord = 32 / bits
+  const perRow = outputs / perWord
+  const words = new Uint32Array(groups * perRow)
+  for (let g = 0; g < groups; g++) {
+    for (let o = 0; o < outputs; o++) words[g * perRow + Math.floor(o / perWord)]! |= zeros[o * groups + g]! << bits * (o % perWord)
+  }
+  return words
+}
+
+/** The tensors of one layer to write; zero points as they are, which is format gptq_v2. Scales are rounded to float16. */
+export function gptqSources(name: string, { weight }: QuantizedLinear, withZeros: boolean): TensorSource[] {
+  const [outputs, inputs] = weight.shape as [number, number]
+  const bits = weight.format === 'int8' ? 8 : 4
+  const perWord = 32 / bits
+  if (inputs % perWord !== 0 || outputs % perWord !== 0) throw new ConfigError(`${name}: expected inputs and outputs that are multiples of ${perWord}, which GPTQ packs in a word, got ${shapeText(weight.shape)}; leave the layer out with skipModules`)
+  if (weight.codes.rank !== 2 || weight.scales.rank !== 2) throw new ConfigError(`${name}: expected blocks that divide the ${inputs} inputs, got ${weight.block}; GPTQ has no others`)
+  const groups = inputs / weight.block
+  const asBytes = (array: Uint32Array | Int32Array): Uint8Array => new Uint8Array(array.buffer, array.byteOffset, array.byteLength)
+  const transposed = async (): Promise<Uint8Array> => {
+    const codes = await weight.codes.data() as Uint8Array
+    return asBytes(transposeWords(new Uint32Array(codes.buffer, codes.byteOffset, codes.length / 4), outputs, inputs / perWord, bits === 4 ? swapNibbles : flipSigns))
+  }
+  const zeros = async (): Promise<Uint8Array> => {
+    const middle = (1 << bits - 1) - (withZeros ? 0 : 1)
+    return asBytes(packZeros(weight.zeros ? await weight.zeros.data() as Uint8Array : new Uint8Array(outputs * groups).fill(middle), groups, outputs, bits))
+  }
+  return [
+    { name: `${name}.qweight`, dtype: 'I32', shape: [inputs / perWord, outputs], bytes: transposed },
+    { name: `${name}.qzeros`, dtype: 'I32', shape: [groups, outputs / perWord], bytes: zeros },
+    { name: `${name}.scales`, dtype: 'F16', shape: [groups, outputs], bytes: () => halfScales(weight.scales) },
+    { name: `${name}.g_idx`, dtype: 'I32', shape: [inputs], bytes: () => asBytes(Int32Array.from({ length: inputs }, (_, i) => Math.floor(i / weight.block))) },
+  ]
+}
+
+/** Scales [out, groups] as the bytes of float16 [groups, out]. */
+async function halfScales(scales: Tensor): Promise<Uint8Array> {
+  const turned = unscoped(() => noGrad(() => transpose(scales)))
+  const half = unscoped(() => Tensor.empty(turned.shape, { dtype: 'float16', device: turned.device }))
+  half.device.kernels.convert(half.handle, turned.handle)
+  turned.dispose()
+  try {
+    return new Uint8Array(await half.device.native.read(half.handle))
+  } finally {
+    half.dispose()
+  }
+}
+
+/** `quantization_config` of config.json. `skipped` are the linear layers left in full, which GPTQModel reads from `dynamic`. */
+export function gptqConfig({ format, block }: QuantizationConfig, withZeros: boolean, skipped: readonly string[]): { [key: string]: JsonValue } {
+  return {
+    quant_method: 'gptq', bits: format === 'int8' ? 8 : 4, group_size: block ?? -1, sym: !withZeros, desc_act: false, lm_head: false,
+    checkpoint_format: withZeros ? 'gptq_v2' : 'gptq',
+    ...(skipped.length ? { dynamic: Object.fromEntries(skipped.map((name) => [`-:^${name.replace(/\./g, '\\.')}$`, {}])) } : {}),
+  }
+}

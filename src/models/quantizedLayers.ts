@@ -1,0 +1,116 @@
+import { ConfigError, KernelError, NonFiniteError } from '../errors.ts'
+import { Conv1D, Linear, matchesName, NestedScales, QuantizedLinear, type LinearLayer, type Module } from '../nn/index.ts'
+import { quantize, QuantizedTensor, transpose } from '../ops/index.ts'
+import { bytesOf, noGrad, Tensor, unscoped } from '../tensor/index.ts'
+import { didYouMean } from '../suggest.ts'
+import type { CausalLanguageModel } from './causal.ts'
+import type { QuantizationConfig } from './quantizedConfig.ts'
+
+/** A quantised weight [out, in], and its scales in 8 bits where they were quantised too. */
+export interface QuantizedWeight { weight: QuantizedTensor, nested: NestedScales | null }
+
+/** Every linear layer of the model but its head, by name, plain or quantised. */
+export function linearLayers(model: CausalLanguageModel): Map<string, LinearLayer> {
+  const layers = new Map<string, LinearLayer>()
+  for (const [name, module] of model.namedModules()) {
+    if (module !== model.lm_head && (module instanceof Linear || module instanceof Conv1D || module instanceof QuantizedLinear)) layers.set(name, module)
+  }
+  return layers
+}
+
+/** Whether transformers' list of modules to leave alone means this one: by its whole name, by its last parts, or by those before. */
+const isSkipped = (name: string, pattern: string): boolean => matchesName(pattern, name) || `.${name}.`.includes(`.${pattern}.`)
+
+/** The layers that a config quantises. Throws ConfigError where a name in skipModules means none, or a block does not fit. */
+export function layersToQuantize(model: CausalLanguageModel, { format, block, skipModules }: QuantizationConfig): Map<string, Linear | Conv1D> {
+  const layers = linearLayers(model)
+  for (const pattern of skipModules) {
+    if (pattern === 'lm_head' || [...layers.keys()].some((name) => isSkipped(name, pattern))) continue
+    const parts = new Set([...layers.keys()].flatMap((name) => [name, name.split('.').at(-1)!]))
+    throw new ConfigError(`quantize.skipModules: no linear layer is named ${JSON.stringify(pattern)}${didYouMean(pattern, parts)}; the layers are ${[...parts].filter((part) => !part.includes('.')).join(', ')}`)
+  }
+  const chosen = new Map<string, Linear | Conv1D>()
+  for (const [name, layer] of layers) {
+    if (skipModules.some((pattern) => isSkipped(name, pattern))) continue
+    if (layer instanceof QuantizedLinear) throw new ConfigError(`quantize: ${name} is quantised already, as ${layer.weight.format}; start from the model before it was quantised, or call dequantizeModel() first`)
+    const given = layer as Linear | Conv1D
+    if ((format === 'int4' || format === 'int8') && given.inFeatures % (block ?? given.inFeatures) !== 0) {
+      throw new ConfigError(`quantize.block: expected a divisor of the ${given.inFeatures} inputs of ${name}, got ${block}; choose another block, or leave the layer out with skipModules`)
+    }
+    chosen.set(name, given)
+  }
+  return chosen
+}
+
+/** W [out, in] of a layer's stored weight: GPT-2 stores its transpose. The result is `weight` itself or a new tensor. */
+export const outputsFirst = (layer: LinearLayer, weight: Tensor): Tensor => (layer instanceof Conv1D ? unscoped(() => noGrad(() => transpose(weight))) : weight)
+
+/** Rounds W [out, in] to the nearest codes. Throws NonFiniteError naming the tensor. */
+export async function quantizeWeight(weight: Tensor, { format, block = weight.dim(-1), doubleQuant, zeroPoints }: QuantizationConfig, name: string): Promise<QuantizedWeight> {
+  const rounded = unscoped(() => quantize(weight, { format, block, zeroPoints }))
+  try {
+    await weight.device.fence()
+    if (format === 'int4' || format === 'int8') return { weight: withHalfScales(rounded), nested: null }
+    return doubleQuant ? await doubleQuantized(rounded) : { weight: rounded, nested: null }
+  } catch (error) {
+    rounded.dispose()
+    if (!(error instanceof KernelError)) throw error
+    throw new NonFiniteError(`${name}: ${error.message}; check the checkpoint, or leave the layer out with skipModules`)
+  }
+}
+
+/** The same codes with scales rounded to float16, which is how GPTQ files hold them. */
+function withHalfScales({ shape, format, block, codes, scales, zeros }: QuantizedTensor): QuantizedTensor {
+  const half = unscoped(() => Tensor.empty(scales.shape, { dtype: 'float16', device: scales.device }))
+  const rounded = unscoped(() => Tensor.empty(scales.shape, { device: scales.device }))
+  half.device.kernels.convert(half.handle, scales.handle)
+  half.device.kernels.convert(rounded.handle, half.handle)
+  half.dispose()
+  scales.dispose()
+  return new QuantizedTensor(shape, format, block, codes, rounded, zeros)
+}
+
+async function doubleQuantized({ shape, format, block, codes, scales }: QuantizedTensor): Promise<QuantizedWeight> {
+  const nested = await NestedScales.of(scales)
+  const values = unscoped(() => Tensor.from(nested.values(), scales.shape, { device: scales.device }))
+  scales.dispose()
+  return { weight: new QuantizedTensor(shape, format, block, codes, values), nested }
+}
+
+/** Puts quantised weights in the place of a linear layer's; the layer's own weight is released. */
+export function replaceByQuantized(model: CausalLanguageModel, name: string, { weight, nested }: QuantizedWeight): void {
+  const layer = model.getModule(name) as Linear | Conv1D | QuantizedLinear
+  if (layer instanceof QuantizedLinear) { layer.replaceWeight(weight, nested); return }
+  model.replaceModule(name, new QuantizedLinear(weight, layer.bias, nested))
+  if (layer.weight.isMaterialised) layer.weight.dispose()
+}
+
+/** Rounds every chosen layer of a loaded model to the nearest codes, one after another. */
+export async function quantizeLayers(model: CausalLanguageModel, config: QuantizationConfig): Promise<void> {
+  for (const [name, layer] of layersToQuantize(model, config)) {
+    const weight = outputsFirst(layer, layer.weight.tensor)
+    try {
+      replaceByQuantized(model, name, await quantizeWeight(weight, config, `${name}.weight`))
+    } finally {
+      if (weight !== layer.weight.tensor) weight.dispose()
+    }
+  }
+  model.quantizationConfig = config
+}
+
+/** Bytes of the parameters and quantised weights below a module, as they are saved. */
+export function weightBytes(module: Module): number {
+  let bytes = 0
+  for (const parameter of module.parameters()) bytes += parameter.size * bytesOf(parameter.dtype)
+  for (const [, { weight, nested }] of quantizedLayers(module)) {
+    bytes += nested ? weight.codes.size + nested.codes.length + 4 * nested.absmax.length : weight.bytes
+  }
+  return bytes
+}
+
+/** The quantised layers below a module, by name. */
+export function quantizedLayers(module: Module): Map<string, QuantizedLinear> {
+  const layers = new Map<string, QuantizedLinear>()
+  for (const [name, one] of module.namedModules()) if (one instanceof QuantizedLinear) layers.set(name, one)
+  return layers
+}

@@ -1,0 +1,50 @@
+import { z } from 'zod'
+import { ConfigError } from '../errors.ts'
+import { flag, optional, parseFields, refuse, text, type RawConfig } from './configs/common.ts'
+
+/** What `quantization_config` of a checkpoint's config.json says about how its weights lie in the file. */
+export type StoredQuantization =
+  | { readonly method: 'bitsandbytes' }
+  | { readonly method: 'gptq', readonly bits: 4 | 8, readonly groupSize: number, /** Whether zero points are stored as they are; else as one less. */ readonly plainZeros: boolean }
+  | { readonly method: 'awq', readonly groupSize: number }
+
+const whole = z.custom<number>((value) => typeof value === 'number' && Number.isSafeInteger(value), { error: 'a whole number' })
+const fields = z.object({
+  quant_method: optional(text, undefined),
+  load_in_4bit: optional(flag, false),
+  load_in_8bit: optional(flag, false),
+  bits: optional(whole, 4),
+  group_size: optional(whole, 128),
+  checkpoint_format: optional(text, 'gptq'),
+  version: optional(text, 'gemm'),
+})
+
+const within = 'quantization_config'
+const instead = '; fetch the model before it was quantized, and quantize it with anneal'
+
+/** Checks `quantization_config`. Throws ConfigError naming the field where anneal does not read such weights. */
+export function parseStoredQuantization(raw: RawConfig, where: string): StoredQuantization {
+  const read = parseFields(fields, raw, where, within)
+  const method = read.quant_method ?? (read.load_in_4bit || read.load_in_8bit ? 'bitsandbytes' : undefined)
+  const field = (name: string): string => `${within}.${name}`
+  const groupSize = (): number => {
+    const { group_size: size } = read
+    return size === -1 || size > 0 ? size : refuse(where, field('group_size'), 'a number above 0, or -1 for a whole row', size)
+  }
+  if (method === 'bitsandbytes') {
+    if (!read.load_in_4bit) refuse(where, field('load_in_4bit'), 'true, as 8-bit LLM.int8() weights are not read', raw.load_in_4bit, instead)
+    return { method }
+  }
+  if (method === 'gptq') {
+    const { bits, checkpoint_format: format } = read
+    if (bits !== 4 && bits !== 8) return refuse(where, field('bits'), '4 or 8', bits, instead)
+    if (format !== 'gptq' && format !== 'gptq_v2') refuse(where, field('checkpoint_format'), 'gptq or gptq_v2', format, instead)
+    return { method, bits, groupSize: groupSize(), plainZeros: format === 'gptq_v2' }
+  }
+  if (method === 'awq') {
+    if (read.bits !== 4) refuse(where, field('bits'), '4', read.bits, instead)
+    if (read.version.toLowerCase() !== 'gemm') refuse(where, field('version'), 'gemm', read.version, instead)
+    return { method, groupSize: groupSize() }
+  }
+  throw new ConfigError(`${where}: ${field('quant_method')}: expected bitsandbytes, gptq or awq, got ${JSON.stringify(method ?? null)}${instead}`)
+}

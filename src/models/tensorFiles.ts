@@ -1,0 +1,49 @@
+import type { CheckpointTensor, SafetensorsDtype, TensorSource } from '../files/index.ts'
+import { Tensor, unscoped, type Device, type DType } from '../tensor/index.ts'
+
+/** Float dtypes of safetensors that become parameters. */
+export const floatDtypes: Partial<Record<SafetensorsDtype, DType>> = { F32: 'float32', BF16: 'bfloat16', F16: 'float16', F64: 'float64' }
+export const storedDtypes: Partial<Record<DType, SafetensorsDtype>> = { float32: 'F32', bfloat16: 'BF16', float16: 'F16', float64: 'F64', uint8: 'U8' }
+
+export const shapeText = (shape: readonly number[]): string => `[${shape.join(', ')}]`
+
+/** How messages name a tensor of a file. */
+export const placeOfTensor = (entry: CheckpointTensor, name: string): string => `${entry.file.path}: tensor ${JSON.stringify(name)}`
+
+/** The stored bytes, read by native code straight into a tensor of another shape and dtype with as many bytes. */
+export function readBytes({ byteOffset, file }: CheckpointTensor, shape: readonly number[], dtype: DType, device: Device): Tensor {
+  const tensor = unscoped(() => Tensor.empty(shape, { dtype, device }))
+  device.native.readFile(tensor.handle, file.fd, byteOffset, file.path)
+  return tensor
+}
+
+/** A stored float tensor, converted where its dtype differs. */
+export function readTensor(entry: CheckpointTensor, dtype: DType, device: Device): Tensor {
+  const stored = readBytes(entry, entry.shape, floatDtypes[entry.dtype]!, device)
+  return stored.dtype === dtype ? stored : convertedTo(stored, dtype)
+}
+
+/** `tensor` in another dtype; the original is released. */
+function convertedTo(tensor: Tensor, dtype: DType): Tensor {
+  const result = unscoped(() => Tensor.empty(tensor.shape, { dtype, device: tensor.device }))
+  tensor.device.kernels.convert(result.handle, tensor.handle)
+  tensor.dispose()
+  return result
+}
+
+/** A tensor to write as `dtype`, in another shape of the same size where one is given; a converted copy lives for its own turn only. */
+export function tensorSource(name: string, tensor: Tensor, dtype: DType = tensor.dtype, shape: readonly number[] = tensor.shape): TensorSource {
+  return {
+    name, dtype: storedDtypes[dtype]!, shape,
+    writeTo: async (file, offset) => {
+      const { device } = tensor
+      const written = dtype === tensor.dtype ? tensor : convertedTo(unscoped(() => tensor.alias()), dtype)
+      device.native.writeFile(written.handle, file.fd, offset, name)
+      try {
+        await device.fence()
+      } finally {
+        if (written !== tensor) written.dispose()
+      }
+    },
+  }
+}
