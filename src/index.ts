@@ -16,4 +16,5 @@ export type { Sum, TaskStep, TrainingArguments, TrainingOptions, TrainingTask, T
 export * from './generate/index.ts'
 export { evaluateLoss, perplexity, perplexityOfFiles } from './eval/index.ts'
 export type { FilePerplexityOptions, LossResult, PerplexityOptions, PerplexityResult, ScoringOptions } from './eval/index.ts'
+export * from './export/index.ts'
 export * from './methods/index.ts'

@@ -3,6 +3,7 @@ import { readFileSync } from 'node:fs'
 import { Command, CommanderError } from 'commander'
 import { chatCommand } from './commands/chat.ts'
 import { evalCommand } from './commands/eval.ts'
+import { exportCommand } from './commands/export.ts'
 import { generateCommand } from './commands/generate.ts'
 import { infoCommand } from './commands/info.ts'
 import { inspectCommand } from './commands/inspect.ts'
@@ -33,7 +34,7 @@ const program = new Command('anneal')
   })
   .allowExcessArguments()
 
-for (const command of [quickstartCommand(), infoCommand(), tokenizerCommand(), pretrainCommand(), sftCommand(), generateCommand(), chatCommand(), evalCommand(), inspectCommand()]) {
+for (const command of [quickstartCommand(), infoCommand(), tokenizerCommand(), pretrainCommand(), sftCommand(), generateCommand(), chatCommand(), evalCommand(), exportCommand(), inspectCommand()]) {
   program.addCommand(command.exitOverride())
 }
 

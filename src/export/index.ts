@@ -1,6 +1,8 @@
 export { compareLogits, heldOutLogits, type Agreement, type HeldOutLogits } from './compare.ts'
 export { exportGguf, type ExportedGguf, type ExportGgufOptions } from './exportGguf.ts'
 export { exportHuggingFace } from './exportHuggingFace.ts'
+export { exportModel, type ExportReport } from './exportModel.ts'
+export { exportSchema, type ExportOptions } from './options.ts'
 export { loadGguf, type LoadedGguf, type LoadGgufOptions } from './gguf/load.ts'
 export { openGguf, type GgufFile, type GgufTensor } from './gguf/reader.ts'
 export { ggufTypes, type GgufType } from './gguf/tensors.ts'

@@ -82,7 +82,7 @@ function postProcessor(file: GgufFile, { tokens }: Lists): object | null {
 
 function configOf(file: GgufFile, { tokens }: Lists): Record<string, unknown> {
   const metadata = new Metadata(file)
-  const roles = ([['bos', 'bos_token'], ['eos', 'eos_token'], ['unknown', 'unk_token'], ['padding', 'pad_token']] as const).flatMap(([name, key]) => {
+  const roles = ([['bos', 'bos_token'], ['eos', 'eos_token'], ['unknown', 'unk_token'], ['padding', 'pad_token']] as const).flatMap(([name, key]): [string, unknown][] => {
     const id = metadata.optional(`tokenizer.ggml.${name}_token_id`, 'number')
     return id === undefined || tokens[id] === undefined ? [] : [[key, tokens[id]]]
   })

@@ -38,11 +38,11 @@ function generationStops({ generationConfig }: CausalLanguageModel): number[] {
 
 /**
  * Every token that ends an answer: the tokenizer's and the model's EOS, those of generation_config.json, and the one the chat template ends a turn
- * with. llama.cpp stops at eos, eot and eom; more than three are named in `warnings`.
+ * with. `appended` is what the tokenizer puts behind a text, which llama.cpp takes to be eos. llama.cpp stops at eos, eot and eom; more than three are named in `warnings`.
  */
-export function stopTokens(model: CausalLanguageModel, tokenizer: Tokenizer, warnings: string[]): StopTokens {
+export function stopTokens(model: CausalLanguageModel, tokenizer: Tokenizer, appended: number | undefined, warnings: string[]): StopTokens {
   const end = turnEnd(tokenizer)
-  const ids = [tokenizer.eosTokenId, end === undefined ? undefined : tokenizer.tokenToId(end), ...generationStops(model), ...model.config.eosTokenIds]
+  const ids = [appended, tokenizer.eosTokenId, end === undefined ? undefined : tokenizer.tokenToId(end), ...generationStops(model), ...model.config.eosTokenIds]
   const [eos, eot, eom, ...more] = [...new Set(ids.filter((id) => id !== undefined))]
   if (eos === undefined) warnings.push('the model has no end-of-sequence token: llama.cpp will not know when to stop; set eosToken in the tokenizer')
   if (more.length > 0) warnings.push(`GGUF has room for three stop tokens; left out: ${more.map((id) => JSON.stringify(tokenizer.idToToken(id) ?? id)).join(', ')}`)

@@ -105,9 +105,17 @@ function modelEntries(model: GgufTokenizerModel, source: Source, tokens: readonl
   ]
 }
 
-/** Whether a text gets the token at its beginning or end, seen from what the tokenizer does. */
-const encloses = (tokenizer: Tokenizer, at: 0 | -1, id: number | undefined): boolean =>
-  id !== undefined && tokenizer.encode('a').at(at) === id && tokenizer.encode('a', { addSpecialTokens: false }).at(at) !== id
+/** The tokens that the post-processor puts before and after a text, seen from what it does. GGUF can say one of each. */
+function enclosing(tokenizer: Tokenizer): { before: number | undefined, after: number | undefined } {
+  const plain = tokenizer.encode('a', { addSpecialTokens: false })
+  const whole = tokenizer.encode('a')
+  const at = whole.findIndex((_, i) => plain.every((id, j) => whole[i + j] === id))
+  const after = whole.slice(at + plain.length)
+  if (at < 0 || at > 1 || after.length > 1) {
+    throw new ConfigError(`tokenizer: expected at most one token before and one after a text, which is what llama.cpp can add, got ${JSON.stringify(whole.map((id) => tokenizer.idToToken(id)))} for "a"; export a Hugging Face folder instead`)
+  }
+  return { before: at === 1 ? whole[0] : undefined, after: after[0] }
+}
 
 /**
  * The keys of the tokenizer: tokens, merges or scores, special tokens, the tokens that end an answer, and the chat templates. `preTokenizer` names
@@ -122,8 +130,9 @@ export function tokenizerMetadata(model: CausalLanguageModel, tokenizer: Tokeniz
   const kind = modelOf(tokenizer, source)
   const unknown = tokenizer.unkTokenId ?? source.model.unk_id ?? (source.model.unk_token == null ? undefined : tokenizer.tokenToId(source.model.unk_token))
   const { tokens, types } = tokenLists(tokenizer, vocabSize, kind, unknown)
-  const { eos, eot, eom } = stopTokens(model, tokenizer, warnings)
-  const bos = tokenizer.bosTokenId ?? bosTokenId
+  const { before, after } = enclosing(tokenizer)
+  const { eos, eot, eom } = stopTokens(model, tokenizer, after, warnings)
+  const bos = before ?? tokenizer.bosTokenId ?? bosTokenId
   const ids: [string, number | undefined][] = [['bos', bos], ['eos', eos], ['eot', eot], ['eom', eom], ['unknown', unknown], ['padding', tokenizer.padTokenId ?? padTokenId]]
   return new Map<string, GgufValue>([
     ['tokenizer.ggml.model', text(kind)],
@@ -131,8 +140,8 @@ export function tokenizerMetadata(model: CausalLanguageModel, tokenizer: Tokeniz
     ['tokenizer.ggml.token_type', list('int32', types)],
     ...modelEntries(kind, source, tokens, preTokenizer, warnings),
     ...ids.flatMap(([name, id]): [string, GgufValue][] => (id === undefined ? [] : [[`tokenizer.ggml.${name}_token_id`, uint32(id)]])),
-    ['tokenizer.ggml.add_bos_token', bool(encloses(tokenizer, 0, tokenizer.bosTokenId))],
-    ['tokenizer.ggml.add_eos_token', bool(encloses(tokenizer, -1, tokenizer.eosTokenId))],
+    ['tokenizer.ggml.add_bos_token', bool(before !== undefined)],
+    ['tokenizer.ggml.add_eos_token', bool(after !== undefined)],
     ...templateEntries(tokenizer.config),
   ])
 }

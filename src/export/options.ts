@@ -1,0 +1,22 @@
+import { z } from 'zod'
+import { deviceOption } from '../options.ts'
+import { ggufTypes } from './gguf/tensors.ts'
+
+/** Every option of exportModel() and `anneal export`. */
+export const exportSchema = z.strictObject({
+  model: z.string().min(1).describe('Folder of the model'),
+  tokenizer: z.string().optional().describe("Folder of the tokenizer; the model's by default"),
+  output: z.string().min(1).describe('The file to write, or the folder for huggingface'),
+  format: z.enum(['gguf', 'huggingface']).default('gguf').describe('A GGUF file for llama.cpp, Ollama and LM Studio, or a folder for transformers and vLLM'),
+  type: z.enum(ggufTypes).default('bf16').describe('Of the matrices; q8_0 and q4_0 in GGUF only'),
+  name: z.string().min(1).optional().describe("The model's name in the file; that of the file by default"),
+  preTokenizer: z.string().min(1).optional().describe("llama.cpp's name for how the tokenizer cuts text into words, where it cannot be told from the pattern"),
+  dtype: z.enum(['float32', 'bfloat16', 'auto']).default('float32').describe('Of the weights in memory, and of the comparison; auto keeps what is stored and needs less memory'),
+  device: deviceOption,
+  verify: z.boolean().default(true).describe('Read the result again and compare it with the source on held-out tokens'),
+  evalFile: z.string().min(1).optional().describe('Text to compare on; a short one is built in'),
+  evalTokens: z.int().min(1).max(65_536).default(256).describe('Most tokens to compare on'),
+  minAgreement: z.number().min(0).max(1).optional().describe('Share of tokens with the same most likely next token below which the export is an error: 0.99 for f32, 0.98 for f16, 0.95 for bf16, 0 for q8_0 and q4_0 by default'),
+})
+
+export type ExportOptions = z.input<typeof exportSchema>
