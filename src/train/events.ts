@@ -78,6 +78,8 @@ export interface SampleEvent extends EventProgress {
   type: 'sample'
   prompt: string
   text: string
+  /** What each reward function gave it. */
+  rewards?: Readonly<Record<string, number | null>>
 }
 
 /** Something the user should know; training goes on. */

@@ -1,6 +1,6 @@
 export * from './loggers/index.ts'
 export { trainingSchema } from './options.ts'
 export type { TrainingArguments, TrainingOptions } from './options.ts'
-export type { LossResult, Sum, TaskStep, TrainingTask } from './task.ts'
+export type { LossResult, Sum, TaskStep, TextSample, TrainingTask } from './task.ts'
 export { Trainer } from './trainer.ts'
 export type { TrainOptions, TrainResult } from './trainer.ts'

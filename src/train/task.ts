@@ -8,7 +8,16 @@ export interface TaskStep<B> {
   numItems: number
   /** Input tokens of all micro-batches. */
   tokens: number
+  /** Numbers that making the batches gave, such as the rewards of what was generated for them; means over steps are logged. */
+  metrics?: Readonly<Record<string, number>>
+  /** What the model wrote for these batches, logged with the step's numbers. */
+  samples?: readonly TextSample[]
+  /** What the user should know of them. */
+  warnings?: readonly string[]
 }
+
+/** Text the model wrote, with what reward functions gave it. */
+export interface TextSample { prompt: string; text: string; rewards?: Readonly<Record<string, number | null>> }
 
 /** A metric as a sum over `count` items, so that means over several batches are exact. */
 export interface Sum { sum: Tensor; count: number }
@@ -40,6 +49,8 @@ export interface TrainingTask<B> {
   loss(batch: B, numItems: number): LossResult
   /** Held-out batches with their number of items; undefined where there are none. */
   evaluation?(): Iterable<{ batch: B; numItems: number }>
+  /** Held-out metrics of a task that evaluates in its own way, such as by the rewards of what it generates; instead of evaluation(). */
+  measure?(): Promise<Record<string, number>>
   /** Writes the model and whatever belongs to it into a folder. */
   save(folder: string): Promise<void>
   /** Reads the model's parameters back from such a folder. */

@@ -75,7 +75,7 @@ export class Trainer<B> {
     this.totalSteps = args.maxSteps > 0 ? args.maxSteps : Math.ceil(task.stepsPerEpoch * args.numTrainEpochs)
     this.#learningRate = createLearningRate(args, this.totalSteps)
     const needsEvaluation = args.evalStrategy !== 'no'
-    if (needsEvaluation && !task.evaluation) throw new ConfigError(`evalStrategy: "${args.evalStrategy}" needs evaluation data; give evalSplit, evalFiles or an evalDataset`)
+    if (needsEvaluation && !task.evaluation && !task.measure) throw new ConfigError(`evalStrategy: "${args.evalStrategy}" needs evaluation data; give evalSplit, evalFiles or an evalDataset`)
     if ((args.loadBestModelAtEnd || args.earlyStoppingPatience !== undefined) && !needsEvaluation) {
       throw new ConfigError(`${args.loadBestModelAtEnd ? 'loadBestModelAtEnd' : 'earlyStoppingPatience'} needs evaluations; set evalStrategy to "steps" or "epoch"`)
     }
@@ -184,7 +184,7 @@ export class Trainer<B> {
       this.step++
       const due = this.#due()
       if (due.any || this.step === this.totalSteps) await settle()
-      if (due.log) this.#log()
+      if (due.log) this.#log(batch!)
       if (due.evaluate && await this.#evaluateAndJudge()) {
         await this.#save()
         return 'earlyStopping'
@@ -209,8 +209,9 @@ export class Trainer<B> {
   }
 
   /** Enqueues one optimizer step; resolves with its numbers once they are computed. */
-  #enqueueStep({ microBatches, numItems, tokens }: TaskStep<B>): Promise<StepNumbers> {
+  #enqueueStep({ microBatches, numItems, tokens, metrics: given = {}, warnings = [] }: TaskStep<B>): Promise<StepNumbers> {
     const { args, task, step } = this
+    for (const warning of warnings) this.#warn(warning)
     const learningRate = this.#learningRate.at(step)
     const losses: Promise<number>[] = []
     const sums: [string, Promise<number>, number][] = []
@@ -227,7 +228,9 @@ export class Trainer<B> {
     })
     const norm = this.optimizer.step({ learningRate, maxGradNorm: args.maxGradNorm })
     return Promise.all([Promise.all(losses), Promise.all(sums.map(async ([name, sum, count]): Promise<StepNumbers['metrics'][number]> => [name, await sum, count])), norm])
-      .then(([loss, metrics, gradNorm]) => ({ loss: loss.reduce((a, b) => a + b, 0), metrics, gradNorm, learningRate, tokens }))
+      .then(([loss, metrics, gradNorm]) => ({
+        loss: loss.reduce((a, b) => a + b, 0), metrics: [...metrics, ...Object.entries(given).map(([name, value]): StepNumbers['metrics'][number] => [name, value, 1])], gradNorm, learningRate, tokens,
+      }))
   }
 
   async #finished(numbers: StepNumbers, step: TaskStep<B>): Promise<void> {
@@ -252,12 +255,13 @@ export class Trainer<B> {
     return new NonFiniteError(`${what} at step ${this.step}; ${named}. ${checkpoint}; lower learningRate, add warmup or look at the data`)
   }
 
-  #log(): void {
+  #log({ samples = [] }: TaskStep<B>): void {
     const { metrics, tokensPerSecond } = this.#meter.flush()
     this.#emit({
       type: 'log', ...this.#progress, metrics, tokensPerSecond, tokensSeen: this.#meter.tokensSeen, elapsedSeconds: this.#meter.elapsedSeconds,
       memoryBytes: this.optimizer.device.memory().live, peakMemoryBytes: this.#meter.peakMemory(),
     })
+    for (const sample of samples) this.#emit({ type: 'sample', ...this.#progress, ...sample })
   }
 
   #warn(message: string): void { this.#emit({ type: 'warning', time: Date.now(), message, step: this.step }) }
@@ -265,6 +269,7 @@ export class Trainer<B> {
   /** Means over the evaluation data: loss, perplexity and the task's own metrics. */
   async evaluate(): Promise<Record<string, number>> {
     const { task, args } = this
+    if (task.measure) return task.measure()
     if (!task.evaluation) throw new ConfigError('evaluate: there is no evaluation data; give evalSplit, evalFiles or an evalDataset')
     const totals = new Map<string, { sum: number; count: number }>()
     const add = (name: string, sum: number, count: number): void => {
