@@ -2,6 +2,7 @@
 import { readFileSync } from 'node:fs'
 import { Command, CommanderError } from 'commander'
 import { chatCommand } from './commands/chat.ts'
+import { distillCommand } from './commands/distill.ts'
 import { evalCommand } from './commands/eval.ts'
 import { exportCommand } from './commands/export.ts'
 import { generateCommand } from './commands/generate.ts'
@@ -10,6 +11,7 @@ import { inspectCommand } from './commands/inspect.ts'
 import { pretrainCommand } from './commands/pretrain.ts'
 import { quickstartCommand } from './commands/quickstart.ts'
 import { sftCommand } from './commands/sft.ts'
+import { teachCommand } from './commands/teach.ts'
 import { tokenizerCommand } from './commands/tokenizer.ts'
 import { normaliseArguments, unknownCommand } from './flags.ts'
 import { reportError } from './run.ts'
@@ -34,7 +36,7 @@ const program = new Command('anneal')
   })
   .allowExcessArguments()
 
-for (const command of [quickstartCommand(), infoCommand(), tokenizerCommand(), pretrainCommand(), sftCommand(), generateCommand(), chatCommand(), evalCommand(), exportCommand(), inspectCommand()]) {
+for (const command of [quickstartCommand(), infoCommand(), tokenizerCommand(), pretrainCommand(), sftCommand(), distillCommand(), teachCommand(), generateCommand(), chatCommand(), evalCommand(), exportCommand(), inspectCommand()]) {
   program.addCommand(command.exitOverride())
 }
 

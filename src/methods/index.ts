@@ -1,5 +1,6 @@
 export { causalTask } from './causalTask.ts'
 export type { CausalTaskOptions } from './causalTask.ts'
+export * from './distillation/index.ts'
 export type { PretrainArguments, PretrainOptions, SftArguments, SftOptions } from './options.ts'
 export { pretrain } from './pretrain.ts'
 export type { PreparedRun } from './prepare.ts'

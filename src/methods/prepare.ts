@@ -9,9 +9,12 @@ import type { Batch } from '../data/index.ts'
 import { causalTask } from './causalTask.ts'
 import { decisiveModelOptions } from './model.ts'
 import { trainingPart } from './options.ts'
-import type { PretrainArguments, SftArguments } from './options.ts'
+import type { dataShape, PretrainArguments, SftArguments } from './options.ts'
 
 type Arguments = SftArguments | PretrainArguments
+
+/** The options that say which data is read, and how. */
+export type DataArguments = Pick<SftArguments, keyof typeof dataShape | 'maxLength' | 'packing' | 'seed'>
 
 /** A vocabulary that the embedding does not cover would read past its end. */
 export function checkVocabulary(tokenizer: Tokenizer, config: ModelConfig, where: string): void {
@@ -21,7 +24,7 @@ export function checkVocabulary(tokenizer: Tokenizer, config: ModelConfig, where
 }
 
 /** Reads and tokenizes the data that the options name. */
-export async function loadData(args: Arguments, tokenizer: Tokenizer, extra: Partial<LoadDatasetOptions<Tokenizer>>): Promise<LoadedDataset> {
+export async function loadData(args: DataArguments, tokenizer: Tokenizer, extra: Partial<LoadDatasetOptions<Tokenizer>>): Promise<LoadedDataset> {
   const { files, datasets, mixStrategy, format, columns, evalSplit, evalFiles, truncationMode, cacheDir, workers, onBadRow, maxLength, packing, seed } = args
   if (!files && !datasets) throw new ConfigError('files: name the training data, such as files: data/*.jsonl')
   const given = Object.entries({ files, datasets, mixStrategy, format, columns, evalSplit, evalFiles, cacheDir, workers }).filter(([, value]) => value !== undefined)
@@ -78,7 +81,8 @@ export function prepareRun(name: string, args: Arguments, model: CausalLanguageM
   }
 }
 
-async function sampleTexts(model: CausalLanguageModel, tokenizer: Tokenizer, prompts: string[]): Promise<{ prompt: string; text: string }[]> {
+/** What a model makes of prompts, for the log. */
+export async function sampleTexts(model: CausalLanguageModel, tokenizer: Tokenizer, prompts: string[]): Promise<{ prompt: string; text: string }[]> {
   const wasTraining = model.training
   model.eval()
   try {

@@ -1,7 +1,7 @@
 import { Tensor } from '../tensor/tensor.ts'
 import { oneHot } from './embedding.ts'
 import { expect, expectDtype, expectShape, shapeText } from './op.ts'
-import { add, concat, equal, exp, gather, log, matmul, max, maximum, mul, reshape, slice, sub, sum, toDtype } from './primitives.ts'
+import { add, concat, equal, exp, gather, log, matmul, max, maximum, mul, slice, sub, sum, toDtype } from './primitives.ts'
 
 /** What remains for the tokens that were not recorded is at least this, so that a reverse KL stays finite. */
 export const leastTail = 2 ** -23
@@ -136,33 +136,60 @@ export function linearDivergence(student: OutputLayer, teacher: OutputLayer, lab
 /** What is known of a teacher's distributions at some temperature: ids int32 [tokens, k], each once in a row, and their log-probabilities [tokens, k]. */
 export interface RecordedDistributions { ids: Tensor; logprobs: Tensor }
 
+export interface TopDivergenceOptions extends DivergenceOptions {
+  /** Default 'bucket'. */
+  tail?: Tail
+  /** Rows of the student's weight from there on are padding. Default: all count. */
+  vocabulary?: number
+}
+
+function checkRecorded(operation: string, rows: number, { ids, logprobs }: RecordedDistributions, labels: Tensor, { tail = 'bucket', vocabulary = rows }: TopDivergenceOptions, { beta }: Weights): { tail: Tail, vocabulary: number } {
+  expectDtype(operation, 'ids', ids, 'int32')
+  expect(vocabulary >= 1 && vocabulary <= rows, operation, () => `vocabulary must be from 1 to ${rows}, what the student has, but is ${vocabulary}`)
+  expect(ids.rank === 2 && ids.dim(0) === labels.size && ids.dim(1) >= 1 && ids.dim(1) <= vocabulary, operation, () => `ids must have shape [${labels.size}, k], k from 1 to ${vocabulary}, but has ${shapeText(ids.shape)}`)
+  expectShape(operation, 'logprobs', logprobs, ids.shape, 'that of ids')
+  expect(tail === 'bucket' || beta < 1 || ids.dim(1) === vocabulary, operation, () => "beta is 1, but the reverse KL is infinite where the teacher has no mass; use tail 'bucket'")
+  return { tail, vocabulary }
+}
+
+const topDivergences = ({ ids, logprobs }: RecordedDistributions, tail: Tail, { beta }: Weights) => (scaled: Tensor): Tensor => {
+  const [own, taught] = withTail(scaled, ids, logprobs.detach(), tail)
+  return rowDivergence(own, taught, beta)
+}
+
 /**
  * linearDivergence() from a teacher's most probable tokens alone, recorded at the same temperature. With the teacher's mass d on the other tokens,
  * the gradient of a token's logits differs from the live teacher's by at most 2 d / temperature in the L1 norm at beta 0; with tail 'bucket' the
- * divergence is never more than the live one. `vocabulary`: rows of the student's weight from there on are padding.
+ * divergence is never more than the live one.
  */
-export function linearTopDivergence(
-  student: OutputLayer, { ids, logprobs }: RecordedDistributions, labels: Tensor, { tail = 'bucket', vocabulary = student.weight.dim(0), ...options }: DivergenceOptions & { tail?: Tail; vocabulary?: number } = {},
-): DivergenceResult {
+export function linearTopDivergence(student: OutputLayer, recorded: RecordedDistributions, labels: Tensor, options: TopDivergenceOptions = {}): DivergenceResult {
   const operation = 'linearTopDivergence'
   const weights = checkOptions(operation, options)
   expectDtype(operation, 'labels', labels, 'int32')
-  expectDtype(operation, 'ids', ids, 'int32')
   checkLayer(operation, 'student', student, labels.size)
-  expect(vocabulary >= 1 && vocabulary <= student.weight.dim(0), operation, () => `vocabulary must be from 1 to ${student.weight.dim(0)}, the rows of student.weight, but is ${vocabulary}`)
-  expect(ids.rank === 2 && ids.dim(0) === labels.size && ids.dim(1) >= 1 && ids.dim(1) <= vocabulary, operation, () => `ids must have shape [${labels.size}, k], k from 1 to ${vocabulary}, but has ${shapeText(ids.shape)}`)
-  expectShape(operation, 'logprobs', logprobs, ids.shape, 'that of ids')
-  expect(tail === 'bucket' || weights.beta < 1 || ids.dim(1) === vocabulary, operation, () => "beta is 1, but the reverse KL is infinite where the teacher has no mass; use tail 'bucket'")
-  return resultOf(logitsOf(student, vocabulary), labels, (scaled) => {
-    const [own, taught] = withTail(scaled, ids, logprobs.detach(), tail)
-    return rowDivergence(own, taught, weights.beta)
-  }, weights)
+  const { tail, vocabulary } = checkRecorded(operation, student.weight.dim(0), recorded, labels, options, weights)
+  return resultOf(logitsOf(student, vocabulary), labels, topDivergences(recorded, tail, weights), weights)
 }
 
-/** The divergence of two rows of logits [rows, vocabulary] at a time, [rows], differentiable in the student's; where no output layer is at hand. */
-export function divergence(studentLogits: Tensor, teacherLogits: Tensor, options: Pick<DivergenceOptions, 'beta' | 'temperature'> = {}): Tensor {
-  const { beta, temperature } = checkOptions('divergence', options)
-  expectShape('divergence', 'teacherLogits', teacherLogits, studentLogits.shape, 'that of studentLogits')
-  const scaled = (logits: Tensor): Tensor => logSoftmax(mul(logits, 1 / temperature))
-  return rowDivergence(scaled(studentLogits), scaled(teacherLogits).detach(), beta)
+/** linearDivergence() from logits [tokens, vocabulary] of both, where an output layer is not a plain matrix. */
+export function logitsDivergence(student: Tensor, teacher: Tensor, labels: Tensor, options: DivergenceOptions = {}): DivergenceResult {
+  const operation = 'logitsDivergence'
+  const weights = checkOptions(operation, options)
+  const vocabulary = Math.min(student.dim(-1), teacher.dim(-1))
+  const taught = logSoftmax(mul(firstColumns(operation, 'teacher', teacher, labels, vocabulary), 1 / weights.temperature)).detach()
+  return resultOf(firstColumns(operation, 'student', student, labels, vocabulary), labels, (scaled) => rowDivergence(logSoftmax(scaled), taught, weights.beta), weights)
+}
+
+/** linearTopDivergence() from logits [tokens, vocabulary]. */
+export function logitsTopDivergence(student: Tensor, recorded: RecordedDistributions, labels: Tensor, options: TopDivergenceOptions = {}): DivergenceResult {
+  const operation = 'logitsTopDivergence'
+  const weights = checkOptions(operation, options)
+  const { tail, vocabulary } = checkRecorded(operation, student.dim(-1), recorded, labels, options, weights)
+  return resultOf(firstColumns(operation, 'student', student, labels, vocabulary), labels, topDivergences(recorded, tail, weights), weights)
+}
+
+function firstColumns(operation: string, what: string, logits: Tensor, labels: Tensor, vocabulary: number): Tensor {
+  expectDtype(operation, 'labels', labels, 'int32')
+  expect(logits.rank === 2 && logits.dim(0) === labels.size, operation, () => `${what} must have shape [${labels.size}, vocabulary], one row per label, but has ${shapeText(logits.shape)}`)
+  return logits.dim(1) === vocabulary ? logits : slice(logits, [0, 0], [labels.size, vocabulary])
 }

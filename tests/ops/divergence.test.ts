@@ -2,7 +2,7 @@
 import { readFileSync } from 'node:fs'
 import { describe, expect, test } from 'vitest'
 import { ShapeError } from '../../src/errors.ts'
-import { divergence, linearDivergence, linearTopDivergence } from '../../src/ops/index.ts'
+import { linearDivergence, linearTopDivergence, logitsDivergence, logitsTopDivergence } from '../../src/ops/index.ts'
 import { backward, Tensor } from '../../src/tensor/index.ts'
 import { randomNumbers } from '../cases/random.ts'
 
@@ -34,8 +34,8 @@ describe('against TRL', () => {
     backward(result.loss)
     expect(Math.abs(await result.loss.item() - loss)).toBeLessThan(1e-12)
     expect(difference(await student.grad!.toArray(), gradient)).toBeLessThan(1e-12)
-    const rowsOf = await divergence(student, teacher, { beta, temperature }).toArray()
-    expect(difference(rowsOf.map((value, i) => jsd.labels[i] === -100 ? 0 : value), await result.divergence.toArray())).toBeLessThan(1e-12)
+    const direct = logitsDivergence(student, teacher, labels, { beta, temperature })
+    expect(difference(await direct.divergence.toArray(), await result.divergence.toArray())).toBeLessThan(1e-12)
   })
 })
 
@@ -100,6 +100,13 @@ describe('from recorded distributions', () => {
         if (tail === 'bucket') expect(own.divergence[t]).toBeLessThanOrEqual(live.divergence[t]! + 1e-12)
       }
     }
+  })
+
+  test('logits do for an output layer', async () => {
+    const { recorded } = await record(4, 1)
+    const logits = Tensor.from(await product(student.hidden, student.weight), [tokens, vocabulary], float64)
+    const options = { beta: 0.2, hardWeight: 0.5 }
+    expect(await logitsTopDivergence(logits, recorded, labels, options).loss.item()).toBeCloseTo(await linearTopDivergence(student, recorded, labels, options).loss.item(), 12)
   })
 
   test('between the ends of beta the mixture is finite without mass on the tail', async () => {

@@ -11,6 +11,8 @@ import trl
 from trl.experimental.gkd import GKDTrainer
 from trl.experimental.minillm import MiniLLMTrainer
 
+# Powers of gamma have the default dtype.
+torch.set_default_dtype(torch.float64)
 torch.manual_seed(7)
 rows, length, vocabulary = 2, 6, 11
 

@@ -1,0 +1,109 @@
+import { ConfigError } from '../../errors.ts'
+import { AutoModelForCausalLM, readConfig } from '../../models/index.ts'
+import type { CausalLanguageModel } from '../../models/index.ts'
+import { parseOptions } from '../../options.ts'
+import { Tokenizer } from '../../tokenizers/index.ts'
+import { Trainer } from '../../train/trainer.ts'
+import { decisiveModelOptions, loadModel, prepareModel } from '../model.ts'
+import { trainingPart } from '../options.ts'
+import { checkLengths, checkVocabulary, loadData, sampleTexts, type PreparedRun } from '../prepare.ts'
+import { checkLayerPairs } from './features.ts'
+import { teacherFingerprint } from './fingerprint.ts'
+import { distillSchema, type DistillArguments, type DistillOptions } from './options.ts'
+import { Recording } from './recording.ts'
+import { studentOf } from './student.ts'
+import { distillationTask } from './task.ts'
+import { sharedVocabulary } from './vocabulary.ts'
+
+/** Options that contradict each other, or ask for what the others do not give. */
+function checkOptions(args: DistillArguments): void {
+  const { model, teacher, recorded, initFromTeacher, objective, lmbda, seqKd, hiddenLayers, attentionLayers, tail, beta, labelSmoothingFactor, packing } = args
+  const needsTeacher = objective === 'minillm' || lmbda > 0 || seqKd || hiddenLayers.length > 0 || attentionLayers.length > 0 || initFromTeacher !== undefined
+  if (!teacher && !recorded) throw new ConfigError('teacher: give the folder of a teacher, or recorded, what `anneal teach` wrote')
+  if (!teacher && needsTeacher) throw new ConfigError('teacher: MiniLLM, sampled completions, layers to compare and initFromTeacher need a live teacher; give its folder')
+  if (recorded !== undefined && (objective === 'minillm' || lmbda > 0 || seqKd)) throw new ConfigError("recorded: it holds the data's tokens only; leave it out for MiniLLM, lmbda and seqKd, whose completions are sampled")
+  if (!model && !initFromTeacher) throw new ConfigError('model: give the folder of a student, or initFromTeacher, the layers of the teacher to start with')
+  if (model && initFromTeacher) throw new ConfigError('model and initFromTeacher: give a student, or layers of the teacher to start with, not both')
+  if (objective === 'minillm' && lmbda < 1) throw new ConfigError(`lmbda: MiniLLM learns from the student's own completions alone; set lmbda to 1 instead of ${lmbda}`)
+  if (recorded !== undefined && tail === 'renormalise' && beta === 1) throw new ConfigError("tail: the reverse KL (beta 1) is infinite where the teacher has no mass; use tail 'bucket'")
+  if (labelSmoothingFactor > 0) throw new ConfigError('labelSmoothingFactor: the teacher takes its place; leave it at 0')
+  if (packing !== false && (lmbda > 0 || seqKd)) throw new ConfigError('packing: completions are sampled for one prompt at a time; set packing to false')
+}
+
+/**
+ * Teaches a model what another knows: from soft labels (Hinton et al. 2015), recorded or of a live teacher; on its own samples (GKD, MiniLLM); with
+ * hidden states and attention maps compared. Returns the run, ready to train():
+ *
+ *     const run = await distill({ teacher: './large', model: './small', files: 'chats/*.jsonl', outputDir: './out', temperature: 2, alpha: 0.3 })
+ */
+export async function distill(options: DistillOptions): Promise<PreparedRun> {
+  const args = parseOptions(distillSchema, options, 'distill')
+  checkOptions(args)
+  const teacherConfig = args.teacher === undefined ? undefined : await readConfig(args.teacher)
+  const folder = args.tokenizer ?? args.model ?? args.teacher!
+  const tokenizer = await Tokenizer.fromPretrained(folder)
+  const config = args.model === undefined ? teacherConfig! : await readConfig(args.model)
+  checkVocabulary(tokenizer, config, folder)
+  let vocabulary = config.vocabSize
+  if (args.teacher !== undefined) {
+    checkVocabulary(tokenizer, teacherConfig!, args.teacher)
+    vocabulary = sharedVocabulary({ tokenizer, rows: config.vocabSize, where: folder }, { tokenizer: await Tokenizer.fromPretrained(args.teacher), rows: teacherConfig!.vocabSize, where: args.teacher })
+    const students = args.initFromTeacher?.length ?? config.numHiddenLayers
+    for (const name of ['hiddenLayers', 'attentionLayers'] as const) checkLayerPairs(name, args[name], students, teacherConfig!.numHiddenLayers)
+  }
+  const { assistantOnlyLoss, completionOnlyLoss } = args
+  const data = await loadData(args, tokenizer, { assistantOnlyLoss, ...(completionOnlyLoss === undefined ? {} : { completionOnlyLoss }) })
+  const made: CausalLanguageModel[] = []
+  try {
+    const recording = args.recorded === undefined ? undefined : await Recording.open(args.recorded)
+    recording?.check({ dataFingerprint: data.fingerprint, temperature: args.temperature, teacherFingerprint: args.teacher === undefined ? undefined : await teacherFingerprint(args.teacher) })
+    if (recording) vocabulary = Math.min(vocabulary, recording.index.vocabulary)
+    for (const one of teacherConfig ? [config, teacherConfig] : [config]) checkLengths(data, one)
+    const teacher = args.teacher === undefined ? undefined : await AutoModelForCausalLM.fromPretrained(args.teacher, { dtype: args.teacherDtype, device: args.device })
+    if (teacher) made.push(teacher)
+    teacher?.requiresGrad_(false)
+    const student = args.model === undefined ? studentOf(teacher!, args.initFromTeacher!, args.dtype) : await loadModel(args.model, args)
+    made.push(student)
+    if (args.model === undefined) prepareModel(student, args)
+    return prepare(args, { student, teacher: recording && !needsStates(args) ? undefined : teacher, recording, tokenizer, data, vocabulary }, () => { teacher?.dispose() })
+  } catch (error) {
+    for (const model of made) model.dispose()
+    data.close()
+    throw error
+  }
+}
+
+/** Whether a live teacher is needed beside what was recorded. */
+const needsStates = ({ hiddenLayers, attentionLayers }: DistillArguments): boolean => hiddenLayers.length + attentionLayers.length > 0
+
+type Parts = Pick<Parameters<typeof distillationTask>[0], 'student' | 'teacher' | 'recording'> & Pick<PreparedRun, 'tokenizer' | 'data'> & { vocabulary: number }
+
+function prepare(args: DistillArguments, { student, teacher, recording, tokenizer, data, vocabulary }: Parts, release: () => void): PreparedRun {
+  const { samplePrompts, maxNewTokens, samplingTemperature, topP, topK } = args
+  const task = distillationTask({
+    ...args, student, teacher, recording, tokenizer, data, loss: { ...args, vocabulary },
+    sampling: { maxNewTokens, samplingTemperature, topP, topK, bf16: args.bf16 ?? student.device.name !== 'cpu' },
+    ...(samplePrompts.length > 0 ? { sample: () => sampleTexts(student, tokenizer, samplePrompts) } : {}),
+  })
+  const trainer = new Trainer({ ...task, decisiveOptions: { ...decisiveModelOptions(args), ...decisive(args) } }, trainingPart(args))
+  return {
+    trainer, model: student, tokenizer, data,
+    async train(options = {}) {
+      const result = await trainer.train(options)
+      if (result.reason !== 'aborted') await student.savePretrained(args.outputDir).then(() => tokenizer.savePretrained(args.outputDir))
+      return result
+    },
+    dispose() {
+      trainer.dispose()
+      data.close()
+      release()
+    },
+  }
+}
+
+const decisiveNames = [
+  'objective', 'beta', 'temperature', 'scaleByTemperature', 'alpha', 'tail', 'lmbda', 'seqKd', 'maxNewTokens', 'samplingTemperature', 'topP', 'topK', 'gamma', 'lengthNormalization',
+  'rklAdvantage', 'singleStepDecomposition', 'hiddenLayers', 'hiddenWeight', 'hiddenLoss', 'attentionLayers', 'attentionWeight',
+] as const satisfies readonly (keyof DistillArguments)[]
+
+const decisive = (args: DistillArguments): Record<string, unknown> => Object.fromEntries(decisiveNames.map((name) => [name, args[name]]))

@@ -1,0 +1,110 @@
+import type { Batch } from '../../data/index.ts'
+import type { BaseOutput, CausalLanguageModel } from '../../models/index.ts'
+import { Linear } from '../../nn/index.ts'
+import { add, linearDivergence, linearLogprob, linearTopDivergence, logitsDivergence, logitsTopDivergence, mul, policyLoss, selectiveLogSoftmax, SequenceStarts, sum } from '../../ops/index.ts'
+import type { DivergenceOptions, DivergenceResult, OutputLayer, RecordedDistributions, Tail } from '../../ops/index.ts'
+import { noGrad, Tensor } from '../../tensor/index.ts'
+import type { LossResult } from '../../train/task.ts'
+import { featureLoss, type FeatureOptions } from './features.ts'
+import { miniLlmAdvantages, type MiniLlmOptions } from './minillm.ts'
+import type { RecordedRow } from './recording.ts'
+
+/** A batch with what was recorded of the teacher for its trained places, row after row. */
+export interface DistillBatch extends Batch { recorded?: readonly RecordedRow[] }
+
+export interface LossOptions extends MiniLlmOptions, FeatureOptions {
+  objective: 'divergence' | 'minillm'
+  beta: number
+  temperature: number
+  scaleByTemperature: boolean
+  alpha: number
+  tail: Tail
+  rklAdvantage: boolean
+  singleStepDecomposition: boolean
+  /** Rows of the output layers that both models have. */
+  vocabulary: number
+}
+
+/** What the student learns from, and what belongs to the student alone. */
+export interface LossParts { student: CausalLanguageModel; teacher: CausalLanguageModel | undefined; projections: readonly Linear[] }
+
+const plainHead = (model: CausalLanguageModel, hidden: Tensor): OutputLayer | undefined =>
+  model.lm_head instanceof Linear ? { hidden, weight: model.lm_head.weight.tensor, bias: model.lm_head.bias?.tensor ?? null } : undefined
+
+/** The divergence from a live teacher, in chunks where both output layers are plain matrices. */
+function liveDivergence(student: CausalLanguageModel, own: Tensor, teacher: CausalLanguageModel, taught: Tensor, labels: Tensor, options: DivergenceOptions): DivergenceResult {
+  const [head, teacherHead] = [plainHead(student, own), plainHead(teacher, taught)]
+  if (head && teacherHead) return linearDivergence(head, teacherHead, labels, options)
+  return logitsDivergence(student.logits(own), noGrad(() => teacher.logits(taught)), labels, options)
+}
+
+/** What was recorded, laid out as the batch is: one row a token, those without a label filled with some ids that do not count. */
+function recordedTensors(rows: readonly RecordedRow[], { labels }: Batch, topK: number, like: Tensor): RecordedDistributions {
+  const tokens = labels.length
+  const [ids, logprobs] = [new Int32Array(tokens * topK), new Float32Array(tokens * topK)]
+  let [row, at] = [0, 0]
+  for (let t = 0; t < tokens; t++) {
+    if (t + 1 >= tokens || labels[t + 1] === -100) {
+      for (let i = 0; i < topK; i++) [ids[t * topK + i], logprobs[t * topK + i]] = [i, -Math.log(topK)]
+      continue
+    }
+    while (at >= rows[row]!.ids.length) [row, at] = [row + 1, 0]
+    ids.set(rows[row]!.ids.subarray(at, at + topK), t * topK)
+    logprobs.set(rows[row]!.logprobs.subarray(at, at + topK), t * topK)
+    at += topK
+  }
+  return { ids: Tensor.from(ids, [tokens, topK], { device: like.device }), logprobs: Tensor.from(logprobs, [tokens, topK], { device: like.device }) }
+}
+
+function recordedDivergence(student: CausalLanguageModel, own: Tensor, recorded: RecordedDistributions, labels: Tensor, options: DivergenceOptions & { tail: Tail, vocabulary: number }): DivergenceResult {
+  const head = plainHead(student, own)
+  return head ? linearTopDivergence(head, recorded, labels, options) : logitsTopDivergence(student.logits(own), recorded, labels, options)
+}
+
+function logprobs(model: CausalLanguageModel, hidden: Tensor, labels: Tensor, temperature: number): Tensor {
+  const head = plainHead(model, hidden)
+  return (head ? linearLogprob(hidden, head.weight, labels, { temperature, bias: head.bias ?? null }) : selectiveLogSoftmax(model.logits(hidden), labels, { temperature })).logprob
+}
+
+/** The policy gradient whose reward is how much likelier the teacher finds a token than the student that wrote it; summed over tokens / numItems. */
+function policyTerm(own: Tensor, taught: Tensor, { cuSeqlens, labels }: Batch, numItems: number, options: LossOptions): Tensor {
+  const counts = (token: number): boolean => token + 1 < labels.length && labels[token + 1] !== -100
+  const weights = Tensor.from(Float32Array.from(labels, (_, token) => counts(token) ? 1 / numItems : 0), own.shape, { device: own.device })
+  const advantages = miniLlmAdvantages(own, taught, { cuSeqlens, counts }, options)
+  return policyLoss(own, { sequences: new SequenceStarts(cuSeqlens, own.device), advantages, weights }).loss
+}
+
+/** The loss of a batch, its sum over trained tokens divided by numItems, and what it is made of. */
+export function distillationLoss({ student, teacher, projections }: LossParts, batch: DistillBatch, numItems: number, options: LossOptions): LossResult {
+  const { objective, temperature, scaleByTemperature, alpha, tail, vocabulary, hiddenLayers, attentionLayers, rklAdvantage, singleStepDecomposition } = options
+  const wanted = { outputHiddenStates: hiddenLayers.length > 0, outputAttentions: attentionLayers.length > 0 }
+  const input = { inputIds: batch.inputIds, labels: batch.labels, cuSeqlens: batch.cuSeqlens }
+  const own: BaseOutput = student.base({ ...input, ...wanted })
+  const taught = teacher && noGrad(() => teacher.base({ inputIds: batch.inputIds, cuSeqlens: batch.cuSeqlens, ...wanted }))
+  const labels = own.labels!
+  const items = Math.max(numItems, 1)
+  const isMiniLlm = objective === 'minillm'
+  const scale = scaleByTemperature && !isMiniLlm ? temperature ** 2 : 1
+  const weights = { beta: isMiniLlm ? 1 : options.beta, temperature, softWeight: isMiniLlm && !singleStepDecomposition ? 0 : (1 - alpha) * scale / items, hardWeight: alpha / items }
+  const { loss, divergence, nll, correct } = batch.recorded
+    ? recordedDivergence(student, own.lastHiddenState, recordedTensors(batch.recorded, batch, topKOf(batch.recorded), own.lastHiddenState), labels, { ...weights, tail, vocabulary })
+    : liveDivergence(student, own.lastHiddenState, teacher!, taught!.lastHiddenState, labels, weights)
+  let total = loss
+  const sums: NonNullable<LossResult['sums']> = {}
+  const report = (name: string, value: Tensor): void => { sums[name] = { sum: sum(value), count: batch.numItems } }
+  report('divergence', divergence)
+  report('nll', nll)
+  report('meanTokenAccuracy', correct)
+  if (isMiniLlm && rklAdvantage) {
+    total = add(total, policyTerm(logprobs(student, own.lastHiddenState, labels, temperature), noGrad(() => logprobs(teacher!, taught!.lastHiddenState, labels, temperature)), batch, items, options))
+  }
+  const features = taught ? featureLoss(own, taught, projections, batch.cuSeqlens, labels, options) : null
+  if (features) {
+    sums['features'] = { sum: mul(features.detach(), 1), count: batch.numItems }
+    total = add(total, mul(features, 1 / items))
+  }
+  return { loss: total, sums }
+}
+
+/** k of recorded rows; a batch without a trained place has none. */
+const topKOf = (rows: readonly RecordedRow[]): number => Math.max(1, ...rows.map(({ topK }) => topK))
