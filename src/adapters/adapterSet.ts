@@ -8,12 +8,17 @@ import { createIa3 } from './ia3.ts'
 import { createLora } from './lora.ts'
 import { adapterSchema, type AdapterInput, type AdapterOptions } from './options.ts'
 import { createBitfit, createFreeze } from './partial.ts'
+import { createPrefixTuning } from './prefixTuning.ts'
+import { createPromptTuning } from './promptTuning.ts'
+import { createPTuning } from './pTuning.ts'
 
 /** The adapters of one model, and which of them it computes with. */
 class AdapterSet {
   readonly adapters = new Map<string, Adapter>()
   active: readonly string[] = []
   enabled = true
+  /** Where the base model is found, for adapter_config.json. */
+  baseModel: string | undefined
   /** The base's parameters that were trainable before the first adapter came. */
   readonly #frozen: Parameter[]
 
@@ -57,11 +62,14 @@ export function parseAdapterOptions(input: AdapterInput): AdapterOptions {
   return parseOptions(schema, input, 'adapter')
 }
 
-async function create(model: Module, name: string, options: AdapterOptions, seed: number): Promise<Adapter> {
-  const context = { seed, device: model.parameters()[0]!.device }
+async function create(model: Module, name: string, options: AdapterOptions, { seed = 42, encode, isLoaded = false }: AddAdapterOptions): Promise<Adapter> {
+  const context = { seed, device: model.parameters()[0]!.device, encode, isLoaded }
   switch (options.type) {
     case 'lora': return createLora(model, name, options, context)
     case 'ia3': return createIa3(model, name, options, context)
+    case 'prefix': return createPrefixTuning(model, options, context)
+    case 'prompt': return await createPromptTuning(model, options, context)
+    case 'ptuning': return createPTuning(model, options, context)
     case 'bottleneck': return createBottleneck(model, name, options, context)
     case 'bitfit': return createBitfit(model, options)
     case 'freeze': return createFreeze(model, options)
@@ -73,24 +81,32 @@ export interface AddAdapterOptions {
   name?: string
   /** Of its random start. Default 42. */
   seed?: number
+  /** The tokenizer's encode, for prompt tuning that starts from a text. */
+  encode?: (text: string) => readonly number[]
+  /** Where the base model is found; saved with the adapter. */
+  baseModel?: string | undefined
+  /** @internal The values come from a file. */
+  isLoaded?: boolean
 }
 
 /**
  * Adds an adapter (PEFT's get_peft_model and add_adapter) and makes it the active one. The model's own parameters are frozen from then on and stay
  * as they are; only the adapter's are trained. Throws ConfigError for a name that is taken, or options that fit nothing in the model.
  */
-export async function addAdapter(model: Module, input: AdapterInput, { name = 'default', seed = 42 }: AddAdapterOptions = {}): Promise<void> {
+export async function addAdapter(model: Module, input: AdapterInput, context: AddAdapterOptions = {}): Promise<void> {
+  const { name = 'default' } = context
   const options = parseAdapterOptions(input)
   if (!/^(?!training$)[A-Za-z_][A-Za-z0-9_-]*$/.test(name)) throw new ConfigError(`name: expected letters, digits, "_" and "-", got ${JSON.stringify(name)}`)
   const set = sets.get(model) ?? new AdapterSet(model)
   if (set.adapters.has(name)) throw new ConfigError(`name: the model already has an adapter ${JSON.stringify(name)}; choose another name, or delete that one`)
   try {
-    set.adapters.set(name, await create(model, name, options, seed))
+    set.adapters.set(name, await create(model, name, options, context))
   } catch (error) {
     if (set.adapters.size === 0) set.release()
     throw error
   }
   sets.set(model, set)
+  set.baseModel ??= context.baseModel
   setAdapter(model, name)
 }
 
@@ -125,6 +141,9 @@ export const adapterNames = (model: Module): string[] => [...sets.get(model)?.ad
 
 /** The names of those it computes with. */
 export const activeAdapters = (model: Module): readonly string[] => sets.get(model)?.active ?? []
+
+/** @internal Where the base model is found, as far as that is known. */
+export const baseModelOf = (model: Module): string | undefined => sets.get(model)?.baseModel
 
 /** @internal An adapter by name. */
 export const adapterOf = (model: Module, name: string): Adapter => setOf(model).get(name)

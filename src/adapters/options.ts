@@ -55,14 +55,51 @@ export const freezeSchema = z.strictObject({
   freezeExtraModules: z.array(z.string()).default([]).describe('Further modules to train outside the layers, such as embed_tokens or norm'),
 })
 
+const virtualTokensShape = {
+  numVirtualTokens: z.int().min(1).default(20).describe('How many trained tokens stand before every sequence'),
+} as const
+
+/** Prefix tuning (Li and Liang 2021): keys and values of every layer. PEFT's PrefixTuningConfig. */
+export const prefixSchema = z.strictObject({
+  type: z.literal('prefix'),
+  ...virtualTokensShape,
+  prefixProjection: z.boolean().default(false).describe('Train an embedding and two layers that make the prefix from it; what they make is saved'),
+  encoderHiddenSize: z.int().min(1).optional().describe("Width between those layers; by default that of the keys of one token, as PEFT's"),
+  initWeights: z.literal('zero').optional().describe('Start from zeros; by default from a normal distribution'),
+})
+
+/** Prompt tuning (Lester et al. 2021): embeddings. PEFT's PromptTuningConfig. */
+export const promptSchema = z.strictObject({
+  type: z.literal('prompt'),
+  ...virtualTokensShape,
+  promptTuningInit: z.enum(['RANDOM', 'TEXT', 'SAMPLE_VOCAB']).default('RANDOM').describe("Start from a normal distribution, from the tokens of a text, or from those of tokens drawn from the vocabulary"),
+  promptTuningInitText: z.string().min(1).optional().describe('The text for TEXT; repeated or cut to the number of virtual tokens'),
+  tokenizerNameOrPath: z.string().optional().describe("Written for PEFT, which wants it with TEXT; by default the base model's place"),
+})
+
+/** P-tuning (Liu et al. 2021): embeddings that three layers make from trained ones. PEFT's PromptEncoderConfig. */
+export const pTuningSchema = z.strictObject({
+  type: z.literal('ptuning'),
+  ...virtualTokensShape,
+  encoderReparameterizationType: z.enum(['MLP', 'LSTM']).default('MLP').describe('What makes the embeddings. LSTM is only loaded, not trained'),
+  encoderHiddenSize: z.int().min(1).optional().describe("Width between the layers; by default the model's"),
+  encoderNumLayers: z.int().min(1).default(2).describe('Layers of an LSTM'),
+  encoderDropout: z.number().min(0).max(1).default(0).describe('Dropout between the layers of an LSTM'),
+})
+
 /** Every kind of adapter by its `type`. */
-export const adapterSchema = z.discriminatedUnion('type', [loraSchema, ia3Schema, bottleneckSchema, bitfitSchema, freezeSchema])
+export const adapterSchema = z.discriminatedUnion('type', [
+  loraSchema, ia3Schema, prefixSchema, promptSchema, pTuningSchema, bottleneckSchema, bitfitSchema, freezeSchema,
+])
 
 export type LoraOptions = z.output<typeof loraSchema>
 export type Ia3Options = z.output<typeof ia3Schema>
 export type BottleneckOptions = z.output<typeof bottleneckSchema>
 export type BitfitOptions = z.output<typeof bitfitSchema>
 export type FreezeOptions = z.output<typeof freezeSchema>
+export type PrefixOptions = z.output<typeof prefixSchema>
+export type PromptOptions = z.output<typeof promptSchema>
+export type PTuningOptions = z.output<typeof pTuningSchema>
 /** What a user gives. */
 export type AdapterInput = z.input<typeof adapterSchema>
 /** With defaults filled in. */

@@ -6,7 +6,7 @@ import type { AdapterOptions } from './options.ts'
 type Json = Readonly<Record<string, JsonValue>>
 
 /** What PEFT calls each kind; those it does not have are anneal's own. */
-const peftTypes = { lora: 'LORA', ia3: 'IA3', bottleneck: 'BOTTLENECK', bitfit: 'BITFIT', freeze: 'FREEZE' } as const satisfies Record<AdapterOptions['type'], string>
+const peftTypes = { lora: 'LORA', ia3: 'IA3', prefix: 'PREFIX_TUNING', prompt: 'PROMPT_TUNING', ptuning: 'P_TUNING', bottleneck: 'BOTTLENECK', bitfit: 'BITFIT', freeze: 'FREEZE' } as const satisfies Record<AdapterOptions['type'], string>
 
 /** Options that are no keys of adapter_config.json: they are about training, not about what was trained. */
 const unwritten = new Set(['type', 'loraplusLrRatio'])
@@ -14,6 +14,7 @@ const unwritten = new Set(['type', 'loraplusLrRatio'])
 /** Keys that say nothing about the numbers. */
 const informative = new Set([
   'peft_type', 'peft_version', 'auto_mapping', 'base_model_name_or_path', 'revision', 'task_type', 'inference_mode', 'fan_in_fan_out', 'loftq_config', 'megatron_core', 'qalora_group_size',
+  'num_attention_heads', 'num_layers', 'token_dim', 'tokenizer_kwargs',
 ])
 
 /** Keys of features that anneal lacks, which is no harm while they are off. */
@@ -22,10 +23,14 @@ const off: Readonly<Record<string, readonly string[]>> = {
     'alora_invocation_tokens', 'arrow_config', 'corda_config', 'ensure_weight_tying', 'eva_config', 'kasa_config', 'layer_replication', 'lora_bias', 'lora_ga_config', 'megatron_config',
     'monteclora_config', 'target_parameters', 'trainable_token_indices', 'use_bdlora', 'use_qalora', 'velora_config',
   ],
+  PREFIX_TUNING: ['modules_to_save', 'num_transformer_submodules'],
+  PROMPT_TUNING: ['modules_to_save', 'num_transformer_submodules'],
+  P_TUNING: ['modules_to_save', 'num_transformer_submodules'],
 }
 
 const toSnake = (name: string): string => name.replace(/[A-Z]/g, (letter) => `_${letter.toLowerCase()}`)
-const isOff = (value: JsonValue): boolean => value === null || value === false || (Array.isArray(value) && value.length === 0)
+// Two submodules are encoder and decoder.
+const isOff = (key: string, value: JsonValue): boolean => (key === 'num_transformer_submodules' && value === 1) || value === null || value === false || (Array.isArray(value) && value.length === 0)
 
 /** What adapter_config.json says of an adapter, keys sorted as PEFT writes them. */
 export function toPeftConfig(options: AdapterOptions, extra: Readonly<Record<string, JsonValue>>): Record<string, JsonValue> {
@@ -50,7 +55,7 @@ export function fromPeftConfig(json: Json, path: string, namesOf: (type: string)
     if (name !== undefined) {
       if (value !== null) input[name] = name === 'modulesToSave' ? [...new Set(value as string[])] : value
     } else if (off[String(peftType)]?.includes(key)) {
-      if (!isOff(value)) throw new FileFormatError(`${path}: ${key}: anneal cannot apply this yet (it is ${JSON.stringify(value)}); merge the adapter with PEFT and load the merged model`)
+      if (!isOff(key, value)) throw new FileFormatError(`${path}: ${key}: anneal cannot apply this yet (it is ${JSON.stringify(value)}); merge the adapter with PEFT and load the merged model`)
     } else if (!informative.has(key)) {
       warnings.push(`${path}: ${key} is unknown and has no effect${didYouMean(key, known.keys())}`)
     }

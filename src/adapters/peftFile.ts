@@ -5,14 +5,18 @@ import { openSafetensors, readJsonObject, replaceFile, writeSafetensors, type Sa
 import { Conv1D, LinearLayer, type Module, type Parameter } from '../nn/index.ts'
 import { didYouMean } from '../suggest.ts'
 import { Tensor, unscoped, type DType } from '../tensor/index.ts'
-import { activeAdapters, adapterOf, addAdapter, deleteAdapter, setAdapter } from './adapterSet.ts'
+import { activeAdapters, adapterOf, addAdapter, baseModelOf, deleteAdapter, setAdapter } from './adapterSet.ts'
 import { adapterSchema, type AdapterInput, type AdapterOptions } from './options.ts'
 import { fromPeftConfig, toPeftConfig } from './peftConfig.ts'
 import { innermost, resolveTargets, sites, usualTargetsOf } from './targets.ts'
+import { virtualTokensConfig, type TrainedTokens } from './virtualTokens.ts'
 
 const configName = 'adapter_config.json'
 const weightsName = 'adapter_model.safetensors'
 const prefix = 'base_model.model.'
+/** Beside PEFT's two files, which do not have them: the parameters that make virtual tokens, so that training can go on. */
+const encoderName = 'prompt_encoder.safetensors'
+const virtualTokensName = 'prompt_embeddings'
 
 const dtypes: Partial<Record<SafetensorsDtype, DType>> = { F32: 'float32', BF16: 'bfloat16', F16: 'float16', F64: 'float64' }
 const storedDtypes: Partial<Record<DType, SafetensorsDtype>> = { float32: 'F32', bfloat16: 'BF16', float64: 'F64' }
@@ -44,35 +48,46 @@ const isFanInFanOut = (model: Module): boolean => [...sites(model)].some(([, mod
 export interface SaveAdapterOptions {
   /** Which of the model's adapters. Default: the active one. */
   name?: string
-  /** Written as base_model_name_or_path: where the base model is found. */
+  /** Written as base_model_name_or_path: where the base model is found. Default: as it was given to addAdapter(). */
   baseModel?: string
   /** Written as task_type. Default CAUSAL_LM. */
   taskType?: string
 }
 
 /** Writes adapter_config.json and adapter_model.safetensors, as PEFT's save_pretrained does and its from_pretrained reads. */
-export async function saveAdapter(model: Module, folder: string, { name = activeAdapters(model)[0] ?? 'default', baseModel, taskType = 'CAUSAL_LM' }: SaveAdapterOptions = {}): Promise<void> {
-  const { options, parameters } = adapterOf(model, name)
+export async function saveAdapter(model: Module, folder: string, { name = activeAdapters(model)[0] ?? 'default', baseModel = baseModelOf(model), taskType = 'CAUSAL_LM' }: SaveAdapterOptions = {}): Promise<void> {
+  const adapter = adapterOf(model, name)
+  const { options, virtualTokens } = adapter
   const written = writtenTargets(model, options)
   await mkdir(folder, { recursive: true })
-  await writeSafetensors(join(folder, weightsName), [...parameters()].map(([key, parameter]) => source(`${prefix}${key}`, parameter.tensor)), { format: 'pt' })
+  const own = (start: string): TensorSource[] => [...adapter.parameters()].map(([key, parameter]) => source(`${start}${key}`, parameter.tensor))
+  if (virtualTokens) {
+    using values = virtualTokens.snapshot()
+    await writeSafetensors(join(folder, weightsName), [source(virtualTokensName, values)], { format: 'pt' })
+    if (virtualTokens.isEncoded) await writeSafetensors(join(folder, encoderName), own(''), { format: 'pt' })
+  } else {
+    await writeSafetensors(join(folder, weightsName), own(prefix), { format: 'pt' })
+  }
   const config = toPeftConfig(written, {
-    base_model_name_or_path: baseModel ?? null, task_type: taskType, ...(written.type === 'lora' || written.type === 'ia3' ? { fan_in_fan_out: isFanInFanOut(model) } : {}),
+    base_model_name_or_path: baseModel ?? null, task_type: taskType, ...virtualTokensConfig(model, options, baseModel), ...(written.type === 'lora' || written.type === 'ia3' ? { fan_in_fan_out: isFanInFanOut(model) } : {}),
   })
   await replaceFile(join(folder, configName), `${JSON.stringify(config, undefined, 2)}\n`)
 }
 
 /** The file's name of a parameter, as any PEFT wrote it: one of an adapted embedding repeats the base's table, which is passed over. */
-function storedName(file: SafetensorsFile, key: string): string {
+function storedName(file: SafetensorsFile, key: string, virtualTokens: TrainedTokens | undefined): string {
+  if (virtualTokens) return virtualTokens.isEncoded ? key : virtualTokensName
   return file.tensors.has(`${prefix}${key}`) || !file.tensors.has(key) ? `${prefix}${key}` : key
 }
 
 /** Reads the values of an adapter's parameters from a folder that saveAdapter() or PEFT wrote. Throws FileFormatError naming what does not fit. */
 export async function loadAdapterWeights(model: Module, folder: string, name = activeAdapters(model)[0] ?? 'default'): Promise<void> {
-  const path = join(folder, weightsName)
+  const adapter = adapterOf(model, name)
+  const { virtualTokens } = adapter
+  const path = join(folder, virtualTokens?.isEncoded ? encoderName : weightsName)
   const file = await openSafetensors(path)
   try {
-    const wanted = new Map([...adapterOf(model, name).parameters()].map(([key, parameter]) => [storedName(file, key), parameter]))
+    const wanted = new Map([...adapter.parameters()].map(([key, parameter]) => [storedName(file, key, virtualTokens), parameter]))
     const found = [...wanted].map(([key, parameter]) => [parameter, checked(file, path, key, parameter)] as const)
     const extra = [...file.tensors.keys()].find((key) => !wanted.has(key) && !key.endsWith('.base_layer.weight'))
     if (extra !== undefined) throw new FileFormatError(`${path}: tensor ${JSON.stringify(extra)}: the adapter has no such parameter in this model${didYouMean(extra, wanted.keys())}; it was made for another base, or with other targets than ${configName} says`)
@@ -101,6 +116,8 @@ export interface LoadAdapterOptions {
   name?: string
   /** Whether it is to be trained further. Default false, as in PEFT. */
   isTrainable?: boolean
+  /** Where the base model is found; saved with the adapter. Default: what the file says. */
+  baseModel?: string
 }
 
 /** The option names of a type of adapter. */
@@ -110,10 +127,12 @@ const namesOf = (type: string): string[] => Object.keys(adapterSchema.options.fi
  * Adds an adapter from a folder that PEFT's save_pretrained or saveAdapter() wrote, and makes it the active one. Returns warnings about keys of
  * adapter_config.json that are unknown. Throws FileFormatError where it does not fit the model, which is then as before.
  */
-export async function loadAdapter(model: Module, folder: string, { name = 'default', isTrainable = false }: LoadAdapterOptions = {}): Promise<{ warnings: string[] }> {
+export async function loadAdapter(model: Module, folder: string, { name = 'default', isTrainable = false, baseModel }: LoadAdapterOptions = {}): Promise<{ warnings: string[] }> {
   const before = [...activeAdapters(model)]
-  const { input, warnings } = fromPeftConfig(await readJsonObject(join(folder, configName)), join(folder, configName), namesOf)
-  await addAdapter(model, input as AdapterInput, { name })
+  const config = await readJsonObject(join(folder, configName))
+  const { input, warnings } = fromPeftConfig(config, join(folder, configName), namesOf)
+  const named = config['base_model_name_or_path']
+  await addAdapter(model, input as AdapterInput, { name, isLoaded: true, baseModel: baseModel ?? (typeof named === 'string' ? named : undefined) })
   try {
     await loadAdapterWeights(model, folder, name)
   } catch (error) {

@@ -1,4 +1,5 @@
 import { ConfigError } from '../errors.ts'
+import { activeAdapters, addAdapter, hasAdapters, loadAdapter, loadAdapterWeights, saveAdapter } from '../adapters/index.ts'
 import { AutoModelForCausalLM } from '../models/index.ts'
 import type { CausalLanguageModel } from '../models/index.ts'
 import { loadWeights } from '../models/weights.ts'
@@ -9,9 +10,13 @@ import type { ModelArguments } from './options.ts'
 type Freezing = Pick<ModelArguments, 'trainable' | 'freeze'>
 
 /** The model of a folder, as a method's options say, ready to be trained. */
-export async function loadModel(folder: string, args: ModelArguments & { gradientCheckpointing: boolean }): Promise<CausalLanguageModel> {
+export async function loadModel(folder: string, args: ModelArguments & { gradientCheckpointing: boolean, seed: number }): Promise<CausalLanguageModel> {
+  const { adapter, adapterPath } = args
+  if (adapter && adapterPath !== undefined) throw new ConfigError('adapter, adapterPath: a new adapter, or one to go on with; not both')
   const model = await AutoModelForCausalLM.fromPretrained(folder, { dtype: args.dtype, device: args.device })
   try {
+    if (adapter) await addAdapter(model, adapter, { seed: args.seed, baseModel: folder })
+    else if (adapterPath !== undefined) await loadAdapter(model, adapterPath, { isTrainable: true, baseModel: folder })
     prepareModel(model, args)
     return model
   } catch (error) {
@@ -28,6 +33,7 @@ export function prepareModel(model: CausalLanguageModel, args: Freezing & { grad
 
 /** Leaves only the parameters that are to be trained with requiresGrad. */
 export function applyFreezing(model: CausalLanguageModel, { trainable, freeze }: Freezing): void {
+  if (hasAdapters(model) && (trainable || freeze.length)) throw new ConfigError('trainable, freeze: an adapter says itself what is trained; leave them out, or choose adapter: { type: "freeze" }')
   if (trainable) {
     model.requiresGrad_(false)
     for (const pattern of trainable) model.requiresGrad_(true, pattern)
@@ -36,20 +42,23 @@ export function applyFreezing(model: CausalLanguageModel, { trainable, freeze }:
   if (model.numParameters({ onlyTrainable: true }) === 0) throw new ConfigError('freeze: nothing is left to train')
 }
 
-/** How a task keeps its model: the parts of a TrainingTask that save, load and describe it. */
+/** How a task keeps its model, or of a model with adapters the active one: the parts of a TrainingTask that save, load and describe it. */
 export function modelKeeping(model: CausalLanguageModel, tokenizer: Tokenizer | undefined): {
   description: string, saveBytes: number, save: (folder: string) => Promise<void>, load: (folder: string) => Promise<void>
 } {
+  const names = hasAdapters(model) ? activeAdapters(model) : undefined
+  const kept = model.parameters().filter(({ requiresGrad }) => !names || requiresGrad)
   return {
     description: `${model.config.architecture}, ${(model.numParameters() / 1e6).toFixed(1)}M parameters`,
-    saveBytes: model.parameters().reduce((bytes, { size, dtype }) => bytes + size * bytesOf(dtype), 0),
+    saveBytes: kept.reduce((bytes, { size, dtype }) => bytes + size * bytesOf(dtype), 0),
     async save(folder) {
-      await model.savePretrained(folder)
+      if (names) await saveAdapter(model, folder)
+      else await model.savePretrained(folder)
       await tokenizer?.savePretrained(folder)
     },
-    load: (folder) => loadWeights(model, folder, model.dtype, model.device),
+    load: (folder) => names ? loadAdapterWeights(model, folder) : loadWeights(model, folder, model.dtype, model.device),
   }
 }
 
 /** The options of the model that decide a run's numbers. */
-export const decisiveModelOptions = ({ dtype, freeze, trainable }: ModelArguments): Readonly<Record<string, unknown>> => ({ dtype, freeze, trainable: trainable ?? null })
+export const decisiveModelOptions = ({ dtype, freeze, trainable, adapter }: ModelArguments): Readonly<Record<string, unknown>> => ({ dtype, freeze, trainable: trainable ?? null, adapter: adapter ?? null })

@@ -1,4 +1,5 @@
 import { z } from 'zod'
+import { adapterSchema } from '../adapters/index.ts'
 import { deviceOption } from '../options.ts'
 import { trainingShape } from '../train/options.ts'
 
@@ -26,6 +27,9 @@ export const modelShape = {
   tokenizer: z.string().optional().describe("Folder of the tokenizer; the model's by default"),
   dtype: z.enum(['float32', 'bfloat16']).default('float32').describe('Of the weights in memory; bfloat16 weights are trained with float32 masters'),
   device: deviceOption,
+  adapter: z.preprocess((value) => (typeof value === 'string' ? { type: value } : value), adapterSchema).optional()
+    .describe('Train an adapter and leave the model as it is: lora, ia3, prefix, …, or an object such as { type: "lora", r: 16, targetModules: "all-linear" }'),
+  adapterPath: z.string().optional().describe('Folder of a saved adapter to go on training, instead of a new one'),
   freeze: z.array(z.string()).default([]).describe('Name patterns of parameters to leave as they are, such as model.embed_tokens or "model.layers.0.*"'),
   trainable: z.array(z.string()).optional().describe('Name patterns of the only parameters to train, before freeze'),
   samplePrompts: z.array(z.string()).default([]).describe('Prompts the model continues after each evaluation'),

@@ -42,6 +42,7 @@ export async function pretrain(options: PretrainOptions): Promise<PreparedRun> {
   let model: CausalLanguageModel | undefined
   try {
     if (args.model === undefined) {
+      if (args.adapter ?? args.adapterPath) throw new ConfigError('adapter: a new model has nothing to adapt; give model')
       model = AutoModelForCausalLM.fromConfig(config, { dtype: args.dtype, seed: args.seed, device: args.device })
       prepareModel(model, args)
     } else {
