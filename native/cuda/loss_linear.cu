@@ -112,7 +112,7 @@ void add_gradients(const LinearHead& head, const HeadGradients& gradients, const
     auto sum = [&](auto number) {
       using T = decltype(number);
       const T* rows = static_cast<const T*>(dlogits.data);
-      sum_columns<T>(head.kernel, {{gradients.bias->as<float>()}, {rows}, chunk.rows, dlogits.stride, head.vocabulary(), accumulate}, 1);
+      sum_columns<T>(head.kernel, {{gradients.bias->as<float>()}, {rows}, chunk.rows, dlogits.stride, static_cast<int>(head.vocabulary()), accumulate}, 1);
     };
     if (head.half) sum(bf16{});
     else sum(float{});

@@ -34,7 +34,7 @@ const liveCases = shapes.map(({ tokens, widths, vocabularies, options, bias = fa
       labels(tokens, Math.min(vocabulary, teacherVocabulary), 0.2), ...bias ? [float([vocabulary]), float([teacherVocabulary], { gradient: false })] : [],
     ],
     run: (hidden, w, teacherHidden, teacherWeight, label, b, teacherBias) =>
-      outputs(linearDivergence({ hidden, weight: w, bias: b ?? null }, { hidden: teacherHidden, weight: teacherWeight, bias: teacherBias ?? null }, label, options)),
+      outputs(linearDivergence({ hidden, weight: w, bias: b }, { hidden: teacherHidden, weight: teacherWeight, bias: teacherBias }, label, options)),
     forward: { flops: flops(width) + flops(teacherWidth) }, backward: { flops: 2 * flops(width) },
   }
 })
@@ -73,7 +73,7 @@ const topCases = topShapes.map(({ tokens, width, vocabulary, k, options, bias = 
       float([tokens, width]), float([vocabulary, width], { low: -9 / width, high: 9 / width }), integers(idsOf(tokens, k, rows), [tokens, k]),
       float([tokens, k], { low: lowest - 2, high: lowest - 0.25, gradient: false, fixed: 'float32' }), labels(tokens, rows, 0.2), ...bias ? [float([vocabulary])] : [],
     ],
-    run: (hidden, weight, ids, logprobs, label, b) => outputs(linearTopDivergence({ hidden, weight, bias: b ?? null }, { ids, logprobs }, label, options)),
+    run: (hidden, weight, ids, logprobs, label, b) => outputs(linearTopDivergence({ hidden, weight, bias: b }, { ids, logprobs }, label, options)),
     forward: { flops }, backward: { flops: 2 * flops },
   }
 })
