@@ -110,6 +110,8 @@ export async function loadWeights(model: CausalLanguageModel, folder: string, dt
     if (quantize) model.quantizationConfig = quantize
     else if (stored) model.quantizationConfig = storedConfig(model)
   } catch (error) {
+    // What is still being read needs its file.
+    await device.fence().catch(() => undefined)
     model.dispose()
     throw error
   } finally {
