@@ -42,7 +42,7 @@ async function base(family: string): Promise<CausalLanguageModel> {
 async function adapted(name: string, { family, options, state }: Case): Promise<CausalLanguageModel> {
   const model = await base(family)
   const camel = Object.fromEntries(Object.entries(options).map(([key, value]) => [key.replace(/_(.)/g, (_, letter: string) => letter.toUpperCase()), value]))
-  await addAdapter(model, { type: types[name.split('-')[0] as keyof typeof types], ...camel } as AdapterInput)
+  await addAdapter(model, { type: types[name.split('-')[0] as keyof typeof types], ...camel })
   model.virtualTokens!.loadStateDict(new Map(Object.entries(state).map(([key, { shape, values }]) => {
     const tensor = unscoped(() => Tensor.from(values, shape))
     live.push(tensor)
