@@ -2,7 +2,7 @@
 import { readFileSync } from 'node:fs'
 import { fileURLToPath } from 'node:url'
 import { afterEach, describe, expect, test } from 'vitest'
-import { addAdapter, loadAdapter, setAdapter, withoutAdapters, type AdapterInput } from '../../src/adapters/index.ts'
+import { addAdapter, loadAdapter, setAdapter, withoutAdapters } from '../../src/adapters/index.ts'
 import { adapterOf } from '../../src/adapters/adapterSet.ts'
 import { generate } from '../../src/generate/index.ts'
 import { AutoModelForCausalLM, type CausalLanguageModel } from '../../src/models/index.ts'
