@@ -88,11 +88,12 @@ export function replaceByQuantized(model: CausalLanguageModel, name: string, { w
 /** Rounds every chosen layer of a loaded model to the nearest codes, one after another. */
 export async function quantizeLayers(model: CausalLanguageModel, config: QuantizationConfig): Promise<void> {
   for (const [name, layer] of layersToQuantize(model, config)) {
-    const weight = outputsFirst(layer, layer.weight.tensor)
+    const stored = layer.weight.tensor
+    const weight = outputsFirst(layer, stored)
     try {
       replaceByQuantized(model, name, await quantizeWeight(weight, config, `${name}.weight`))
     } finally {
-      if (weight !== layer.weight.tensor) weight.dispose()
+      if (weight !== stored) weight.dispose()
     }
   }
   model.quantizationConfig = config

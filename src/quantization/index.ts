@@ -1,0 +1,2 @@
+export { quantizeModelSchema } from './options.ts'
+export { dequantizeModel, quantizeModel, type QuantizeModelOptions } from './quantizeModel.ts'
