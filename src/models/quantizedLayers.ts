@@ -99,13 +99,14 @@ export async function quantizeLayers(model: CausalLanguageModel, config: Quantiz
   model.quantizationConfig = config
 }
 
+/** Bytes of a quantised weight as it is saved. */
+export const savedBytes = ({ weight, nested }: QuantizedLinear): number => (nested ? weight.codes.size + nested.codes.length + 4 * nested.absmax.length : weight.bytes)
+
 /** Bytes of the parameters and quantised weights below a module, as they are saved. */
 export function weightBytes(module: Module): number {
   let bytes = 0
   for (const parameter of module.parameters()) bytes += parameter.size * bytesOf(parameter.dtype)
-  for (const [, { weight, nested }] of quantizedLayers(module)) {
-    bytes += nested ? weight.codes.size + nested.codes.length + 4 * nested.absmax.length : weight.bytes
-  }
+  for (const [, layer] of quantizedLayers(module)) bytes += savedBytes(layer)
   return bytes
 }
 

@@ -14,7 +14,7 @@ import { toHalf } from '../../src/quantization/half.ts'
 import { layerByLayer } from '../../src/quantization/layerwise.ts'
 import { dequantize, matmul, mul, sub, sum, transpose } from '../../src/ops/index.ts'
 import { backward, scope, Tensor } from '../../src/tensor/index.ts'
-import { distance, folderOf } from '../models/recorded.ts'
+import { distance } from '../models/recorded.ts'
 import { workplace } from './folders.ts'
 
 const { kept, newFolder } = workplace()
