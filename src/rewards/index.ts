@@ -1,2 +1,7 @@
 export { RewardRunner, type RewardRunnerOptions, type RewardTable } from './runner.ts'
 export { nameReward, rewardEach, type AnyRow, type RewardContext, type RewardFunction, type RewardSample, type RewardValues } from './types.ts'
+export { regexMatch, thinkFormat } from './format.ts'
+export { jsonValid, satisfies, type JsonOptions, type JsonSchema } from './json.ts'
+export { loadRewards, namedRewards } from './load.ts'
+export { exactMatch, lastNumber, numericMatch, type MatchOptions } from './match.ts'
+export { cosineLength, repetitionPenalty, softOverlong, type CosineOptions } from './shape.ts'

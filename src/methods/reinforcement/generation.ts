@@ -87,14 +87,17 @@ export async function makeGeneration<Row>(options: GenerationOptions<Row>, index
       rolloutTokensPerSecond: rollouts.reduce((sum, { completionIds }) => sum + completionIds.length, 0) / Math.max(rolloutSeconds, 1e-9),
     },
     samples: samplesOf(groups, runner.names, options.samplesToLog),
-    warnings: warningsOf(runner.names, sampled.failed, rollouts.length, groups.length, result.withoutSpread),
+    warnings: warningsOf(runner.names, sampled, rollouts.length, groups.length, result.withoutSpread),
   }
 }
 
+/** Of each reward function: answers it failed on, and the first error. */
+interface Failures { failed: number[], errors: (string | undefined)[] }
+
 /** A share that fails is a number in the log; all failing is worth a word. */
-function warningsOf(names: readonly string[], failed: readonly number[], samples: number, groups: number, withoutSpread: number): string[] {
+function warningsOf(names: readonly string[], { failed, errors }: Failures, samples: number, groups: number, withoutSpread: number): string[] {
   return [
-    ...names.flatMap((name, f) => failed[f]! >= samples ? [`reward function ${name} failed or timed out for every answer; they count as having no reward from it`] : []),
+    ...names.flatMap((name, f) => failed[f]! >= samples ? [`reward function ${name} failed for every answer, which count as having no reward from it: ${errors[f] ?? ''}`] : []),
     ...(withoutSpread === groups ? ['the rewards of every group are all alike, so this generation teaches nothing; make the task easier or harder, raise numGenerations, or set dynamicSamplingRounds'] : []),
   ]
 }
@@ -105,20 +108,20 @@ const isAlike = (values: Float64Array, weights: readonly number[]): boolean => {
 }
 
 /** Generates until there are enough groups whose rewards differ, or no rounds are left; groups dropped before then fill what is missing. */
-async function sampleGroups<Row>(options: GenerationOptions<Row>, index: number, step: number): Promise<{ groups: Group<Row>[], failed: number[], rounds: number, dropped: number }> {
+async function sampleGroups<Row>(options: GenerationOptions<Row>, index: number, step: number): Promise<Failures & { groups: Group<Row>[], rounds: number, dropped: number }> {
   const { prompts, promptsPerGeneration, dynamicSamplingRounds, runner, rewardWeights } = options
   const first = promptsOf(prompts, promptsPerGeneration, options.sampling.seed, index)
   const used = new Set(first)
   const spare = dynamicSamplingRounds > 0 ? Array.from(permutation(prompts.length, options.sampling.seed, 'shuffle', refillStream + index), (i) => prompts[i]!).filter((one) => !used.has(one)) : []
-  const failed = runner.names.map(() => 0)
+  const failures: Failures = { failed: runner.names.map(() => 0), errors: [] }
   const [kept, dropped]: [Group<Row>[], Group<Row>[]] = [[], []]
   let [next, asked, rounds] = [first, 0, 0]
   for (;;) {
-    const made = await rewardedGroups(options, next, step, asked, failed)
+    const made = await rewardedGroups(options, next, step, asked, failures)
     asked += next.length
     for (const group of made) (dynamicSamplingRounds > 0 && isAlike(group.values, rewardWeights) ? dropped : kept).push(group)
     const missing = promptsPerGeneration - kept.length
-    if (missing === 0 || rounds === dynamicSamplingRounds || spare.length === 0) return { groups: [...kept, ...dropped.slice(0, missing)], failed, rounds, dropped: dropped.length }
+    if (missing === 0 || rounds === dynamicSamplingRounds || spare.length === 0) return { groups: [...kept, ...dropped.slice(0, missing)], ...failures, rounds, dropped: dropped.length }
     next = spare.splice(0, missing)
     rounds++
   }
@@ -133,12 +136,15 @@ function promptsOf<T>(prompts: readonly T[], count: number, seed: number, index:
 }
 
 /** Rewards are asked for as soon as a group is finished, while others are still generated. */
-async function rewardedGroups<Row>({ runner, source, sampling }: GenerationOptions<Row>, prompts: readonly PromptRow<Row>[], step: number, firstPrompt: number, failed: number[]): Promise<Group<Row>[]> {
+export async function rewardedGroups<Row>({ runner, source, sampling }: GenerationOptions<Row>, prompts: readonly PromptRow<Row>[], step: number, firstPrompt: number, { failed, errors }: Failures): Promise<Group<Row>[]> {
   const pending: Promise<Group<Row>>[] = []
   const score = async (rollouts: readonly Rollout[]): Promise<Group<Row>> => {
     const prompt = prompts[rollouts[0]!.prompt]!
     const table = await runner.score(rollouts.map((rollout) => sampleOf(rollout, prompt)), { step, signal: sampling.signal })
-    table.failed.forEach((count, f) => { failed[f]! += count })
+    table.failed.forEach((count, f) => {
+      failed[f]! += count
+      errors[f] ??= table.errors[f]
+    })
     return { prompt, rollouts, values: table.values }
   }
   await source(prompts.map(({ promptIds }) => promptIds), {
