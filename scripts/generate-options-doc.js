@@ -25,8 +25,8 @@ function table(properties, required) {
 }
 
 /** The tables by the name of their place in the documents: what both methods have, what each has of its own, and generation. */
-export function optionTables({ sftSchema, pretrainSchema, generateSchema }) {
-  const [sft, pretrain, generate] = [sftSchema, pretrainSchema, generateSchema].map(jsonSchema)
+export function optionTables({ sftSchema, pretrainSchema, generateSchema, distillSchema, teachSchema, quantizeFolderSchema }) {
+  const [sft, pretrain, generate, distill, teach] = [sftSchema, pretrainSchema, generateSchema, distillSchema, teachSchema].map(jsonSchema)
   const isShared = (name) => JSON.stringify(sft.properties[name]) === JSON.stringify(pretrain.properties[name])
   const pick = (schema, test) => table(Object.fromEntries(Object.entries(schema.properties).filter(([name]) => test(name))), schema.required ?? [])
   return {
@@ -34,6 +34,9 @@ export function optionTables({ sftSchema, pretrainSchema, generateSchema }) {
     sft: pick(sft, (name) => !isShared(name)),
     pretrain: pick(pretrain, (name) => !isShared(name)),
     generate: pick(generate, (name) => name !== 'signal'),
+    distill: pick(distill, (name) => JSON.stringify(sft.properties[name]) !== JSON.stringify(distill.properties[name])),
+    teach: pick(teach, () => true),
+    quantize: pick(jsonSchema(quantizeFolderSchema), () => true),
   }
 }
 
@@ -42,12 +45,14 @@ export function withTables(text, tables) {
   return text.replace(/(<!-- options: (\w+) -->\n)[\s\S]*?(<!-- end of options -->)/g, (_, open, name, close) => `${open}${tables[name]}\n${close}`)
 }
 
-export const documents = ['docs/training.md', 'docs/generation.md']
+export const documents = ['docs/training.md', 'docs/generation.md', 'docs/distillation.md', 'docs/quantization.md']
 
 if (process.argv[1] === fileURLToPath(import.meta.url)) {
   const { pretrainSchema, sftSchema } = await import('../dist/methods/options.js')
+  const { distillSchema, teachSchema } = await import('../dist/methods/distillation/options.js')
   const { generateSchema } = await import('../dist/generate/index.js')
-  const tables = optionTables({ sftSchema, pretrainSchema, generateSchema })
+  const { quantizeFolderSchema } = await import('../dist/quantization/index.js')
+  const tables = optionTables({ sftSchema, pretrainSchema, generateSchema, distillSchema, teachSchema, quantizeFolderSchema })
   for (const document of documents) {
     const path = new URL(`../${document}`, import.meta.url)
     const before = readFileSync(path, 'utf8')

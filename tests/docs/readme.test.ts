@@ -16,6 +16,7 @@ import { tokenizerCommand } from '../../src/cli/commands/tokenizer.ts'
 import { normaliseArguments } from '../../src/cli/flags.ts'
 import { generateSchema } from '../../src/generate/index.ts'
 import * as anneal from '../../src/index.ts'
+import { distillSchema, teachSchema } from '../../src/methods/distillation/options.ts'
 import { pretrainSchema, sftSchema } from '../../src/methods/options.ts'
 
 const root = join(import.meta.dirname, '../..')
@@ -81,7 +82,7 @@ describe.each(documents)('%s', (document) => {
 test("the table of names names what exists", () => {
   const prototypes = [anneal.Tokenizer, anneal.Trainer, anneal.CausalLanguageModel, anneal.Module, anneal.AdamW].flatMap((one) => Object.getOwnPropertyNames(one.prototype))
   const fields = ['optimizer', 'step', 'model', 'tokenizer', 'train', 'fromConfig', 'fromPretrained']
-  const options = [sftSchema, pretrainSchema, generateSchema].flatMap(({ shape }) => Object.keys(shape))
+  const options = [sftSchema, pretrainSchema, generateSchema, distillSchema, teachSchema].flatMap(({ shape }) => Object.keys(shape))
   const known = new Set([...Object.keys(anneal), ...prototypes, ...fields, ...options])
   const [, table] = /\n## Names\n([\s\S]*?)\n## /.exec(read('README.md'))!
   const rows = table!.split('\n').filter((line) => line.startsWith('| ')).slice(1)
@@ -99,7 +100,7 @@ test('the tables of options are those of the schemas', async () => {
   const script = await import(pathToFileURL(join(root, 'scripts/generate-options-doc.js')).href) as {
     documents: string[], optionTables: (schemas: object) => Record<string, string>, withTables: (text: string, tables: Record<string, string>) => string,
   }
-  const tables = script.optionTables({ sftSchema, pretrainSchema, generateSchema })
+  const tables = script.optionTables({ sftSchema, pretrainSchema, generateSchema, distillSchema, teachSchema, quantizeFolderSchema })
   expect(Object.keys(tables).sort()).toEqual(script.documents.flatMap((document) => [...read(document).matchAll(/<!-- options: (\w+) -->/g)].map(([, name]) => name!)).sort())
   for (const document of script.documents) expect(read(document) === script.withTables(read(document), tables), `${document}: run node scripts/generate-options-doc.js`).toBe(true)
 })
