@@ -5,7 +5,7 @@ import { join } from 'node:path'
 import { afterEach, describe, expect, test } from 'vitest'
 import { adapterOf } from '../../src/adapters/adapterSet.ts'
 import { addAdapter, deleteAdapter, loadAdapter, loadAdapterWeights, mergeAndUnload, saveAdapter, type AdapterInput } from '../../src/adapters/index.ts'
-import { generate, GenerationEngine, resolveGenerationConfig } from '../../src/generate/index.ts'
+import { generate, GenerationEngine, PrefixGroup, resolveGenerationConfig } from '../../src/generate/index.ts'
 import { AutoModelForCausalLM, KeyValueCache, type CausalLanguageModel } from '../../src/models/index.ts'
 import { AdamW } from '../../src/optim/index.ts'
 import { autocast, backward, scope, type Tensor } from '../../src/tensor/index.ts'
@@ -158,6 +158,22 @@ describe.each(kinds)('%s', (name, options) => {
     expect(() => model.forward({ inputIds: [Array.from({ length: context - 2 }, () => 5)] })).toThrow(`needs ${context + 1}`)
     using engine = new GenerationEngine(model, { slots: 10 })
     await expect(engine.submit({ promptIds: Int32Array.of(4, 5), config: resolveGenerationConfig({ maxNewTokens: 7 }), seed: 0 })).rejects.toThrow('need 11 slots')
+  })
+
+  test('an idle engine follows when the adapter goes', async () => {
+    const model = await adapted(options)
+    using engine = new GenerationEngine(model, { slots: 40 })
+    const submit = async (): Promise<number[]> => {
+      const config = resolveGenerationConfig({ maxNewTokens: 6, doSample: false })
+      const group = new PrefixGroup()
+      const answers = await Promise.all([1, 2].map((seed) => engine.submit({ promptIds: Int32Array.of(5, 9, 30), config, seed, group })))
+      expect([...answers[1]!.tokenIds]).toEqual([...answers[0]!.tokenIds])
+      return [...answers[0]!.tokenIds]
+    }
+    await submit()
+    deleteAdapter(model, 'default')
+    const [expected] = await generate(await base(), null, [[5, 9, 30]], { maxNewTokens: 6, doSample: false, eosTokenId: [] })
+    expect(await submit()).toEqual([...expected!.tokenIds])
   })
 
   test('cannot be merged or saved as a model', async () => {
