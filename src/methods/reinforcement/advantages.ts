@@ -47,7 +47,7 @@ export async function grpoAdvantages(given: Rewards, scaling: 'group' | 'batch' 
   return { ...await onKernel(values, numGenerations, scaling, weights), rewards: weightedRewards(given) }
 }
 
-export interface RlooOptions {
+export interface RlooAdvantageOptions {
   rewardClipRange?: readonly [number, number] | undefined
   normalizeAdvantages?: boolean
   beta?: number
@@ -56,7 +56,7 @@ export interface RlooOptions {
 }
 
 /** RLOO's advantages (Ahmadian et al., 2024): a reward less the mean of the others of its group. */
-export async function rlooAdvantages(given: Rewards, { rewardClipRange, normalizeAdvantages = false, beta = 0, kl }: RlooOptions = {}): Promise<Advantages> {
+export async function rlooAdvantages(given: Rewards, { rewardClipRange, normalizeAdvantages = false, beta = 0, kl }: RlooAdvantageOptions = {}): Promise<Advantages> {
   const rewards = weightedRewards(given).map((reward, i) => {
     const clipped = rewardClipRange ? Math.min(Math.max(reward, rewardClipRange[0]), rewardClipRange[1]) : reward
     return kl && beta !== 0 ? clipped - beta * kl[i]! : clipped
