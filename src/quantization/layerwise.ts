@@ -68,9 +68,17 @@ const stopped = Symbol('the rest of the model is not needed')
 
 /** Keeps what comes in and ends the forward pass. */
 class KeepingLayer extends Module implements ResidualLayer {
-  kept: Tensor | null = null
+  #kept: Tensor | null = null
+
+  /** What came in since the last call. */
+  take(): Tensor | null {
+    const kept = this.#kept
+    this.#kept = null
+    return kept
+  }
+
   forward(branch: Tensor, residual: Tensor | null): LayerOutput {
-    this.kept = unscoped(() => (residual ? add(branch, residual) : branch.alias()))
+    this.#kept = unscoped(() => (residual ? add(branch, residual) : branch.alias()))
     // eslint-disable-next-line @typescript-eslint/only-throw-error -- no error: it unwinds the forward pass
     throw stopped
   }
@@ -103,13 +111,13 @@ export async function layerByLayer(model: CausalLanguageModel, sequences: readon
     const results: Tensor[] = []
     for (const [i, ids] of sequences.entries()) {
       replayed.input = hidden[i] ?? null
-      keeping.kept = null
       try {
         noGrad(() => { scope(() => { model.forward({ inputIds: [ids], logitsToKeep: 1 }) }) })
       } catch (error) {
         if (error !== stopped) throw error
       }
-      if (keeping.kept) results.push(keeping.kept)
+      const kept = keeping.take()
+      if (kept) results.push(kept)
     }
     return results
   }

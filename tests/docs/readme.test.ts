@@ -18,6 +18,7 @@ import { generateSchema } from '../../src/generate/index.ts'
 import * as anneal from '../../src/index.ts'
 import { distillSchema, teachSchema } from '../../src/methods/distillation/options.ts'
 import { pretrainSchema, sftSchema } from '../../src/methods/options.ts'
+import { quantizeFolderSchema } from '../../src/quantization/index.ts'
 
 const root = join(import.meta.dirname, '../..')
 const read = (file: string): string => readFileSync(join(root, file), 'utf8')

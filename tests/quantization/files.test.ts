@@ -145,6 +145,11 @@ describe('checkpoints of bitsandbytes', () => {
     })
   })
 
+  test('are read from bytes of another storage dtype', async () => {
+    const source = await folderOfRecorded(true, (tensors) => { tensors.set(gate, { ...tensors.get(gate)!, dtype: 'BF16', shape: [200, 1] }) })
+    expect(await quantized(await load(source), 'model.layers.0.mlp.gate_proj').dequantize().data()).toEqual(await quantized(await load(await folderOfRecorded(true)), 'model.layers.0.mlp.gate_proj').dequantize().data())
+  })
+
   test('scales that changed since are written in full', async () => {
     const model = await load(await folderOfRecorded(true))
     const layer = quantized(model, 'model.layers.0.mlp.gate_proj')
