@@ -99,8 +99,13 @@ export async function quantizeLayers(model: CausalLanguageModel, config: Quantiz
   model.quantizationConfig = config
 }
 
-/** Bytes of a quantised weight as it is saved. */
-export const savedBytes = ({ weight, nested }: QuantizedLinear): number => (nested ? weight.codes.size + nested.codes.length + 4 * nested.absmax.length : weight.bytes)
+/** Bytes of the codes, scales and zero points of a quantised weight as they are saved: GPTQ has float16 scales, and a zero point as long as a code. */
+export function savedBytes({ weight, nested }: QuantizedLinear): number {
+  const { format, codes, scales } = weight
+  if (nested) return codes.size + nested.codes.length + 4 * nested.absmax.length
+  if (format === 'int4' || format === 'int8') return codes.size + scales.size * (format === 'int4' ? 2.5 : 3)
+  return weight.bytes
+}
 
 /** Bytes of the parameters and quantised weights below a module, as they are saved. */
 export function weightBytes(module: Module): number {

@@ -10,6 +10,7 @@ import { generateCommand } from '../../src/cli/commands/generate.ts'
 import { infoCommand } from '../../src/cli/commands/info.ts'
 import { inspectCommand } from '../../src/cli/commands/inspect.ts'
 import { pretrainCommand } from '../../src/cli/commands/pretrain.ts'
+import { quantizeCommand } from '../../src/cli/commands/quantize.ts'
 import { quickstartCommand } from '../../src/cli/commands/quickstart.ts'
 import { sftCommand } from '../../src/cli/commands/sft.ts'
 import { tokenizerCommand } from '../../src/cli/commands/tokenizer.ts'
@@ -25,7 +26,7 @@ const read = (file: string): string => readFileSync(join(root, file), 'utf8')
 const documents = ['README.md', 'CONTRIBUTING.md', 'SECURITY.md', ...readdirSync(join(root, 'docs')).filter((name) => name.endsWith('.md')).map((name) => `docs/${name}`)]
 const commands = new Map<string, Command>()
 for (const command of [
-  chatCommand(), evalCommand(), generateCommand(), infoCommand(), inspectCommand(), pretrainCommand(), quickstartCommand(), sftCommand(), tokenizerCommand(),
+  chatCommand(), evalCommand(), generateCommand(), infoCommand(), inspectCommand(), pretrainCommand(), quantizeCommand(), quickstartCommand(), sftCommand(), tokenizerCommand(),
 ]) {
   if (command.commands.length === 0) commands.set(command.name(), command)
   for (const inner of command.commands) commands.set(`${command.name()} ${inner.name()}`, inner)
