@@ -1,5 +1,5 @@
 import { ConfigError } from '../errors.ts'
-import { activeAdapters, addAdapter, hasAdapters, loadAdapter, loadAdapterWeights, saveAdapter, type AdapterOptions } from '../adapters/index.ts'
+import { activeAdapters, addAdapter, hasAdapters, loadAdapter, loadAdapterWeights, saveAdapter } from '../adapters/index.ts'
 import { AutoModelForCausalLM } from '../models/index.ts'
 import type { CausalLanguageModel } from '../models/index.ts'
 import { loadWeights } from '../models/weights.ts'
@@ -31,13 +31,6 @@ async function textEncoder(folder: string, { adapter, tokenizer }: ModelArgument
   if (adapter?.type !== 'prompt' || adapter.promptTuningInit !== 'TEXT') return {}
   const own = await Tokenizer.fromPretrained(tokenizer ?? folder)
   return { encode: (text) => own.encode(text) }
-}
-
-/** The tokenizer's encode, where an adapter starts from a text. */
-async function startingText(adapter: AdapterOptions, folder: string): Promise<{ encode?: (text: string) => readonly number[] }> {
-  if (adapter.type !== 'prompt' || adapter.promptTuningInit !== 'TEXT') return {}
-  const tokenizer = await Tokenizer.fromPretrained(folder)
-  return { encode: (text) => [...tokenizer.encode(text).ids] }
 }
 
 /** Sets what is trained, and whether layers are recomputed. */

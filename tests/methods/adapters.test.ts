@@ -74,7 +74,7 @@ test('a stopped run resumes with the same bytes, recomputing layers, with 8-bit 
 })
 
 test('goes on with a saved adapter', async () => {
-  const { run, folder } = await prepare({ adapter: 'lora' as never })
+  const { run, folder } = await prepare({ adapter: 'lora' })
   await run.train()
   const { run: next } = await prepare({ adapterPath: join(folder, 'out'), outputDir: join(folder, 'next') }, folder)
   const [before, after] = [await run.trainer.evaluate(), await next.trainer.evaluate()]
@@ -83,7 +83,7 @@ test('goes on with a saved adapter', async () => {
 })
 
 test.each<[string, Partial<SftOptions>]>([
-  ['adapter.type', { adapter: { type: 'lore' } as never }],
+  ['adapter.type', { adapter: { type: 'lore' } }],
   ['adapter.r', { adapter: { type: 'lora', r: 0 } }],
   ['targetModules: ["q_prok"] matches no layer of the model; did you mean "q_proj"?; it has', { adapter: { type: 'lora', targetModules: ['q_prok'] } }],
   ['layersToTransform are applied', { adapter: { type: 'lora', layersToTransform: 7 } }],
@@ -96,4 +96,20 @@ test.each<[string, Partial<SftOptions>]>([
   const promise = prepare(options)
   await expect(promise).rejects.toThrow(message)
   await expect(promise).rejects.toThrow(ConfigError)
+})
+
+test('QLoRA: the same data over a 4-bit base ends close to LoRA over the whole one', async () => {
+  const adapter: AdapterInput = { type: 'lora', targetModules: 'all-linear', r: 8 }
+  const { run: plain } = await prepare({ adapter, maxSteps: 30 })
+  const { run: quantized } = await prepare({ adapter, quantize: 'nf4', maxSteps: 30 })
+  const before = (await plain.trainer.evaluate())['loss']!
+  await plain.train()
+  await quantized.train()
+  const [a, b] = [(await plain.trainer.evaluate())['loss']!, (await quantized.trainer.evaluate())['loss']!]
+  expect(a).toBeLessThan(before - 0.5)
+  expect(Math.abs(a - b)).toBeLessThan(0.25 * (before - a))
+})
+
+test('quantised weights need an adapter', async () => {
+  await expect(prepare({ quantize: 'nf4' })).rejects.toThrow('quantize: quantised weights are not trained themselves; add an adapter')
 })
