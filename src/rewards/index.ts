@@ -5,3 +5,6 @@ export { jsonValid, satisfies, type JsonOptions, type JsonSchema } from './json.
 export { loadRewards, namedRewards } from './load.ts'
 export { exactMatch, lastNumber, numericMatch, type MatchOptions } from './match.ts'
 export { cosineLength, repetitionPenalty, softOverlong, type CosineOptions } from './shape.ts'
+export { codeTests, runCodeTests, type CodeLimits, type CodeResult, type CodeTestOptions } from './codeTests.ts'
+export { llmJudge, type JudgeOptions } from './judge.ts'
+export { modelReward, type ModelRewardOptions } from './modelReward.ts'

@@ -31,12 +31,18 @@ function named(name: string): RewardFunction {
 async function loadModule(path: string): Promise<RewardFunction[]> {
   const file = resolve(path)
   if (!existsSync(file)) throw new ConfigError(`reward: ${path}: there is no such file`)
-  const module = await importModule(file, path) as { default?: unknown }
-  const functions: unknown[] = Array.isArray(module.default) ? module.default : [module.default]
+  const given = defaultOf(await importModule(file, path))
+  const functions: unknown[] = Array.isArray(given) ? given : [given]
   functions.forEach((one) => {
     if (typeof one !== 'function') throw new ConfigError(`reward: ${path}: expected a default export that is a reward function or a list of them, got ${one === undefined ? 'none' : typeof one}`)
   })
   return functions as RewardFunction[]
+}
+
+/** The default export; of a file that tsx took for CommonJS, for want of a package.json with type module, it stands one deeper. */
+function defaultOf(module: unknown): unknown {
+  const given = (module as { default?: unknown }).default
+  return typeof given === 'object' && given !== null && !Array.isArray(given) && 'default' in given ? given.default : given
 }
 
 async function importModule(file: string, path: string): Promise<unknown> {
