@@ -3,7 +3,7 @@ import { contextRoom, GenerationEngine, PrefixGroup, resolveGenerationConfig, ty
 import { slotsOf } from '../../generate/engine.ts'
 import { KeyValueCache, type CausalLanguageModel } from '../../models/index.ts'
 import type { RewardFunction } from '../../rewards/index.ts'
-import type { Tokenizer } from '../../tokenizers/index.ts'
+import type { ChatMessage, Tokenizer } from '../../tokenizers/index.ts'
 import type { EnvironmentFactory } from './environment.ts'
 import { runEpisode, type Episode } from './environmentEpisode.ts'
 import type { RolloutSource } from './generation.ts'
@@ -18,6 +18,8 @@ export interface SampledAnswer extends Rollout {
   readonly reward: number | null
   /** The environment's reward at each turn's last token. */
   readonly tokenRewards: Float64Array | undefined
+  /** The conversation with the environment. */
+  readonly messages: readonly ChatMessage[] | undefined
 }
 
 export interface AnswerOptions extends RolloutOptions {
@@ -35,14 +37,14 @@ export async function sampleAnswers(model: CausalLanguageModel, tokenizer: Token
   const { environment } = options
   if (environment) return sampleEpisodes(model, tokenizer, prompts, { ...options, environment })
   const rollouts = await generateRollouts(model, tokenizer, prompts.map(({ promptIds }) => promptIds), options)
-  return rollouts.map((rollout) => ({ ...rollout, ended: ends(rollout.finishReason), reward: null, tokenRewards: undefined }))
+  return rollouts.map((rollout) => ({ ...rollout, ended: ends(rollout.finishReason), reward: null, tokenRewards: undefined, messages: undefined }))
 }
 
 /** A conversation's last answer stands for it where a text is asked for. */
 function answerOf(episode: Episode, prompt: number, sample: number, text: string): SampledAnswer {
-  const { promptIds, completionIds, mask, logprobs, tokenRewards, reward, ended, end } = episode
+  const { promptIds, completionIds, mask, logprobs, tokenRewards, reward, ended, end, messages } = episode
   const finishReason: FinishReason = end === 'aborted' ? 'aborted' : ended ? 'stop' : 'length'
-  return { prompt, sample, promptIds, completionIds, mask, logprobs, text, finishReason, ended, reward, tokenRewards }
+  return { prompt, sample, promptIds, completionIds, mask, logprobs, text, finishReason, ended, reward, tokenRewards, messages }
 }
 
 async function sampleEpisodes(

@@ -1,13 +1,14 @@
 import { DataError } from '../../errors.ts'
 import type { CausalLanguageModel } from '../../models/index.ts'
 import { chosenLogprobs, type PolicyWithValue } from '../../models/valueHead.ts'
-import type { RewardRunner, RewardSample } from '../../rewards/index.ts'
+import type { RewardRunner } from '../../rewards/index.ts'
 import { autocast, noGrad, scope, type TypedArray } from '../../tensor/index.ts'
 import type { TextSample } from '../../train/index.ts'
 import type { SampledAnswer } from './answers.ts'
 import { klOf, ppoAdvantages } from './ppoAdvantages.ts'
 import { dealt, layout, type PpoRow } from './ppoBatch.ts'
 import type { PpoSettings } from './ppoOptions.ts'
+import { scoresOf, type Score } from './ppoScores.ts'
 import type { PromptRow } from './promptData.ts'
 
 export interface CollectOptions {
@@ -31,32 +32,6 @@ export interface Collected {
   warnings: string[]
   /** Mean KL of an answer, the sum over its tokens. */
   kl: number
-}
-
-/** Rewards of one answer by function, and what they and the environment come to; null where nobody judged it. */
-interface Score { byName: Record<string, number | null>; total: number | null }
-
-async function scoresOf(answers: readonly SampledAnswer[], prompts: readonly PromptRow[], runner: RewardRunner | null, { rewardWeights }: PpoSettings, step: number): Promise<{ scores: Score[]; errors: string[] }> {
-  const tables = runner === null ? [] : await Promise.all(answers.map((answer) => {
-    const { prompt, row } = prompts[answer.prompt]!
-    const { text: completion, promptIds, completionIds, finishReason } = answer
-    const sample: RewardSample = { prompt, completion, promptIds, completionIds, finishReason, row }
-    return runner.score([sample], { step })
-  }))
-  const names = runner?.names ?? []
-  const scores = answers.map(({ reward }, i) => {
-    const byName: Record<string, number | null> = {}
-    let total = reward
-    names.forEach((name, f) => {
-      const value = tables[i]!.values[f]!
-      byName[name] = Number.isNaN(value) ? null : value
-      if (!Number.isNaN(value)) total = (total ?? 0) + (rewardWeights?.[f] ?? 1) * value
-    })
-    if (reward !== null) byName['environment'] = reward
-    return { byName, total }
-  })
-  const errors = tables.flatMap((table) => table.errors.flatMap((error, f) => (error === undefined ? [] : [`reward function ${names[f]!}: ${error}`])))
-  return { scores, errors: [...new Set(errors)] }
 }
 
 interface Evaluated { logprobs: Float32Array; values: Float32Array; reference: Float32Array }
@@ -113,7 +88,7 @@ function samplerGap(answers: readonly SampledAnswer[], evaluated: readonly Evalu
 export async function collectPpo(sampled: readonly SampledAnswer[], prompts: readonly PromptRow[], step: number, options: CollectOptions): Promise<Collected> {
   const { settings, klCoefficient, rewards } = options
   const { klEstimator, missingEosPenalty, gamma, lam, whitenRewards, whitenAdvantages, temperature } = settings
-  const { scores: allScores, errors } = await scoresOf(sampled, prompts, rewards, settings, step)
+  const { scores: allScores, errors } = await scoresOf(sampled, prompts, rewards, settings.rewardWeights, step)
   const judged = sampled.map((answer, i) => ({ answer, score: allScores[i]! })).filter(({ score, answer }) => score.total !== null && answer.completionIds.length > 0)
   if (judged.length === 0) throw new DataError(`no answer of rollout ${step} has a reward: every reward function failed, took too long or gave null${errors.length > 0 ? ` (${errors[0]!})` : ''}; make one give a number`)
   const answers = judged.map(({ answer }) => answer)
