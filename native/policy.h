@@ -1,15 +1,10 @@
 // The per-token terms of the policy losses, for the launchers of every backend. constexpr, so that device code may call them too: what needs an
-// exponential is handed in. Internal linkage only.
+// exponential is handed in. Functions have internal linkage; types do not, as a kernel that takes one is found by its name.
 #pragma once
 #include "operations.h"
 #include "shape.h"
 
 namespace anneal {
-namespace {
-
-// Beyond this a log-ratio counts as this, without a gradient: e^20 is past every use, and its square still fits.
-constexpr float longest_log_ratio = 20;
-constexpr int policy_statistics = 7;
 
 struct PolicyOptions {
   PolicyObjective objective;
@@ -23,6 +18,12 @@ struct PolicyTerm {
   float loss, by_ratio, by_logprob;
   bool clipped_low, clipped_high;
 };
+
+namespace {
+
+// Beyond this a log-ratio counts as this, without a gradient: e^20 is past every use, and its square still fits.
+constexpr float longest_log_ratio = 20;
+constexpr int policy_statistics = 7;
 
 // -min(min(r, limit) A, clip(r, 1 - low, 1 + high) A), where A < 0 no more than -dual_limit A (PPO, GRPO, DAPO, GSPO, RLOO; dual clip: Ye et al., 2020).
 constexpr PolicyTerm clipped_term(const PolicyOptions& o, float ratio, float advantage) {

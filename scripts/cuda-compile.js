@@ -102,5 +102,5 @@ export async function compileCubin(nvcc, version, name, arch) {
 export function removeStale(arch) {
   if (!existsSync(ptxFolder(arch))) return
   const names = new Set(kernelFiles())
-  for (const file of readdirSync(ptxFolder(arch))) if (!names.has(file.split('.')[0])) rmSync(join(ptxFolder(arch), file))
+  for (const file of readdirSync(ptxFolder(arch))) if (!names.has(file.split('.')[0])) rmSync(join(ptxFolder(arch), file), { recursive: true })
 }

@@ -47,6 +47,6 @@ export const faults = [
   { ...embedding, name: 'embedding: places are taken before all lanes have read theirs', search: '    __syncwarp();\n    if (lane == __ffs', replace: '    if (lane == __ffs' },
   { ...embedding, name: 'embedding: digits are counted before the counts are zero', search: 'count[threadIdx.x] = 0;\n  __syncthreads();', replace: 'count[threadIdx.x] = 0;' },
   { ...movement, quick: 'race', name: 'transpose: no barrier between writing and reading the tile', search: 'column + lane];\n  __syncthreads();', replace: 'column + lane];' },
-  { ...movement, quick: 'ascending', name: 'transpose: the tile is read along its rows', search: 'room[lane * (tile + 1) + i];', replace: 'room[i * (tile + 1) + lane];' },
-  { ...movement, quick: 'profile', slow: true, name: 'transpose: rows of the tile without padding', search: [['room[i * (tile + 1) + lane] =', 'room[i * tile + lane] ='], ['room[lane * (tile + 1) + i];', 'room[lane * tile + i];']] },
+  { ...movement, quick: 'ascending', name: 'transpose: the tile is read along its rows', search: 'room[lane * stride + i];', replace: 'room[i * stride + lane];' },
+  { ...movement, quick: 'profile', slow: true, name: 'transpose: rows of the tile without padding', search: 'stride = tile + (sizeof(U) < 4 ? 4 / sizeof(U) : 1);', replace: 'stride = tile;' },
 ]

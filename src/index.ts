@@ -3,6 +3,7 @@ export * from './tensor/index.ts'
 export * from './ops/index.ts'
 export { Conv1D, Embedding, LayerNorm, Linear, Module, Parameter, RMSNorm } from './nn/index.ts'
 export * from './models/index.ts'
+export * from './adapters/index.ts'
 export * from './tokenizers/index.ts'
 export {
   collate, createSampler, describeExample, evalBatches, loadDataset, loadStream, mixDatasets, packDataset, pad, splitDataset, stepBatch, streamSteps,
@@ -16,5 +17,7 @@ export type { Sum, TaskStep, TrainingArguments, TrainingOptions, TrainingTask, T
 export * from './generate/index.ts'
 export { evaluateLoss, perplexity, perplexityOfFiles } from './eval/index.ts'
 export type { FilePerplexityOptions, LossResult, PerplexityOptions, PerplexityResult, ScoringOptions } from './eval/index.ts'
+export * from './quantization/index.ts'
 export * from './export/index.ts'
+export * from './rewards/index.ts'
 export * from './methods/index.ts'

@@ -126,6 +126,7 @@ __global__ void __launch_bounds__(adam_threads) adamw_8bit_kernel(Adam8Tensors<P
     }
     store_eight(t.first + from, first_code, count, t.aligned);
     store_eight(t.second + from, second_code, count, t.aligned);
+    __syncwarp();  // all lanes have read the old scales
     if (lane == 0) {
       t.first_scale[b] = first_scale;
       t.second_scale[b] = second_scale;
@@ -166,7 +167,7 @@ void adamw_8bit(InOut parameter, InOut first, InOut second, InOut first_scale, I
       using G = decltype(g);
       const Adam8Tensors<P, G> tensors = {parameter.as<P>(), first.as<uint8_t>(), second.as<uint8_t>(), first_scale.as<float>(), second_scale.as<float>(), gradient.as<const G>(),
                                           factor ? factor->as<const float>() : nullptr, size, aligned};
-      launch(adamw_8bit_kernel<P, G>, {dim3(static_cast<unsigned>(wanted < most ? wanted : most)), dim3(adam_threads)}, tensors, a, books, fault());
+      launch(adamw_8bit_kernel<P, G>, {dim3(static_cast<unsigned>(wanted < most ? wanted : most)), dim3(adam_threads), 0, "adamw_8bit"}, tensors, a, books, fault());
     });
   });
 }

@@ -1,4 +1,4 @@
-// The launcher of attention's backward, and the first of its kernels: out · dout of each row.
+// The launcher of attention's backward, and for products in f32 the first of its kernels: out · dout of each row. In bf16 the kernel of the queries does it.
 #include "../kernels.h"
 #include "attention_backward.h"
 
@@ -13,42 +13,21 @@ __global__ void __launch_bounds__(terms_threads) attention_terms_kernel(RowTerms
   const int64_t row = (int64_t{blockIdx.x} * terms_threads + threadIdx.x) / lanes;
   const int column = threadIdx.x % lanes * 8;
   float sum = 0.f;
-  if (row < tokens * heads && column < head_dim) {
-    const T *x = out + row * head_dim + column, *y = dout + row * head_dim + column;
-    constexpr int length = vector_length<T>;
-#pragma unroll
-    for (int i = 0; i < 8; i += length) {
-      float left[length], right[length];
-      if (aligned) {
-        load_vector_once(left, x + i);
-        load_vector_once(right, y + i);
-      } else {
-#pragma unroll
-        for (int j = 0; j < length; ++j) left[j] = to_float(x[i + j]), right[j] = to_float(y[i + j]);
-      }
-#pragma unroll
-      for (int j = 0; j < length; ++j) sum = fmaf(left[j], right[j], sum);
-    }
-  }
+  if (row < tokens * heads && column < head_dim) sum = add_products<T>(out, dout, row * head_dim + column, aligned, sum);
   for (int distance = lanes / 2; distance > 0; distance /= 2) sum += __shfl_xor_sync(0xffffffffu, sum, distance);
   if (row >= tokens * heads || column != 0) return;
-  const float exponent = lse[row] * log2_e;
-  // A row that sees no key has lse -inf; its weights come out as zeros this way.
-  terms[row % heads * tokens + row / heads] = {exponent == -INFINITY ? INFINITY : exponent, sum};
+  terms[row % heads * tokens + row / heads] = make_row_terms(lse[row], sum);
 }
 
-RowTerms* make_terms(const Attention& a, In out, In dout, const float* lse) {
-  RowTerms* terms = scratch_of<RowTerms>(a.tokens * a.heads);
+void make_terms(RowTerms* terms, const Attention& a, In out, In dout, const float* lse, bool aligned) {
   int lanes = 1;
   while (lanes * 8 < a.head_dim) lanes *= 2;
-  const bool aligned = (reinterpret_cast<uintptr_t>(out.data) | reinterpret_cast<uintptr_t>(dout.data)) % 16 == 0;
   dispatch_float("attention_backward", out.dtype, [&](auto number) {
     using T = decltype(number);
     const int64_t blocks = ceil_div(a.tokens * a.heads * lanes, terms_threads);
     launch(attention_terms_kernel<T>, {dim3(static_cast<unsigned>(blocks)), dim3(terms_threads), 0, "attention_backward"}, terms, out.as<T>(), dout.as<T>(), lse,
            a.tokens, a.heads, a.head_dim, lanes, aligned);
   });
-  return terms;
 }
 
 void attention_backward(Out dq, Out dk, Out dv, In dout, In q, In k, In v, In out, In lse, In spans, double scale, bool causal, int64_t window,
@@ -64,18 +43,22 @@ void attention_backward(Out dq, Out dk, Out dv, In dout, In q, In k, In v, In ou
     cudaMemsetAsync(dk.data, 0, static_cast<size_t>(dk.bytes()), stream());
     cudaMemsetAsync(dv.data, 0, static_cast<size_t>(dv.bytes()), stream());
   }
-  const RowTerms* terms = make_terms(a, out, dout, lse.as<float>());
-  if (q.dtype == DType::f32 && !half) return attention_backward_float(a, terms, dq, dk, dv, dout, q, k, v);
+  RowTerms* terms = scratch_of<RowTerms>(a.tokens * a.heads);
+  const bool aligned = (reinterpret_cast<uintptr_t>(out.data) | reinterpret_cast<uintptr_t>(dout.data)) % 16 == 0;
+  if (q.dtype == DType::f32 && !half) {
+    make_terms(terms, a, out, dout, lse.as<float>(), aligned);
+    return attention_backward_float(a, terms, dq, dk, dv, dout, q, k, v);
+  }
   const Tensor* const tensors[] = {&q, &k, &v, &dout};
   const HalfOperands operands = half_operands(tensors, 4);
   const int query_rows = backward_query_rows(a.head_dim), key_rows = backward_key_rows(a.head_dim);
   const Plan queries = make_plan(Pieces::query_tiles, query_rows, a.tokens / query_rows + a.sequences);
   const Plan keys = make_plan(Pieces::key_tiles, key_rows, a.slots / key_rows + a.sequences);
   run_plans(a, true, queries, &keys);
-  const BackwardArguments arguments{a, nullptr, nullptr, operands.at[0], operands.at[1], operands.at[2], operands.at[3], terms, target_of(dq), target_of(dk),
-      target_of(dv), 2};
-  attention_backward_keys(arguments, keys);
+  const BackwardArguments arguments{a, nullptr, nullptr, operands.at[0], operands.at[1], operands.at[2], operands.at[3], terms, out.data, dout.data,
+      lse.as<float>(), out.dtype == DType::f32, aligned, target_of(dq), target_of(dk), target_of(dv), 2};
   attention_backward_queries(arguments, queries);
+  attention_backward_keys(arguments, keys);
 }
 
 }  // namespace anneal::cuda

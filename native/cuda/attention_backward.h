@@ -17,7 +17,10 @@ struct BackwardArguments {
   const Piece* pieces;
   const int* count;
   const bf16 *q, *k, *v, *dout;
-  const RowTerms* terms;  // [heads][tokens]
+  RowTerms* terms;  // [heads][tokens]: written by the kernel of the queries, read by that of the keys
+  const void *out, *full_dout;  // as given, f32 or bf16
+  const float* lse;
+  bool is_float, aligned;  // of out and full_dout: their dtype, and whether they may be read 16 bytes at a time
   Target dq, dk, dv;
   int stages;  // tiles of the inner loop in shared memory: 2, or 1 where there is no room
 };
@@ -44,6 +47,31 @@ template <int columns, class Terms> ANNEAL_DEVICE void weigh(const Attention& a,
       }
     }
   }
+}
+
+// `sum` and the products of eight numbers of out and dout.
+template <class T> ANNEAL_DEVICE float add_products(const void* out, const void* dout, int64_t at, bool aligned, float sum) {
+  const T *x = static_cast<const T*>(out) + at, *y = static_cast<const T*>(dout) + at;
+  constexpr int length = vector_length<T>;
+#pragma unroll
+  for (int i = 0; i < 8; i += length) {
+    float left[length], right[length];
+    if (aligned) {
+      load_vector_once(left, x + i);
+      load_vector_once(right, y + i);
+    } else {
+#pragma unroll
+      for (int j = 0; j < length; ++j) left[j] = to_float(x[i + j]), right[j] = to_float(y[i + j]);
+    }
+#pragma unroll
+    for (int j = 0; j < length; ++j) sum = fmaf(left[j], right[j], sum);
+  }
+  return sum;
+}
+// The terms of a row whose lse and out · dout are given. A row that sees no key has lse -inf; its weights come out as zeros this way.
+ANNEAL_DEVICE RowTerms make_row_terms(float lse, float mean) {
+  const float exponent = lse * log2_e;
+  return {exponent == -INFINITY ? INFINITY : exponent, mean};
 }
 
 void attention_backward_keys(const BackwardArguments& arguments, const Plan& plan);

@@ -1,4 +1,5 @@
-// dq: a block keeps a tile of one head's queries and of their dout and goes through the tiles of keys they see, as the forward does.
+// dq: a block keeps a tile of one head's queries and of their dout and goes through the tiles of keys they see, as the forward does. While the first copies
+// are under way it computes the terms of its rows, which the kernel of the keys reads too.
 #include "attention_backward.h"
 
 namespace anneal::cuda {
@@ -52,7 +53,18 @@ template <class Shape> __global__ void __launch_bounds__(Shape::threads) attenti
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
       const int row = (i * warps + warp) * 16 + group + half * 8;
-      terms[i][half] = row < valid ? p.terms[head * a.tokens + first_token + row] : RowTerms{0.f, 0.f};
+      float mean = 0.f;
+      if (row < valid) {
+#pragma unroll 2
+        for (int column = quad * 8; column < a.head_dim; column += 32) {
+          const int64_t at = q_base + static_cast<int64_t>(row) * q_stride + column;
+          mean = p.is_float ? add_products<float>(p.out, p.full_dout, at, p.aligned, mean) : add_products<bf16>(p.out, p.full_dout, at, p.aligned, mean);
+        }
+      }
+      mean += __shfl_xor_sync(0xffffffffu, mean, 1);
+      mean += __shfl_xor_sync(0xffffffffu, mean, 2);
+      terms[i][half] = row < valid ? make_row_terms(p.lse[(first_token + row) * a.heads + head], mean) : RowTerms{0.f, 0.f};
+      if (row < valid && quad == 0) p.terms[head * a.tokens + first_token + row] = terms[i][half];
     }
   }
   const LaneRow<D> left_lane = lane_rows<D>(warp * 16), column_lane = lane_columns<D>(0), across_lane = lane_rows<D>(0);

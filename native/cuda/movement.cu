@@ -35,7 +35,9 @@ struct Transposition {
   Strided outer;
 };
 template <class U> __global__ void __launch_bounds__(tile* tile_rows) transpose_kernel(U* y, const U* x, Transposition t) {
-  ANNEAL_SHARED(U, room, tile * (tile + 1));
+  // Rows an odd number of words apart lie in banks of their own.
+  constexpr int stride = tile + (sizeof(U) < 4 ? 4 / sizeof(U) : 1);
+  ANNEAL_SHARED(U, room, tile * stride);
   const int64_t row_tiles = ceil_div(t.rows, tile), column_tiles = ceil_div(t.columns, tile);
   int64_t rest = blockIdx.x, y_at = 0, x_at = 0;
   const int64_t row = take_axis(rest, row_tiles) * tile, column = take_axis(rest, column_tiles) * tile;
@@ -43,11 +45,11 @@ template <class U> __global__ void __launch_bounds__(tile* tile_rows) transpose_
   const int lane = threadIdx.x % tile, first = threadIdx.x / tile;
 #pragma unroll
   for (int i = first; i < tile; i += tile_rows)
-    if (row + i < t.rows && column + lane < t.columns) room[i * (tile + 1) + lane] = x[x_at + (row + i) * t.row_stride + column + lane];
+    if (row + i < t.rows && column + lane < t.columns) room[i * stride + lane] = x[x_at + (row + i) * t.row_stride + column + lane];
   __syncthreads();
 #pragma unroll
   for (int i = first; i < tile; i += tile_rows)
-    if (column + i < t.columns && row + lane < t.rows) y[y_at + (column + i) * t.column_stride + row + lane] = room[lane * (tile + 1) + i];
+    if (column + i < t.columns && row + lane < t.rows) y[y_at + (column + i) * t.column_stride + row + lane] = room[lane * stride + i];
 }
 
 template <class U>

@@ -85,7 +85,9 @@ template <class Operation, class Y, class T>
 __global__ void __launch_bounds__(reduce_threads) reduce_columns_kernel(Y* y, const T* x, Group kept, Group reduced, int64_t columns, int64_t segment, bool aligned, bool accumulate) {
   using V = Compute<T>;
   constexpr int n = elements_per_thread<T>, width = column_lanes * n;
-  ANNEAL_SHARED(V, room, column_rows * width);
+  // A place more for every 128 bytes, so that neither side of the exchange meets in a bank.
+  constexpr int line = 128 / sizeof(V), stride = width + width / line;
+  ANNEAL_SHARED(V, room, column_rows * stride);
   const int lane = threadIdx.x % column_lanes, row = threadIdx.x / column_lanes;
   int64_t outer = blockIdx.x;
   const int64_t first = take_axis(outer, ceil_div(columns, width)) * width, column = first + lane * n;
@@ -110,12 +112,12 @@ __global__ void __launch_bounds__(reduce_threads) reduce_columns_kernel(Y* y, co
     }
   }
 #pragma unroll
-  for (int k = 0; k < n; ++k) room[row * width + lane * n + k] = total[k];
+  for (int k = 0; k < n; ++k) room[row * stride + lane * n / line + lane * n + k] = total[k];
   __syncthreads();
   for (int i = threadIdx.x; i < width && first + i < columns; i += reduce_threads) {
-    V all = room[i];
+    V all = room[i + i / line];
 #pragma unroll
-    for (int k = 1; k < column_rows; ++k) all = Operation::of(all, room[k * width + i]);
+    for (int k = 1; k < column_rows; ++k) all = Operation::of(all, room[k * stride + i + i / line]);
     Y* to = y + (outer * gridDim.y + blockIdx.y) * columns + first + i;
     *to = from_float<Y>(accumulate ? static_cast<V>(to_float(*to)) + all : all);
   }

@@ -13,7 +13,8 @@ import { byPattern, innermost, modulesOwning, resolveTargets, sites } from './ta
 interface LinearSite { path: string, layer: LoraLinear, part: LoraPart }
 interface EmbeddingSite { path: string, layer: LoraEmbedding, part: LoraEmbeddingPart }
 
-const partOptions = (path: string, { r, loraAlpha, rankPattern, alphaPattern, useRslora, useDora, loraDropout, initLoraWeights }: LoraOptions): LoraPartOptions => {
+/** @internal The rank, scale and start of the update at a path. */
+export const partOptions = (path: string, { r, loraAlpha, rankPattern, alphaPattern, useRslora, useDora, loraDropout, initLoraWeights }: LoraOptions): LoraPartOptions => {
   const rank = byPattern(rankPattern, path, r)
   if (!Number.isInteger(rank)) throw new ConfigError(`rankPattern: expected whole ranks from 1, got ${rank} for ${path}`)
   const alpha = byPattern(alphaPattern, path, loraAlpha)

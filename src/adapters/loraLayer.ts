@@ -1,7 +1,7 @@
 import { ConfigError } from '../errors.ts'
 import { AdapterLayer, AdapterPart, Conv1D, Linear, Parameter, QuantizedLinear, uniform, normal, zeros, ones, type LinearLayer } from '../nn/index.ts'
 import {
-  activation as activate, add, dequantize, div, dropout, linear, loraLinear, matmul, mergeLora, mergeLoraQuantized, mul, quantizedMatmul, reshape, sqrt, square, sub, sum, toDtype, transpose,
+  activation as activate, add, dequantize, div, dropout, linear, loraLinear, matmul, mergeLora, mergeLoraQuantized, mul, quantize, quantizedMatmul, reshape, sqrt, square, sub, sum, toDtype, transpose,
   type QuantizedTensor,
 } from '../ops/index.ts'
 import { autocast } from '../tensor/autocast.ts'
@@ -42,7 +42,8 @@ type Weight = { readonly weight: Tensor | QuantizedTensor, readonly bias: Tensor
 function weightOf(layer: LinearLayer): Weight | undefined {
   if (layer instanceof Conv1D) return { weight: layer.weight.tensor, bias: layer.bias.tensor, transposedWeight: true }
   if (layer instanceof Linear) return { weight: layer.weight.tensor, bias: layer.bias?.tensor ?? null, transposedWeight: false }
-  if (layer instanceof QuantizedLinear) return { weight: layer.weight, bias: layer.bias?.tensor ?? null, transposedWeight: false }
+  // Blocks that cross rows are widened at each use.
+  if (layer instanceof QuantizedLinear) return { weight: layer.weight.multiplies ? layer.weight : layer.dequantize(), bias: layer.bias?.tensor ?? null, transposedWeight: false }
   return undefined
 }
 
@@ -158,7 +159,12 @@ export class LoraLinear extends AdapterLayer<LoraPart> {
     const { lora_A: { tensor: a }, lora_B: { tensor: b }, lora_magnitude_vector: magnitude, options: { scale } } = part
     if (quantized === 'requantize') {
       if (magnitude) throw new ConfigError('quantized: a DoRA adapter is merged into a quantised base with "dequantize" only')
-      mergeLoraQuantized(layer.weight, a, b, scale).dispose()
+      if (layer.weight.multiplies) {
+        mergeLoraQuantized(layer.weight, a, b, scale).dispose()
+        layer.replaceWeight(layer.weight)
+      } else {
+        layer.replaceWeight(unscoped(() => requantised(layer, part)))
+      }
       return layer
     }
     const dense = new Linear(layer.inFeatures, layer.outFeatures)
@@ -172,6 +178,16 @@ export class LoraLinear extends AdapterLayer<LoraPart> {
     this.forgetBase()
     super.dispose()
   }
+}
+
+/** The weight in its own format again, with the part's update; where blocks cross rows. */
+function requantised(layer: QuantizedLinear, { lora_A, lora_B, options: { scale } }: LoraPart): QuantizedTensor {
+  const { format, block, zeros } = layer.weight
+  const dense = layer.dequantize()
+  mergeLora(dense, lora_A.tensor, lora_B.tensor, scale)
+  const result = quantize(dense, { format, block, zeroPoints: zeros !== null })
+  dense.dispose()
+  return result
 }
 
 /** scale (x Aᵀ) Bᵀ in x's dtype, summed in float32. */

@@ -54,7 +54,7 @@ export function fromPeftConfig(json: Json, path: string, namesOf: (type: string)
     const name = known.get(key)
     if (name !== undefined) {
       if (value !== null) input[name] = name === 'modulesToSave' ? [...new Set(value as string[])] : value
-    } else if (off[String(peftType)]?.includes(key)) {
+    } else if (off[peftType as string]?.includes(key)) {
       if (!isOff(key, value)) throw new FileFormatError(`${path}: ${key}: anneal cannot apply this yet (it is ${JSON.stringify(value)}); merge the adapter with PEFT and load the merged model`)
     } else if (!informative.has(key)) {
       warnings.push(`${path}: ${key} is unknown and has no effect${didYouMean(key, known.keys())}`)

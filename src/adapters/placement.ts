@@ -34,7 +34,7 @@ export function place<P extends AdapterPart, L extends AdapterLayer<P>>(model: M
 }
 
 /** Takes an adapter's part out, and the layer around it with the last one. */
-export function displace<P extends AdapterPart, L extends AdapterLayer<P>>(model: Module, path: string, wrapper: L, name: string): void {
+export function displace<P extends AdapterPart>(model: Module, path: string, wrapper: AdapterLayer<P>, name: string): void {
   wrapper.adapters.get(name)?.dispose()
   wrapper.adapters.delete(name)
   if (wrapper.adapters.size === 0) substitute(model, path, wrapper, wrapper.base_layer)

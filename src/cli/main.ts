@@ -2,14 +2,24 @@
 import { readFileSync } from 'node:fs'
 import { Command, CommanderError } from 'commander'
 import { chatCommand } from './commands/chat.ts'
+import { cpoCommand } from './commands/cpo.ts'
 import { distillCommand } from './commands/distill.ts'
+import { dpoCommand } from './commands/dpo.ts'
 import { evalCommand } from './commands/eval.ts'
 import { exportCommand } from './commands/export.ts'
 import { generateCommand } from './commands/generate.ts'
+import { grpoCommand } from './commands/grpo.ts'
 import { infoCommand } from './commands/info.ts'
 import { inspectCommand } from './commands/inspect.ts'
+import { ktoCommand } from './commands/kto.ts'
+import { orpoCommand } from './commands/orpo.ts'
 import { pretrainCommand } from './commands/pretrain.ts'
+import { quantizeCommand } from './commands/quantize.ts'
 import { quickstartCommand } from './commands/quickstart.ts'
+import { rewardCommand } from './commands/reward.ts'
+import { rlooCommand } from './commands/rloo.ts'
+import { rrhfCommand } from './commands/rrhf.ts'
+import { scoreCommand } from './commands/score.ts'
 import { sftCommand } from './commands/sft.ts'
 import { teachCommand } from './commands/teach.ts'
 import { tokenizerCommand } from './commands/tokenizer.ts'
@@ -36,7 +46,7 @@ const program = new Command('anneal')
   })
   .allowExcessArguments()
 
-for (const command of [quickstartCommand(), infoCommand(), tokenizerCommand(), pretrainCommand(), sftCommand(), distillCommand(), teachCommand(), generateCommand(), chatCommand(), evalCommand(), exportCommand(), inspectCommand()]) {
+for (const command of [quickstartCommand(), infoCommand(), tokenizerCommand(), pretrainCommand(), sftCommand(), rewardCommand(), scoreCommand(), dpoCommand(), ktoCommand(), orpoCommand(), cpoCommand(), rrhfCommand(), distillCommand(), teachCommand(), grpoCommand(), rlooCommand(), generateCommand(), chatCommand(), evalCommand(), exportCommand(), quantizeCommand(), inspectCommand()]) {
   program.addCommand(command.exitOverride())
 }
 

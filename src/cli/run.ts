@@ -1,6 +1,6 @@
 import { AnnealError } from '../errors.ts'
-import { memoryEstimate } from '../models/index.ts'
-import type { PreparedRun } from '../methods/index.ts'
+import { memoryEstimate, type CausalLanguageModel } from '../models/index.ts'
+import type { PreparedPreferenceRun, PreparedRun } from '../methods/index.ts'
 import type { DType } from '../tensor/index.ts'
 import { ProgressLogger } from '../train/loggers/index.ts'
 import { bold, bytesText, dim, print, yellow } from './terminal.ts'
@@ -33,25 +33,43 @@ export function interruptSignal(): { signal: AbortSignal; code: () => number; re
   }
 }
 
-/** What the run will do, and what memory it needs. */
+/** What the run will do. */
 export function describeRun(run: PreparedRun): void {
-  const { data: { stats, warnings }, model, trainer: { args, totalSteps } } = run
-  print(bold(`${model.config.architecture}, ${(model.numParameters() / 1e6).toFixed(1)}M parameters, ${(model.numParameters({ onlyTrainable: true }) / 1e6).toFixed(1)}M trained`))
+  const { data: { stats, warnings }, model, trainer } = run
+  describeModel(model)
   print(`data: ${stats.rows} rows, ${stats.tokens} tokens, ${(100 * stats.trainedShare).toFixed(1)} % trained; ${stats.trainRows} rows to train on, ${stats.evalRows} held out${stats.cached ? dim(' (cached)') : ''}`)
+  describeSteps(trainer, warnings)
+}
+
+/** The same of a run on preference data. */
+export function describePreferenceRun({ data: { train, eval: held, stats, warnings }, model, trainer }: PreparedPreferenceRun): void {
+  describeModel(model)
+  print(`data: ${stats.rows} rows, ${stats.tokens} tokens; ${train.length} examples to train on, ${held?.length ?? 0} held out`)
+  describeSteps(trainer, warnings)
+}
+
+function describeModel(model: CausalLanguageModel): void {
+  print(bold(`${model.config.architecture}, ${(model.numParameters() / 1e6).toFixed(1)}M parameters, ${(model.numParameters({ onlyTrainable: true }) / 1e6).toFixed(1)}M trained`))
+}
+
+function describeSteps({ args, totalSteps }: Pick<PreparedPreferenceRun['trainer'], 'args' | 'totalSteps'>, warnings: readonly string[]): void {
   for (const warning of warnings) print(yellow(`warning: ${warning}`))
   print(`${totalSteps} steps of ${args.perDeviceTrainBatchSize} × ${args.gradientAccumulationSteps} rows, ${args.bf16 ? 'bfloat16 products' : 'float32'}; output in ${args.outputDir}`)
 }
 
 /** Bytes of weights, gradients, optimizer and activations, before anything large is allocated. */
-export function describeMemory(run: Pick<PreparedRun, 'model' | 'data'> & { rows: number; maxLength: number; gradientCheckpointing: boolean; dtype: DType }): void {
+export function describeMemory(run: Pick<PreparedRun, 'model'> & { rows: number; maxLength: number; gradientCheckpointing: boolean; dtype: DType }): void {
   const estimate = memoryEstimate(run.model.config, {
     dtype: run.dtype, tokens: run.rows * run.maxLength, sequenceLength: run.maxLength, trainable: run.model.numParameters({ onlyTrainable: true }), gradientCheckpointing: run.gradientCheckpointing,
   })
   print(`memory: ${bytesText(estimate.total)} = weights ${bytesText(estimate.weights)} + gradients ${bytesText(estimate.gradients)} + optimizer ${bytesText(estimate.optimizer)} + activations ${bytesText(estimate.activations)}`)
 }
 
+/** What runTraining needs of a prepared run. */
+export interface TrainableRun extends Pick<PreparedRun, 'train' | 'dispose'> { trainer: Pick<PreparedRun['trainer'], 'on' | 'args'> }
+
 /** Trains with a progress line; SIGINT finishes the step, saves and exits with 130. */
-export async function runTraining(run: PreparedRun): Promise<void> {
+export async function runTraining(run: TrainableRun): Promise<void> {
   const progress = new ProgressLogger()
   const stop = run.trainer.on((event) => { progress.handle(event) })
   const interrupt = interruptSignal()

@@ -68,7 +68,7 @@ export class GenerationEngine {
     this.model = model
     this.#bf16 = bf16
     this.#cache = new KeyValueCache(model.config, { slots, dtype: model.dtype, device: model.device })
-    this.#schedule = new Schedule(this.#cache, { maxBatchSize, prefillTokens, virtualTokens: model.virtualTokens?.count ?? 0, isWhole: (tokens) => this.#lengthKey(tokens) !== 0 })
+    this.#schedule = new Schedule(this.#cache, { maxBatchSize, prefillTokens, virtualTokens: () => model.virtualTokens?.count ?? 0, isWhole: (tokens) => this.#lengthKey(tokens) !== 0 })
     this.#training = [...model.namedModules()].map(([, module]) => module).filter((module) => module.training)
     for (const module of this.#training) module.training = false
   }

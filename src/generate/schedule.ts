@@ -29,8 +29,8 @@ export interface ScheduleOptions {
   maxBatchSize: number
   /** Most prompt tokens in one forward pass. */
   prefillTokens: number
-  /** Virtual tokens of the model, which the cache holds before each prompt. Default 0. */
-  virtualTokens?: number
+  /** How many virtual tokens the model has now; the cache holds them before each prompt. */
+  virtualTokens: () => number
   /** Whether a prompt has to be computed in one pass, which may then be longer. */
   isWhole: (promptTokens: number) => boolean
 }
@@ -103,7 +103,7 @@ export class Schedule {
   }
 
   /** How many of an entry's own tokens the cache holds. */
-  #held({ sequence }: Entry): number { return Math.max(0, (sequence?.length ?? 0) - (this.#options.virtualTokens ?? 0)) }
+  #held({ sequence }: Entry): number { return Math.max(0, (sequence?.length ?? 0) - this.#options.virtualTokens()) }
 
   /** Whether all of the prompt but its last token is in the cache. */
   #hasPrefix(entry: Entry): boolean { return entry.sequence !== undefined && this.#held(entry) >= entry.answer.promptTokens - 1 }
@@ -111,7 +111,7 @@ export class Schedule {
   /** All but the last token of the prompt, whose logits the sample needs for itself. */
   #copyPrefix(source: Entry, entry: Entry): CacheSequence {
     const copy = this.#cache.fork(source.sequence!, entry.capacity)
-    this.#cache.truncate(copy, (this.#options.virtualTokens ?? 0) + entry.answer.promptTokens - 1)
+    this.#cache.truncate(copy, this.#options.virtualTokens() + entry.answer.promptTokens - 1)
     return copy
   }
 

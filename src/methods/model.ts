@@ -4,25 +4,33 @@ import { AutoModelForCausalLM } from '../models/index.ts'
 import type { CausalLanguageModel } from '../models/index.ts'
 import { loadWeights } from '../models/weights.ts'
 import { bytesOf } from '../tensor/index.ts'
-import type { Tokenizer } from '../tokenizers/index.ts'
+import { Tokenizer } from '../tokenizers/index.ts'
 import type { ModelArguments } from './options.ts'
 
 type Freezing = Pick<ModelArguments, 'trainable' | 'freeze'>
 
 /** The model of a folder, as a method's options say, ready to be trained. */
 export async function loadModel(folder: string, args: ModelArguments & { gradientCheckpointing: boolean, seed: number }): Promise<CausalLanguageModel> {
-  const { adapter, adapterPath } = args
+  const { adapter, adapterPath, quantize } = args
   if (adapter && adapterPath !== undefined) throw new ConfigError('adapter, adapterPath: a new adapter, or one to go on with; not both')
-  const model = await AutoModelForCausalLM.fromPretrained(folder, { dtype: args.dtype, device: args.device })
+  const model = await AutoModelForCausalLM.fromPretrained(folder, { dtype: args.dtype, device: args.device, ...(quantize === undefined ? {} : { quantize }) })
   try {
-    if (adapter) await addAdapter(model, adapter, { seed: args.seed, baseModel: folder })
+    if (adapter) await addAdapter(model, adapter, { seed: args.seed, baseModel: folder, ...await textEncoder(folder, args) })
     else if (adapterPath !== undefined) await loadAdapter(model, adapterPath, { isTrainable: true, baseModel: folder })
+    if (model.quantizationConfig && !hasAdapters(model)) throw new ConfigError('quantize: quantised weights are not trained themselves; add an adapter, such as adapter: { type: "lora", targetModules: "all-linear" }')
     prepareModel(model, args)
     return model
   } catch (error) {
     model.dispose()
     throw error
   }
+}
+
+/** The tokenizer's encode, where an adapter starts from a text. */
+async function textEncoder(folder: string, { adapter, tokenizer }: ModelArguments): Promise<{ encode?: (text: string) => number[] }> {
+  if (adapter?.type !== 'prompt' || adapter.promptTuningInit !== 'TEXT') return {}
+  const own = await Tokenizer.fromPretrained(tokenizer ?? folder)
+  return { encode: (text) => own.encode(text) }
 }
 
 /** Sets what is trained, and whether layers are recomputed. */
@@ -61,4 +69,5 @@ export function modelKeeping(model: CausalLanguageModel, tokenizer: Tokenizer | 
 }
 
 /** The options of the model that decide a run's numbers. */
-export const decisiveModelOptions = ({ dtype, freeze, trainable, adapter }: ModelArguments): Readonly<Record<string, unknown>> => ({ dtype, freeze, trainable: trainable ?? null, adapter: adapter ?? null })
+export const decisiveModelOptions = ({ dtype, freeze, trainable, adapter, quantize }: ModelArguments): Readonly<Record<string, unknown>> =>
+  ({ dtype, freeze, trainable: trainable ?? null, adapter: adapter ?? null, quantize: quantize ?? null })

@@ -33,14 +33,16 @@ export async function loadData(args: DataArguments, tokenizer: Tokenizer, extra:
   })
 }
 
-/** A row longer than the model's positions would fail in the middle of a run. */
-export function checkLengths({ train, eval: held }: LoadedDataset, { maxPositionEmbeddings }: ModelConfig): void {
+/** A row longer than the model's positions, less those of virtual tokens, would fail in the middle of a run. */
+export function checkLengths({ train, eval: held }: LoadedDataset, { maxPositionEmbeddings }: ModelConfig, virtualTokens = 0): void {
+  const room = maxPositionEmbeddings - virtualTokens
   for (const dataset of held ? [train, held] : [train]) {
     for (let i = 0; i < dataset.length; i++) {
-      const { sequenceLengths } = dataset.lengthOf(i) > maxPositionEmbeddings ? dataset.get(i) : {}
+      const { sequenceLengths } = dataset.lengthOf(i) > room ? dataset.get(i) : {}
       const longest = sequenceLengths ? Math.max(...sequenceLengths) : dataset.lengthOf(i)
-      if (longest > maxPositionEmbeddings) {
-        throw new ConfigError(`maxLength: the data has a row of ${longest} tokens, but the model has ${maxPositionEmbeddings} positions; set maxLength to at most ${maxPositionEmbeddings}`)
+      if (longest > room) {
+        const taken = virtualTokens ? `, ${virtualTokens} of them for virtual tokens` : ''
+        throw new ConfigError(`maxLength: the data has a row of ${longest} tokens, but the model has ${maxPositionEmbeddings} positions${taken}; set maxLength to at most ${room}`)
       }
     }
   }

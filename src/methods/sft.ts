@@ -26,6 +26,7 @@ export async function sft(options: SftOptions): Promise<PreparedRun> {
   try {
     checkLengths(data, config)
     model = await loadModel(args.model, args)
+    if (model.virtualTokens) checkLengths(data, config, model.virtualTokens.count)
     return prepareRun('sft', args, model, tokenizer, data)
   } catch (error) {
     model?.dispose()

@@ -1,4 +1,4 @@
-import { ShapeError } from '../errors.ts'
+import { ConfigError, ShapeError } from '../errors.ts'
 import type { JsonValue } from '../files/index.ts'
 import { type Embedding, Linear, type LinearLayer, Module } from '../nn/index.ts'
 import { crossEntropy, embedding, linearCrossEntropy, linearLogprob, mul, reshape, selectiveLogSoftmax, slice, sum, toDtype, type LogprobResult } from '../ops/index.ts'
@@ -193,7 +193,10 @@ export abstract class CausalLanguageModel extends Module {
   resizeTokenEmbeddings(count: number): void { resizeTokenEmbeddings(this, count) }
 
   /** Writes config.json, generation_config.json and safetensors so that transformers loads them. */
-  savePretrained(folder: string, options: SaveOptions = {}): Promise<void> { return savePretrained(this, folder, options) }
+  async savePretrained(folder: string, options: SaveOptions = {}): Promise<void> {
+    if (this.virtualTokens) throw new ConfigError('the model has virtual tokens, which its folder cannot hold; save the adapter with saveAdapter(), or the base in withoutAdapters()')
+    await savePretrained(this, folder, options)
+  }
 }
 
 /** The same numbers with their gradient history, held by the current scope. */

@@ -23,18 +23,17 @@ export interface StoredLayers {
 /** Finds them. Throws FileFormatError where config.json says nothing of them, or where a quantised layer of the model has no codes. */
 export function findStoredLayers(model: CausalLanguageModel, weights: CheckpointWeights, stored: StoredQuantization | undefined): StoredLayers {
   const byPrefix = new Map<string, Map<string, CheckpointTensor>>()
-  const modules = new Map([...model.namedModules()].filter(([, module]) => module instanceof Linear || module instanceof Conv1D || module instanceof QuantizedLinear))
+  const modules = [...model.namedModules()].filter(([, module]) => module instanceof Linear || module instanceof Conv1D || module instanceof QuantizedLinear)
   const short = (name: string): string => (name.startsWith(`${model.baseModelPrefix}.`) ? name.slice(model.baseModelPrefix.length + 1) : name)
-  const prefixes = new Map([...modules.keys()].flatMap((name) => [[name, name], [short(name), name]]))
+  const prefixes = new Map(modules.flatMap(([name]): [string, string][] => [[name, name], [short(name), name]]))
   for (const [inFile, entry] of weights.tensors) {
     const parts = inFile.split('.')
     // A tensor of a layer is named one to three parts below it: q_proj.weight.quant_state.bitsandbytes__nf4.
     for (let cut = parts.length - 1; cut >= Math.max(1, parts.length - 3); cut--) {
       const prefix = parts.slice(0, cut).join('.')
       if (!prefixes.has(prefix)) continue
-      let tensors = byPrefix.get(prefix)
-      if (!tensors) byPrefix.set(prefix, tensors = new Map())
-      tensors.set(parts.slice(cut).join('.'), entry)
+      const tensors = byPrefix.get(prefix) ?? new Map<string, CheckpointTensor>()
+      byPrefix.set(prefix, tensors.set(parts.slice(cut).join('.'), entry))
       break
     }
   }
@@ -76,7 +75,7 @@ export function storedConfig(model: CausalLanguageModel): QuantizationConfig | u
   const first = layers[0]
   if (!first) return undefined
   const { format, block } = first.weight
-  const wholeRows = format === 'int8' && layers.every(({ weight, inFeatures }) => weight.block === inFeatures)
+  const wholeRows = format.startsWith('int') && layers.every(({ weight, inFeatures }) => weight.block === inFeatures)
   return {
     format: format as QuantizationConfig['format'], block: wholeRows ? undefined : block,
     doubleQuant: first.nested !== null, zeroPoints: layers.some(({ weight }) => weight.zeros !== null), skipModules: plainLayers(model),

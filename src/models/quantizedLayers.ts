@@ -88,23 +88,30 @@ export function replaceByQuantized(model: CausalLanguageModel, name: string, { w
 /** Rounds every chosen layer of a loaded model to the nearest codes, one after another. */
 export async function quantizeLayers(model: CausalLanguageModel, config: QuantizationConfig): Promise<void> {
   for (const [name, layer] of layersToQuantize(model, config)) {
-    const weight = outputsFirst(layer, layer.weight.tensor)
+    const stored = layer.weight.tensor
+    const weight = outputsFirst(layer, stored)
     try {
       replaceByQuantized(model, name, await quantizeWeight(weight, config, `${name}.weight`))
     } finally {
-      if (weight !== layer.weight.tensor) weight.dispose()
+      if (weight !== stored) weight.dispose()
     }
   }
   model.quantizationConfig = config
+}
+
+/** Bytes of the codes, scales and zero points of a quantised weight as they are saved: GPTQ has float16 scales, and a zero point as long as a code. */
+export function savedBytes({ weight, nested }: QuantizedLinear): number {
+  const { format, codes, scales } = weight
+  if (nested) return codes.size + nested.codes.length + 4 * nested.absmax.length
+  if (format === 'int4' || format === 'int8') return codes.size + scales.size * (format === 'int4' ? 2.5 : 3)
+  return weight.bytes
 }
 
 /** Bytes of the parameters and quantised weights below a module, as they are saved. */
 export function weightBytes(module: Module): number {
   let bytes = 0
   for (const parameter of module.parameters()) bytes += parameter.size * bytesOf(parameter.dtype)
-  for (const [, { weight, nested }] of quantizedLayers(module)) {
-    bytes += nested ? weight.codes.size + nested.codes.length + 4 * nested.absmax.length : weight.bytes
-  }
+  for (const [, layer] of quantizedLayers(module)) bytes += savedBytes(layer)
   return bytes
 }
 

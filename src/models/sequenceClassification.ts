@@ -7,6 +7,7 @@ import { bytesOf, defaultDevice, device as deviceOf, scope, Tensor, type Device,
 import type { BatchInput, TokenArray } from './batch.ts'
 import type { CausalLanguageModel } from './causal.ts'
 import { parseConfig, type ModelConfig, type RawConfig } from './config.ts'
+import { disableDropout } from './dropout.ts'
 import { AutoModelForCausalLM, buildModel, type FromPretrainedOptions } from './pretrained.ts'
 import { loadWeights } from './weights.ts'
 
@@ -26,6 +27,17 @@ export interface ClassifierOptions extends Omit<FromPretrainedOptions, 'quantize
   seed?: number
   /** Written to config.json, as transformers needs it to find the last token of padded rows. */
   padTokenId?: number | undefined
+  /** Leave dropout out. Default false. */
+  withoutDropout?: boolean
+}
+
+const isClassifier = (name: unknown): name is string => typeof name === 'string' && /For(?:Sequence|Token)Classification$/.test(name)
+
+/** config.json of a language model or a classifier: what both say of the decoder. */
+export async function readDecoderConfig(folder: string): Promise<ModelConfig> {
+  const path = join(folder, 'config.json')
+  const raw = await readJsonObject(path)
+  return parseConfig([raw.architectures].flat().some(isClassifier) ? withoutArchitectures(raw) : raw, path)
 }
 
 /**
@@ -37,10 +49,13 @@ export class Classifier {
   readonly model: CausalLanguageModel
   readonly kind: ClassifierKind
   readonly head: Linear
+  /** The head's name in the checkpoint. */
+  get headName(): string { return headName(this.model.config, this.kind) }
   /** The labels' names, in the order of the outputs. */
   readonly labels: readonly string[]
 
-  private constructor(model: CausalLanguageModel, kind: ClassifierKind, labels: readonly string[]) {
+  private constructor(model: CausalLanguageModel, kind: ClassifierKind, labels: readonly string[], withoutDropout: boolean) {
+    if (withoutDropout) disableDropout(model)
     const { config } = model
     this.model = model
     this.kind = kind
@@ -57,14 +72,14 @@ export class Classifier {
    * a classifier of another kind or number of labels.
    */
   static async fromPretrained(folder: string, options: ClassifierOptions = {}): Promise<Classifier> {
-    const { kind = 'sequence', seed = 42, dtype = 'float32', device = defaultDevice(), padTokenId } = options
+    const { kind = 'sequence', seed = 42, dtype = 'float32', device = defaultDevice(), padTokenId, withoutDropout = false } = options
     const path = join(folder, 'config.json')
     const raw = { ...await readJsonObject(path), ...options.config }
-    const architecture = [raw.architectures].flat().find((name): name is string => typeof name === 'string' && /For(?:Sequence|Token)Classification$/.test(name))
+    const architecture = [raw.architectures].flat().find(isClassifier)
     const pad = padTokenId === undefined ? {} : { pad_token_id: padTokenId }
     if (architecture === undefined) {
       const model = await AutoModelForCausalLM.fromPretrained(folder, { dtype, device, config: { ...options.config, ...pad } })
-      const classifier = new Classifier(model, kind, newLabels(options, kind))
+      const classifier = new Classifier(model, kind, newLabels(options, kind), withoutDropout)
       for (const [name, parameter] of classifier.head.namedParameters(headName(model.config, kind))) parameter.initialise(name, seed, model.dtype, model.device)
       return classifier
     }
@@ -72,7 +87,7 @@ export class Classifier {
     const labels = storedLabels(raw, path)
     const wanted = options.id2label?.length ?? options.numLabels
     if (wanted !== undefined && wanted !== labels.length) throw new ConfigError(`${path}: expected ${wanted} label${wanted === 1 ? '' : 's'}, got ${labels.length}: ${labels.join(', ')}`)
-    const classifier = new Classifier(buildModel(parseConfig(withoutArchitectures({ ...raw, ...pad }), path)), kind, labels)
+    const classifier = new Classifier(buildModel(parseConfig(withoutArchitectures({ ...raw, ...pad }), path)), kind, labels, withoutDropout)
     await loadWeights(classifier.model, folder, dtype, deviceOf(device))
     return classifier
   }

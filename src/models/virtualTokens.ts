@@ -39,7 +39,9 @@ export function countAdded(virtual: VirtualTokens | undefined, lengths: readonly
 
 /** `own` with as many numbers before each sequence as `added` says. */
 export function withVirtual(own: Int32Array, lengths: readonly number[], added: readonly number[], numberOf: (virtual: number, sequence: number) => number): Int32Array {
-  const result = new Int32Array(own.length + added.reduce((a, b) => a + b, 0))
+  const total = added.reduce((a, b) => a + b, 0)
+  if (total === 0) return own
+  const result = new Int32Array(own.length + total)
   let [from, to] = [0, 0]
   lengths.forEach((length, i) => {
     for (let v = 0; v < added[i]!; v++) result[to++] = numberOf(v, i)

@@ -6,6 +6,7 @@ import {
 } from '../files/index.ts'
 import { didYouMean } from '../suggest.ts'
 import { unscoped, type Device, type DType, type Tensor } from '../tensor/index.ts'
+import { AdapterPart } from '../nn/index.ts'
 import { configToJson } from './config.ts'
 import type { CausalLanguageModel } from './causal.ts'
 import type { RawConfig } from './configs/common.ts'
@@ -110,6 +111,8 @@ export async function loadWeights(model: CausalLanguageModel, folder: string, dt
     if (quantize) model.quantizationConfig = quantize
     else if (stored) model.quantizationConfig = storedConfig(model)
   } catch (error) {
+    // What is still being read needs its file.
+    await device.fence().catch(() => undefined)
     model.dispose()
     throw error
   } finally {
@@ -146,6 +149,9 @@ const json = (value: unknown): string => `${JSON.stringify(value, undefined, 2)}
  * bitsandbytes (nf4, fp4) or GPTQ (int4, int8) has them, so that transformers loads them.
  */
 export async function savePretrained(model: CausalLanguageModel, folder: string, options: SaveOptions = {}): Promise<void> {
+  if (model.virtualTokens || [...model.namedModules()].some(([, module]) => module instanceof AdapterPart)) {
+    throw new ConfigError('savePretrained: the model carries adapters, which a model folder has no place for; write them with saveAdapter(), or put them into the weights with mergeAndUnload() first')
+  }
   const dtype = options.dtype ?? model.dtype
   const quantized = quantizedLayers(model).size ? await quantizedSources(model, dtype) : undefined
   const tensors = [...parameterSources(model, options), ...quantized?.tensors ?? []]

@@ -44,7 +44,7 @@ export class Linear extends LinearLayer {
 /** y = x weight + bias; weight [in, out], as GPT-2 stores it. */
 export class Conv1D extends LinearLayer {
   readonly weight: Parameter
-  readonly bias: Parameter
+  bias: Parameter
 
   constructor(inFeatures: number, outFeatures: number, { deviation = 0.02 }: { deviation?: number } = {}) {
     super()

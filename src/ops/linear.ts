@@ -35,9 +35,9 @@ const op = fusedOp<readonly [Tensor, Tensor, Tensor | null], Attributes, Tensor>
     const dy = pre ? activationGradient(gradient!, pre, activation) : gradient!
     const { kernels } = dy.device
     if (context.needs(0)) {
-      const dx = emptyLike(x)
-      kernels.gemm(dx.handle, 0, dy.handle, weight.handle, 0, false, transposedWeight, false, 0, half)
-      context.give(0, dx)
+      // Several products of one input, such as q, k and v, sum their gradients in one place.
+      const { tensor, accumulate } = context.target(0, x.dtype)
+      kernels.gemm(tensor.handle, 0, dy.handle, weight.handle, 0, false, transposedWeight, accumulate, 0, half)
     }
     if (context.needs(1)) {
       const { tensor, accumulate } = context.target(1)

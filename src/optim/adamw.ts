@@ -14,14 +14,21 @@ export interface AdamWOptions {
   eps?: number
   /** Decoupled weight decay of matrices; biases and norm weights (rank 1) have none, as in transformers' Trainer. Default 0. */
   weightDecay?: number
+  /**
+   * Bits of a running mean: 32, or 8 with a scale for 256 numbers (Dettmers et al. 2022, bitsandbytes' code books); parameters below 4096 numbers keep
+   * 32. Default 32.
+   */
+  stateBits?: 32 | 8
 }
 
 /** What AdamW keeps of one parameter. */
 interface State {
   readonly parameter: Parameter
-  /** Running means of the gradient and of its square, float32. */
+  /** Running means of the gradient and of its square, float32, or uint8 with scales. */
   readonly expAvg: Tensor
   readonly expAvgSq: Tensor
+  /** float32, one for 256 numbers. */
+  readonly scales: { readonly expAvg: Tensor; readonly expAvgSq: Tensor } | null
   /** The float32 values of a 16-bit parameter. */
   readonly master: Tensor | null
 }
@@ -39,12 +46,12 @@ export class AdamW {
   steps = 0
   readonly #states: ReadonlyMap<string, State>
 
-  constructor(parameters: Iterable<readonly [string, Parameter]>, { beta1 = 0.9, beta2 = 0.999, eps = 1e-8, weightDecay = 0 }: AdamWOptions = {}) {
+  constructor(parameters: Iterable<readonly [string, Parameter]>, { beta1 = 0.9, beta2 = 0.999, eps = 1e-8, weightDecay = 0, stateBits = 32 }: AdamWOptions = {}) {
     for (const [name, value] of Object.entries({ beta1, beta2 })) {
       if (!(value >= 0 && value < 1)) throw new ConfigError(`${name}: expected a number from 0 up to, but not including, 1, got ${value}`)
     }
-    this.options = { beta1, beta2, eps, weightDecay }
-    this.#states = new Map([...parameters].filter(([, parameter]) => parameter.requiresGrad).map(([name, parameter]) => [name, createState(parameter)]))
+    this.options = { beta1, beta2, eps, weightDecay, stateBits }
+    this.#states = new Map([...parameters].filter(([, parameter]) => parameter.requiresGrad).map(([name, parameter]) => [name, createState(parameter, stateBits)]))
     if (this.#states.size === 0) throw new ConfigError('no parameter is trainable; unfreeze some with requiresGrad_()')
   }
 
@@ -81,17 +88,23 @@ export class AdamW {
       return { norm: both.data(), factor: both }
     })
     const { beta1, beta2, eps, weightDecay } = this.options
-    for (const { parameter, expAvg, expAvgSq, master } of states) {
+    for (const { parameter, expAvg, expAvgSq, scales, master } of states) {
       const decay = parameter.shape.length >= 2 ? weightDecay : 0
-      device.kernels.adamw((master ?? parameter.tensor).handle, expAvg.handle, expAvgSq.handle, master ? parameter.tensor.handle : 0, parameter.grad!.handle,
-        factor.handle, learningRate * parameter.learningRateScale, beta1, beta2, eps, decay, this.steps)
+      const values = master ?? parameter.tensor
+      const rate = learningRate * parameter.learningRateScale
+      if (scales) {
+        device.kernels.adamw_8bit(values.handle, expAvg.handle, expAvgSq.handle, scales.expAvg.handle, scales.expAvgSq.handle, parameter.grad!.handle, factor.handle, rate, beta1, beta2, eps, decay, this.steps)
+        if (master) device.kernels.convert(parameter.tensor.handle, master.handle)
+      } else {
+        device.kernels.adamw(values.handle, expAvg.handle, expAvgSq.handle, master ? parameter.tensor.handle : 0, parameter.grad!.handle, factor.handle, rate, beta1, beta2, eps, decay, this.steps)
+      }
       parameter.zeroGrad()
     }
     factor.dispose()
     return norm.then((values) => Number(values[1]))
   }
 
-  /** Writes the state as safetensors: `<parameter>.exp_avg`, `.exp_avg_sq` and, for 16-bit parameters, `.master`. */
+  /** Writes the state as safetensors: `<parameter>.exp_avg`, `.exp_avg_sq`, in 8 bits their `_scale`, and for 16-bit parameters `.master`. */
   async save(path: string): Promise<void> {
     await writeSafetensors(path, [...this.#tensors()].map(([name, tensor]) => source(name, tensor)), { format: 'pt', step: String(this.steps) })
   }
@@ -104,8 +117,8 @@ export class AdamW {
       for (const [name, tensor] of wanted) {
         const entry = file.tensors.get(name)
         if (!entry) throw new FileFormatError(`${path}: no tensor "${name}"; the checkpoint was made with other trainable parameters`)
-        if (entry.dtype !== 'F32' || entry.shape.join() !== tensor.shape.join()) {
-          throw new FileFormatError(`${path}: tensor "${name}": expected F32 [${tensor.shape.join(', ')}], got ${entry.dtype} [${entry.shape.join(', ')}]`)
+        if (entry.dtype !== storedDtype(tensor) || entry.shape.join() !== tensor.shape.join()) {
+          throw new FileFormatError(`${path}: tensor "${name}": expected ${storedDtype(tensor)} [${tensor.shape.join(', ')}], got ${entry.dtype} [${entry.shape.join(', ')}]`)
         }
       }
       const extra = [...file.tensors.keys()].find((name) => !wanted.has(name))
@@ -122,19 +135,27 @@ export class AdamW {
   }
 
   *#tensors(): Generator<[string, Tensor]> {
-    for (const [name, { expAvg, expAvgSq, master }] of this.#states) {
+    for (const [name, { expAvg, expAvgSq, scales, master }] of this.#states) {
       yield [`${name}.exp_avg`, expAvg]
       yield [`${name}.exp_avg_sq`, expAvgSq]
+      if (scales) {
+        yield [`${name}.exp_avg_scale`, scales.expAvg]
+        yield [`${name}.exp_avg_sq_scale`, scales.expAvgSq]
+      }
       if (master) yield [`${name}.master`, master]
     }
   }
 
   dispose(): void {
-    for (const { expAvg, expAvgSq, master } of this.#states.values()) for (const tensor of [expAvg, expAvgSq, master]) tensor?.dispose()
+    for (const [, tensor] of this.#tensors()) tensor.dispose()
   }
 }
 
-function createState(parameter: Parameter): State {
+/** Numbers that share a scale, and the fewest that 8 bits are worth, as in bitsandbytes. */
+const block = 256
+const least8bit = 4096
+
+function createState(parameter: Parameter, stateBits: 32 | 8): State {
   return unscoped(() => {
     const { device, shape } = parameter
     let master: Tensor | null = null
@@ -142,13 +163,19 @@ function createState(parameter: Parameter): State {
       master = Tensor.empty(shape, { device })
       device.kernels.convert(master.handle, parameter.tensor.handle)
     }
-    return { parameter, expAvg: Tensor.zeros(shape, { device }), expAvgSq: Tensor.zeros(shape, { device }), master }
+    if (stateBits === 32 || parameter.size < least8bit) return { parameter, expAvg: Tensor.zeros(shape, { device }), expAvgSq: Tensor.zeros(shape, { device }), scales: null, master }
+    const blocks = [Math.ceil(parameter.size / block)]
+    // The code of zero is 127 in the signed map and 0 in the unsigned one.
+    const codes = (zero: number): Tensor => Tensor.full(shape, zero, { dtype: 'uint8', device })
+    return { parameter, expAvg: codes(127), expAvgSq: codes(0), scales: { expAvg: Tensor.zeros(blocks, { device }), expAvgSq: Tensor.zeros(blocks, { device }) }, master }
   })
 }
 
+const storedDtype = ({ dtype }: Tensor): 'U8' | 'F32' => dtype === 'uint8' ? 'U8' : 'F32'
+
 function source(name: string, tensor: Tensor): TensorSource {
   return {
-    name, dtype: 'F32', shape: tensor.shape,
+    name, dtype: storedDtype(tensor), shape: tensor.shape,
     writeTo: async (file, offset) => {
       tensor.device.native.writeFile(tensor.handle, file.fd, offset, name)
       await tensor.device.fence()

@@ -6,8 +6,6 @@ export interface RewardRunnerOptions {
   maxConcurrency?: number
   /** Milliseconds a call may take. Default 60000. */
   timeout?: number
-  /** Told of every call that failed or took too long. */
-  onFailure?: (name: string, error: unknown) => void
 }
 
 export interface RewardTable {
@@ -15,25 +13,25 @@ export interface RewardTable {
   readonly values: Float64Array
   /** Samples that each function's failures left without a reward. */
   readonly failed: readonly number[]
+  /** What went wrong, for each function that failed. */
+  readonly errors: readonly (string | undefined)[]
 }
 
 /** Calls reward functions: bounded, timed, and checked. */
 export class RewardRunner<Row = AnyRow> {
   readonly names: readonly string[]
   readonly #functions: readonly RewardFunction<Row>[]
-  readonly #options: Required<Omit<RewardRunnerOptions, 'onFailure'>>
-  readonly #onFailure: RewardRunnerOptions['onFailure']
+  readonly #timeout: number
   #free: number
   readonly #queue: (() => void)[] = []
 
-  constructor(functions: readonly RewardFunction<Row>[], { maxConcurrency = 64, timeout = 60_000, onFailure }: RewardRunnerOptions = {}) {
+  constructor(functions: readonly RewardFunction<Row>[], { maxConcurrency = 64, timeout = 60_000 }: RewardRunnerOptions = {}) {
     if (functions.length === 0) throw new ConfigError('rewards: expected at least one reward function, got none')
     functions.forEach((one, i) => { if (typeof one !== 'function') throw new ConfigError(`rewards[${i}]: expected a function, got ${describe(one)}`) })
     if (!Number.isInteger(maxConcurrency) || maxConcurrency < 1) throw new ConfigError(`rewardConcurrency: expected a whole number from 1, got ${maxConcurrency}`)
     if (!(timeout > 0)) throw new ConfigError(`rewardTimeout: expected milliseconds above 0, got ${timeout}`)
     this.#functions = functions
-    this.#options = { maxConcurrency, timeout }
-    this.#onFailure = onFailure
+    this.#timeout = timeout
     this.#free = maxConcurrency
     this.names = uniqueNames(functions.map((one, i) => one.name || `reward${i}`))
   }
@@ -45,8 +43,8 @@ export class RewardRunner<Row = AnyRow> {
   async score(samples: readonly RewardSample<Row>[], { step = 0, signal }: { step?: number, signal?: AbortSignal | undefined } = {}): Promise<RewardTable> {
     const columns = await Promise.all(this.#functions.map((_, f) => this.#limited(() => this.#call(f, samples, step, signal))))
     const values = new Float64Array(samples.length * columns.length)
-    columns.forEach((column, f) => { samples.forEach((_, i) => { values[i * columns.length + f] = column?.[i] ?? NaN }) })
-    return { values, failed: columns.map((column) => column ? 0 : samples.length) }
+    columns.forEach((column, f) => { samples.forEach((_, i) => { values[i * columns.length + f] = column.values?.[i] ?? NaN }) })
+    return { values, failed: columns.map((column) => column.values ? 0 : samples.length), errors: columns.map(({ error }) => error) }
   }
 
   async #limited<T>(body: () => Promise<T>): Promise<T> {
@@ -61,8 +59,7 @@ export class RewardRunner<Row = AnyRow> {
     }
   }
 
-  /** undefined where the call failed. */
-  async #call(f: number, samples: readonly RewardSample<Row>[], step: number, signal: AbortSignal | undefined): Promise<readonly (number | null)[] | undefined> {
+  async #call(f: number, samples: readonly RewardSample<Row>[], step: number, signal: AbortSignal | undefined): Promise<{ values?: readonly (number | null)[], error?: string }> {
     const controller = new AbortController()
     const name = this.names[f]!
     const stop = (): void => { controller.abort(signal?.reason) }
@@ -73,24 +70,23 @@ export class RewardRunner<Row = AnyRow> {
     try {
       const overdue = new Promise<never>((_, reject) => {
         timer = setTimeout(() => {
-          const error = new Error(`took longer than ${this.#options.timeout} ms`)
+          const error = new Error(`took longer than ${this.#timeout} ms`)
           controller.abort(error)
           reject(error)
-        }, this.#options.timeout)
+        }, this.#timeout)
       })
       // A function that answers late must not end the process with an unhandled rejection.
       const answer = (async () => await this.#functions[f]!(samples, { signal: controller.signal, step }))()
       answer.catch(() => undefined)
       values = await Promise.race([answer, overdue])
     } catch (error) {
-      this.#onFailure?.(name, error)
-      return undefined
+      return { error: error instanceof Error ? error.message : String(error) }
     } finally {
       clearTimeout(timer)
       signal?.removeEventListener('abort', stop)
     }
     checkValues(name, values, samples.length)
-    return values
+    return { values }
   }
 }
 

@@ -14,8 +14,8 @@ export interface BackwardContext {
   needs(i: number): boolean
   /** Hands over the gradient of input i; it is added to what is there. */
   give(i: number, gradient: Tensor): void
-  /** Memory for the gradient of input i, for kernels that write or accumulate in place. float32 for leaves. */
-  target(i: number): { tensor: Tensor; accumulate: boolean }
+  /** Memory for the gradient of input i, for kernels that write or accumulate in place: float32, unless `dtype` says otherwise for what is no leaf. */
+  target(i: number, dtype?: DType): { tensor: Tensor; accumulate: boolean }
 }
 
 export type BackwardFunction = (gradients: readonly (Tensor | null)[], context: BackwardContext) => void
@@ -132,7 +132,7 @@ export class Node implements BackwardContext {
     }
   }
 
-  target(i: number): { tensor: Tensor; accumulate: boolean } {
+  target(i: number, inner: DType = 'float32'): { tensor: Tensor; accumulate: boolean } {
     const edge = this.edges[i]
     if (!edge) throw new AnnealError('ERR_AUTOGRAD', `${this.name}: input ${i} wants no gradient`)
     const present = edge.leaf ? edge.leaf.grad : edge.node!.gradients[edge.index]!
@@ -145,7 +145,7 @@ export class Node implements BackwardContext {
       return { tensor: sum, accumulate: true }
     }
     const shape = edge.leaf ? edge.leaf.shape : edge.node!.outputs[edge.index]!.shape
-    const dtype = edge.leaf ? gradientDtype(edge.leaf) : 'float32'
+    const dtype = edge.leaf ? gradientDtype(edge.leaf) : inner
     const tensor = unscoped(() => Tensor.empty(shape, { dtype, device: edge.leaf?.device ?? this.#saved[0]!.device }))
     this.#put(edge, tensor)
     return { tensor, accumulate: false }

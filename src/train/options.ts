@@ -14,6 +14,7 @@ const when = z.enum(['no', 'steps', 'epoch'])
 export const trainingShape = {
   outputDir: z.string().min(1).describe('Where checkpoints, logs, the report and the final model go'),
   learningRate: z.number().min(0).default(5e-5).describe('Peak learning rate'),
+  optim: z.enum(['adamw', 'adamw_8bit']).default('adamw').describe('The optimizer; adamw_8bit keeps its running means in 8 bits'),
   weightDecay: z.number().min(0).default(0).describe('AdamW weight decay of matrices; biases and norms have none'),
   adamBeta1: z.number().min(0).max(1).default(0.9).describe('AdamW beta1'),
   adamBeta2: z.number().min(0).max(1).default(0.999).describe('AdamW beta2'),

@@ -42,7 +42,7 @@ const streamsPerBatch = 4096
 
 /** The options that decide a run's numbers. */
 const decisiveNames = [
-  'learningRate', 'weightDecay', 'adamBeta1', 'adamBeta2', 'adamEpsilon', 'maxGradNorm', 'lrSchedulerType', 'lrSchedulerKwargs', 'warmupSteps', 'warmupRatio',
+  'learningRate', 'optim', 'weightDecay', 'adamBeta1', 'adamBeta2', 'adamEpsilon', 'maxGradNorm', 'lrSchedulerType', 'lrSchedulerKwargs', 'warmupSteps', 'warmupRatio',
   'perDeviceTrainBatchSize', 'gradientAccumulationSteps', 'bf16', 'labelSmoothingFactor', 'seed',
 ] as const satisfies readonly (keyof TrainingArguments)[]
 
@@ -80,7 +80,7 @@ export class Trainer<B> {
       throw new ConfigError(`${args.loadBestModelAtEnd ? 'loadBestModelAtEnd' : 'earlyStoppingPatience'} needs evaluations; set evalStrategy to "steps" or "epoch"`)
     }
     if (args.loadBestModelAtEnd && args.saveStrategy === 'no') throw new ConfigError('loadBestModelAtEnd needs checkpoints; set saveStrategy')
-    this.optimizer = new AdamW(task.model.namedParameters(), { beta1: args.adamBeta1, beta2: args.adamBeta2, eps: args.adamEpsilon, weightDecay: args.weightDecay })
+    this.optimizer = new AdamW(task.model.namedParameters(), { beta1: args.adamBeta1, beta2: args.adamBeta2, eps: args.adamEpsilon, weightDecay: args.weightDecay, stateBits: args.optim === 'adamw_8bit' ? 8 : 32 })
     this.#meter = new Meter(this.optimizer.device)
     this.args = { ...args, bf16: args.bf16 ?? this.optimizer.device.name !== 'cpu' }
   }

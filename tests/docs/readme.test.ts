@@ -5,25 +5,40 @@ import { pathToFileURL } from 'node:url'
 import type { Command } from 'commander'
 import { describe, expect, test } from 'vitest'
 import { chatCommand } from '../../src/cli/commands/chat.ts'
+import { cpoCommand } from '../../src/cli/commands/cpo.ts'
+import { dpoCommand } from '../../src/cli/commands/dpo.ts'
 import { evalCommand } from '../../src/cli/commands/eval.ts'
+import { exportCommand } from '../../src/cli/commands/export.ts'
 import { generateCommand } from '../../src/cli/commands/generate.ts'
 import { infoCommand } from '../../src/cli/commands/info.ts'
 import { inspectCommand } from '../../src/cli/commands/inspect.ts'
+import { ktoCommand } from '../../src/cli/commands/kto.ts'
+import { orpoCommand } from '../../src/cli/commands/orpo.ts'
 import { pretrainCommand } from '../../src/cli/commands/pretrain.ts'
+import { quantizeCommand } from '../../src/cli/commands/quantize.ts'
 import { quickstartCommand } from '../../src/cli/commands/quickstart.ts'
+import { rewardCommand } from '../../src/cli/commands/reward.ts'
+import { rrhfCommand } from '../../src/cli/commands/rrhf.ts'
+import { scoreCommand } from '../../src/cli/commands/score.ts'
 import { sftCommand } from '../../src/cli/commands/sft.ts'
 import { tokenizerCommand } from '../../src/cli/commands/tokenizer.ts'
 import { normaliseArguments } from '../../src/cli/flags.ts'
+import { exportSchema } from '../../src/export/index.ts'
 import { generateSchema } from '../../src/generate/index.ts'
 import * as anneal from '../../src/index.ts'
+import { distillSchema, teachSchema } from '../../src/methods/distillation/options.ts'
 import { pretrainSchema, sftSchema } from '../../src/methods/options.ts'
+import { cpoSchema, dpoSchema, ktoSchema, orpoSchema, rewardSchema, rrhfSchema } from '../../src/methods/preference/options.ts'
+import { quantizeFolderSchema } from '../../src/quantization/index.ts'
 
+const preferenceSchemas = { dpo: dpoSchema, kto: ktoSchema, orpo: orpoSchema, cpo: cpoSchema, rrhf: rrhfSchema, reward: rewardSchema }
 const root = join(import.meta.dirname, '../..')
 const read = (file: string): string => readFileSync(join(root, file), 'utf8')
 const documents = ['README.md', 'CONTRIBUTING.md', 'SECURITY.md', ...readdirSync(join(root, 'docs')).filter((name) => name.endsWith('.md')).map((name) => `docs/${name}`)]
 const commands = new Map<string, Command>()
 for (const command of [
-  chatCommand(), evalCommand(), generateCommand(), infoCommand(), inspectCommand(), pretrainCommand(), quickstartCommand(), sftCommand(), tokenizerCommand(),
+  chatCommand(), evalCommand(), exportCommand(), generateCommand(), infoCommand(), inspectCommand(), pretrainCommand(), quantizeCommand(), quickstartCommand(), sftCommand(), tokenizerCommand(),
+  cpoCommand(), dpoCommand(), ktoCommand(), orpoCommand(), rewardCommand(), rrhfCommand(), scoreCommand(),
 ]) {
   if (command.commands.length === 0) commands.set(command.name(), command)
   for (const inner of command.commands) commands.set(`${command.name()} ${inner.name()}`, inner)
@@ -81,7 +96,7 @@ describe.each(documents)('%s', (document) => {
 test("the table of names names what exists", () => {
   const prototypes = [anneal.Tokenizer, anneal.Trainer, anneal.CausalLanguageModel, anneal.Module, anneal.AdamW].flatMap((one) => Object.getOwnPropertyNames(one.prototype))
   const fields = ['optimizer', 'step', 'model', 'tokenizer', 'train', 'fromConfig', 'fromPretrained']
-  const options = [sftSchema, pretrainSchema, generateSchema].flatMap(({ shape }) => Object.keys(shape))
+  const options = [sftSchema, pretrainSchema, generateSchema, distillSchema, teachSchema].flatMap(({ shape }) => Object.keys(shape))
   const known = new Set([...Object.keys(anneal), ...prototypes, ...fields, ...options])
   const [, table] = /\n## Names\n([\s\S]*?)\n## /.exec(read('README.md'))!
   const rows = table!.split('\n').filter((line) => line.startsWith('| ')).slice(1)
@@ -99,7 +114,7 @@ test('the tables of options are those of the schemas', async () => {
   const script = await import(pathToFileURL(join(root, 'scripts/generate-options-doc.js')).href) as {
     documents: string[], optionTables: (schemas: object) => Record<string, string>, withTables: (text: string, tables: Record<string, string>) => string,
   }
-  const tables = script.optionTables({ sftSchema, pretrainSchema, generateSchema })
+  const tables = script.optionTables({ sftSchema, pretrainSchema, generateSchema, distillSchema, teachSchema, quantizeFolderSchema, exportSchema, preferenceSchemas })
   expect(Object.keys(tables).sort()).toEqual(script.documents.flatMap((document) => [...read(document).matchAll(/<!-- options: (\w+) -->/g)].map(([, name]) => name!)).sort())
   for (const document of script.documents) expect(read(document) === script.withTables(read(document), tables), `${document}: run node scripts/generate-options-doc.js`).toBe(true)
 })

@@ -130,3 +130,54 @@ test('mistakes are named', () => {
   model.requiresGrad_(false)
   expect(() => adamw(model)).toThrow('no parameter is trainable')
 })
+
+describe('with 8-bit states', () => {
+  class Wide extends Module {
+    readonly a = new Linear(80, 64, { deviation: 0.5, bias: true })
+  }
+  function wide(dtype: DType): Wide {
+    const model = new Wide()
+    model.initialise({ seed: 2, dtype, device: cpu })
+    live.push(model)
+    return model
+  }
+  const run = async (model: Wide, optimizer: AdamW, steps: number): Promise<void> => {
+    for (let step = 0; step < steps; step++) {
+      giveGradients(model, 0.1 + step / 50)
+      await optimizer.step({ learningRate: 0.01, maxGradNorm: 1 })
+    }
+  }
+
+  test.each(['float32', 'bfloat16'] as const)('large %s parameters move as with 32 bits, small ones exactly so', async (dtype) => {
+    const [exact, rounded] = [wide(dtype), wide(dtype)]
+    const start = await exact.a.weight.tensor.toArray()
+    const [full, eight] = [new AdamW(exact.namedParameters()), new AdamW(rounded.namedParameters(), { stateBits: 8 })]
+    live.push(full, eight)
+    await run(exact, full, 10)
+    await run(rounded, eight, 10)
+    expect(eight.state('a.weight')!.expAvg.dtype).toBe('uint8')
+    expect(eight.state('a.bias')!.expAvg.dtype).toBe('float32')
+    expect(await rounded.a.bias!.tensor.toArray()).toEqual(await exact.a.bias!.tensor.toArray())
+    const [a, b] = await Promise.all([exact, rounded].map((model) => model.a.weight.tensor.toArray()))
+    const moved = Math.hypot(...a!.map((value, i) => value - start[i]!))
+    expect(Math.hypot(...a!.map((value, i) => value - b![i]!)) / moved).toBeLessThan(0.1)
+    expect(moved).toBeGreaterThan(1)
+  })
+
+  test('saved and loaded, it goes on with the same bits; a run with 32 bits refuses them', async () => {
+    const path = join(temporaryFolder(), 'optimizer.safetensors')
+    const [one, other] = [wide('float32'), wide('float32')]
+    const [first, second] = [new AdamW(one.namedParameters(), { stateBits: 8 }), new AdamW(other.namedParameters(), { stateBits: 8 })]
+    live.push(first, second)
+    await run(one, first, 3)
+    await first.save(path)
+    other.loadStateDict(one.stateDict())
+    await second.load(path)
+    await run(one, first, 3)
+    await run(other, second, 3)
+    expect(await other.a.weight.tensor.toArray()).toEqual(await one.a.weight.tensor.toArray())
+    const plain = new AdamW(other.namedParameters())
+    live.push(plain)
+    await expect(plain.load(path)).rejects.toThrow('expected F32 [64, 80], got U8 [64, 80]')
+  })
+})

@@ -2,6 +2,8 @@ import { copyFile, mkdir, mkdtemp, rm } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { afterAll, afterEach, beforeAll } from 'vitest'
+import type { CausalLanguageModel } from '../../src/models/index.ts'
+import { QuantizedLinear } from '../../src/nn/index.ts'
 import { openCheckpoint, writeSafetensors, type SafetensorsDtype } from '../../src/files/index.ts'
 
 export type Entry = { dtype: SafetensorsDtype, shape: readonly number[], bytes: Uint8Array }
@@ -15,7 +17,7 @@ export function workplace() {
   afterAll(() => rm(root, { recursive: true, force: true }))
   afterEach(() => { for (const one of live.splice(0)) one.dispose() })
   return {
-    kept<T extends { dispose(): void }>(one: T): T { live.push(one); return one },
+    kept: <T extends { dispose(): void }>(one: T): T => { live.push(one); return one },
     newFolder: (): string => join(root, `m${count++}`),
   }
 }
@@ -37,4 +39,11 @@ export async function edited(from: string, to: string, edit: (tensors: Map<strin
   edit(tensors)
   await writeSafetensors(join(to, 'model.safetensors'), [...tensors].map(([name, entry]) => ({ name, ...entry })))
   return to
+}
+
+/** The quantised layer of that name. */
+export function quantizedLayer(model: CausalLanguageModel, name: string): QuantizedLinear {
+  const layer = model.getModule(name)
+  if (!(layer instanceof QuantizedLinear)) throw new Error(`${name} is not quantised`)
+  return layer
 }

@@ -1,16 +1,16 @@
 // Proves that a checkpoint is rounded to codes as it is read: which layers, with which numbers, in how much memory, and what is refused.
 import { describe, expect, test } from 'vitest'
 import { ConfigError, NonFiniteError } from '../../src/errors.ts'
-import { AutoModelForCausalLM, weightBytes, type CausalLanguageModel } from '../../src/models/index.ts'
+import { AutoModelForCausalLM, weightBytes, type CausalLanguageModel, type FromPretrainedOptions } from '../../src/models/index.ts'
 import { Conv1D, Linear, NestedScales, QuantizedLinear } from '../../src/nn/index.ts'
 import { dequantize, quantize, transpose } from '../../src/ops/index.ts'
 import { cpu, Tensor } from '../../src/tensor/index.ts'
 import { distance, folderOf } from '../models/recorded.ts'
 import nf4 from '../recorded/quantization/nf4.json' with { type: 'json' }
-import { edited, workplace } from './folders.ts'
+import { edited, quantizedLayer, workplace } from './folders.ts'
 
 const { kept, newFolder } = workplace()
-const load = async (...args: Parameters<typeof AutoModelForCausalLM.fromPretrained>) => kept(await AutoModelForCausalLM.fromPretrained(...args))
+const load = async (folder: string, options?: FromPretrainedOptions) => kept(await AutoModelForCausalLM.fromPretrained(folder, options))
 const input = { inputIds: [[5, 9, 30, 77, 100], [12, 14]] }
 const logitsOf = async (model: CausalLanguageModel) => await model.forward(input).logits!.data() as Float32Array
 const layersOf = (model: CausalLanguageModel) => [...model.namedModules()].filter((entry): entry is [string, QuantizedLinear] => entry[1] instanceof QuantizedLinear)
@@ -82,7 +82,7 @@ describe('a checkpoint quantised as it is read', () => {
     const model = await load(folderOf('llama2'), { quantize: 'nf4', dtype: 'bfloat16' })
     const full = await load(folderOf('llama2'), { dtype: 'bfloat16' })
     const [name, layer] = layersOf(model)[0]!
-    const rounded = quantize((full.getModule(name) as Linear).weight.tensor)
+    const rounded = quantize(full.getParameter(`${name}.weight`).tensor)
     expect(await layer.weight.scales.data()).toEqual(await rounded.scales.data())
     expect(model.dtype).toBe('bfloat16')
   })
@@ -148,7 +148,7 @@ describe('refuses', () => {
     const folder = await spoil(0)
     for (const format of ['nf4', 'fp4', 'int8', 'int4'] as const) {
       const model = await load(folder, { quantize: { format, ...(format.startsWith('int') ? { block: 8 } : {}) } })
-      const values = await kept((model.getModule('model.layers.1.mlp.up_proj') as QuantizedLinear).dequantize()).toArray()
+      const values = await kept(quantizedLayer(model, 'model.layers.1.mlp.up_proj').dequantize()).toArray()
       expect(values.slice(0, 64).every((value) => value === 0)).toBe(true)
       expect((await logitsOf(model)).every(Number.isFinite)).toBe(true)
     }

@@ -4,7 +4,7 @@ import { z } from 'zod'
 import { ConfigError } from '../../errors.ts'
 import { generationShape } from '../../generate/config.ts'
 import { stream } from '../../generate/index.ts'
-import { AutoModelForCausalLM } from '../../models/index.ts'
+import { AutoPeftModelForCausalLM } from '../../adapters/index.ts'
 import { Tokenizer } from '../../tokenizers/index.ts'
 import type { ChatMessage } from '../../tokenizers/index.ts'
 import { deviceOption } from '../../options.ts'
@@ -12,7 +12,7 @@ import { addFlags, readOptions } from '../flags.ts'
 import { cyan, dim, print } from '../terminal.ts'
 
 const schema = z.strictObject({
-  model: z.string().min(1).describe('Folder of the model'),
+  model: z.string().min(1).describe('Folder of the model, or of an adapter'),
   dtype: z.enum(['float32', 'bfloat16', 'auto']).default('auto').describe('Of the weights in memory; auto keeps what is stored'),
   device: deviceOption,
   system: z.string().optional().describe('A system message'),
@@ -27,7 +27,7 @@ export function chatCommand(): Command {
       const { model: folder, dtype, device, system, message, ...options } = readOptions(schema, config, flags)
       const tokenizer = await Tokenizer.fromPretrained(folder)
       if (tokenizer.chatTemplate === undefined) throw new ConfigError(`${folder}: the tokenizer has no chat template; use anneal generate`)
-      const model = await AutoModelForCausalLM.fromPretrained(folder, { dtype, device })
+      const model = await AutoPeftModelForCausalLM.fromPretrained(folder, { dtype, device })
       const messages: ChatMessage[] = system === undefined ? [] : [{ role: 'system', content: system }]
       const answer = async (content: string): Promise<void> => {
         messages.push({ role: 'user', content })

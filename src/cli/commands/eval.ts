@@ -1,14 +1,14 @@
 import { Command } from 'commander'
 import { z } from 'zod'
 import { perplexityOfFiles } from '../../eval/index.ts'
-import { AutoModelForCausalLM } from '../../models/index.ts'
+import { AutoPeftModelForCausalLM } from '../../adapters/index.ts'
 import { Tokenizer } from '../../tokenizers/index.ts'
 import { deviceOption } from '../../options.ts'
 import { addFlags, readOptions } from '../flags.ts'
 import { print } from '../terminal.ts'
 
 const schema = z.strictObject({
-  model: z.string().min(1).describe('Folder of the model'),
+  model: z.string().min(1).describe('Folder of the model, or of an adapter'),
   tokenizer: z.string().optional().describe("Folder of the tokenizer; the model's by default"),
   dtype: z.enum(['float32', 'bfloat16', 'auto']).default('auto').describe('Of the weights in memory; auto keeps what is stored'),
   device: deviceOption,
@@ -23,7 +23,7 @@ export function evalCommand(): Command {
     .action(async (config: string | undefined, flags: Record<string, unknown>) => {
       const { model: folder, tokenizer: tokenizerFolder, dtype, device, files, maxLength, stride, json } = readOptions(schema, config, flags)
       const tokenizer = await Tokenizer.fromPretrained(tokenizerFolder ?? folder)
-      const model = await AutoModelForCausalLM.fromPretrained(folder, { dtype, device })
+      const model = await AutoPeftModelForCausalLM.fromPretrained(folder, { dtype, device })
       const result = await perplexityOfFiles(model, tokenizer, files, { ...(maxLength === undefined ? {} : { maxLength }), ...(stride === undefined ? {} : { stride }) })
       if (json) print(JSON.stringify(result, undefined, 2))
       else for (const [name, value] of Object.entries(result)) print(`${name.padEnd(20)} ${typeof value === 'number' && !Number.isInteger(value) ? value.toPrecision(6) : String(value)}`)

@@ -2,14 +2,14 @@ import { Command } from 'commander'
 import { z } from 'zod'
 import { generationShape } from '../../generate/config.ts'
 import { generate, stream } from '../../generate/index.ts'
-import { AutoModelForCausalLM } from '../../models/index.ts'
+import { AutoPeftModelForCausalLM } from '../../adapters/index.ts'
 import { Tokenizer } from '../../tokenizers/index.ts'
 import { deviceOption } from '../../options.ts'
 import { addFlags, readOptions } from '../flags.ts'
 import { bold, dim, print } from '../terminal.ts'
 
 const schema = z.strictObject({
-  model: z.string().min(1).describe('Folder of the model'),
+  model: z.string().min(1).describe('Folder of the model, or of an adapter'),
   tokenizer: z.string().optional().describe("Folder of the tokenizer; the model's by default"),
   dtype: z.enum(['float32', 'bfloat16', 'auto']).default('auto').describe('Of the weights in memory; auto keeps what is stored'),
   device: deviceOption,
@@ -24,7 +24,7 @@ export function generateCommand(): Command {
     .action(async (config: string | undefined, flags: Record<string, unknown>) => {
       const { model: folder, tokenizer: tokenizerFolder, dtype, device, prompt, json, ...options } = readOptions(schema, config, flags)
       const tokenizer = await Tokenizer.fromPretrained(tokenizerFolder ?? folder)
-      const model = await AutoModelForCausalLM.fromPretrained(folder, { dtype, device })
+      const model = await AutoPeftModelForCausalLM.fromPretrained(folder, { dtype, device })
       const prompts = [prompt].flat()
       const begin = performance.now()
       let tokens = 0

@@ -80,11 +80,12 @@ function postProcessor(file: GgufFile, { tokens }: Lists): object | null {
   return { type: 'TemplateProcessing', single, pair: [...single, { Sequence: { id: 'B', type_id: 1 } }], special_tokens: ids }
 }
 
-function configOf(file: GgufFile, { tokens }: Lists): Record<string, unknown> {
+function configOf(file: GgufFile, { tokens, types }: Lists): Record<string, unknown> {
   const metadata = new Metadata(file)
   const roles = ([['bos', 'bos_token'], ['eos', 'eos_token'], ['unknown', 'unk_token'], ['padding', 'pad_token']] as const).flatMap(([name, key]): [string, unknown][] => {
     const id = metadata.optional(`tokenizer.ggml.${name}_token_id`, 'number')
-    return id === undefined || tokens[id] === undefined ? [] : [[key, tokens[id]]]
+    // An ordinary token that ends a text must not become a control token, which text could not spell any more.
+    return id === undefined || tokens[id] === undefined || types[id] === tokenTypes.normal ? [] : [[key, tokens[id]]]
   })
   const template = metadata.optional('tokenizer.chat_template', 'string')
   const named = metadata.list('tokenizer.chat_templates', 'string') ?? []

@@ -25,6 +25,6 @@ export function mergesOfScores(vocab: ReadonlyMap<string, number>, scores: (toke
 /** Scores that rank tokens as the merges do that make them: 0, -1, -2, … by the first such merge. Tokens without one have no score. */
 export function scoresOfMerges(merges: readonly Merge[]): Map<string, number> {
   const scores = new Map<string, number>()
-  for (const [left, right] of merges) if (!scores.has(left + right)) scores.set(left + right, -scores.size)
+  for (const [left, right] of merges) if (!scores.has(left + right)) scores.set(left + right, 0 - scores.size)
   return scores
 }

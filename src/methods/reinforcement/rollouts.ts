@@ -108,16 +108,16 @@ function samplingConfig(model: CausalLanguageModel, tokenizer: Tokenizer | null,
   const eos = eosTokenId === undefined ? {} : { eosTokenId: eosTokenId === null ? null : typeof eosTokenId === 'number' ? eosTokenId : [...eosTokenId] }
   const config = resolveGenerationConfig(
     { doSample: true, maxNewTokens: maxCompletionLength, temperature, topK, topP, minP, repetitionPenalty, stopStrings: [...stopStrings], ...eos },
-    { eosTokenIds: eosIdsOf(model, tokenizer, prompts) },
+    { eosTokenIds: answerEnds(model, tokenizer, prompts.some(isMessages)) },
   )
   return config
 }
 
 /** The tokens that end an answer: those of generation_config.json, the model's or the tokenizer's, and a turn's end where prompts are conversations. */
-function eosIdsOf(model: CausalLanguageModel, tokenizer: Tokenizer | null, prompts: readonly Prompt[]): readonly number[] {
+export function answerEnds(model: CausalLanguageModel, tokenizer: Tokenizer | null, conversational: boolean): readonly number[] {
   const stored = model.generationConfig?.['eos_token_id']
   const own = typeof stored === 'number' ? [stored] : Array.isArray(stored) ? stored.map(Number) : defaultEosTokenIds(model, tokenizer)
-  const turnEnd = prompts.some(isMessages) ? tokenizer?.eosTokenId : undefined
+  const turnEnd = conversational ? tokenizer?.eosTokenId : undefined
   return turnEnd === undefined ? own : [...new Set([...own, turnEnd])]
 }
 

@@ -1,0 +1,160 @@
+import { createHash } from 'node:crypto'
+import { appendFile, mkdir, readFile, rm, writeFile } from 'node:fs/promises'
+import { dirname } from 'node:path'
+import { ConfigError } from '../../errors.ts'
+import { replaceFile } from '../../files/index.ts'
+import { AutoModelForCausalLM, readConfig } from '../../models/index.ts'
+import { Classifier } from '../../models/sequenceClassification.ts'
+import { parseOptions } from '../../options.ts'
+import { RewardRunner, type AnyRow, type RewardFunction } from '../../rewards/index.ts'
+import { Tokenizer } from '../../tokenizers/index.ts'
+import { checkVocabulary } from '../prepare.ts'
+import { sampleAnswers, type SampledAnswer } from './answers.ts'
+import { bestOfNSchema, type BestOfNArguments, type BestOfNOptions } from './bestOfNOptions.ts'
+import { bestOfNKl, passAtK, selectCandidates } from './bestOfNSelection.ts'
+import type { EnvironmentFactory } from './environment.ts'
+import { rewardModelFunction } from './ppoReward.ts'
+import { scoresOf } from './ppoScores.ts'
+import { loadPrompts, type PromptRow } from './promptData.ts'
+
+/** What bestOfN() takes beside the options that a file can hold. */
+export interface BestOfNInput<Row extends object = AnyRow> extends BestOfNOptions {
+  rewards?: readonly RewardFunction<Row>[]
+  environment?: EnvironmentFactory<Row>
+  rows?: readonly Row[]
+  signal?: AbortSignal
+  /** Called after each batch of prompts. */
+  onProgress?: (done: number, total: number) => void
+}
+
+export interface BestOfNResult {
+  /** False where the signal ended it before the last prompt. */
+  finished: boolean
+  prompts: number
+  /** Rows written. */
+  kept: number
+  /** Prompts of which no answer was kept. */
+  withoutAnswer: number
+  /** Mean score of all judged answers, and of the best of each prompt. */
+  meanScore: number
+  meanBestScore: number
+  /** pass@k by k. */
+  passAtK: Record<number, number>
+  /** Most that the best answers are away from the policy, in nats; what numGenerations buys is to be seen beside it. */
+  klBound: number
+}
+
+/** What is known of one prompt once it is done. */
+interface Done { prompt: number; scores: (number | null)[]; kept: unknown[] }
+
+/**
+ * Rejection sampling (best-of-n; RAFT, Dong et al. 2023; RFT, Yuan et al. 2023): draws answers to each prompt, judges them and writes those that are kept as
+ * rows that sft() reads. The file appears when all prompts are done; a stopped run goes on with the prompts that are missing, to the same file.
+ *
+ *     await bestOfN({ model: './sft', files: 'prompts.jsonl', rewards: [correct], numGenerations: 16, select: 'threshold', threshold: 1, output: 'rft.jsonl' })
+ */
+export async function bestOfN<Row extends object = AnyRow>(input: BestOfNInput<Row>): Promise<BestOfNResult> {
+  const { rewards = [], environment, rows, signal, onProgress, ...options } = input
+  const args = parseOptions(bestOfNSchema, options, 'best-of-n')
+  const functions = rewards.length + (args.rewardModel === undefined ? 0 : 1)
+  if (functions === 0 && !environment) throw new ConfigError('rewards: nothing judges the answers; give rewards, rewardModel or environment')
+  if (args.rewardWeights && args.rewardWeights.length !== functions) throw new ConfigError(`rewardWeights: expected ${functions}, one for each reward function (the reward model last), got ${args.rewardWeights.length}`)
+  if (args.select === 'threshold' && args.threshold === undefined) throw new ConfigError("threshold: select 'threshold' needs the least score to keep; give threshold")
+  const tooLarge = args.passAtK.find((k) => k > args.numGenerations)
+  if (tooLarge !== undefined) throw new ConfigError(`passAtK: expected at most numGenerations, ${args.numGenerations}, got ${tooLarge}`)
+  const tokenizer = await Tokenizer.fromPretrained(args.tokenizer ?? args.model)
+  checkVocabulary(tokenizer, await readConfig(args.model), args.tokenizer ?? args.model)
+  const loading = { dtype: args.dtype, device: args.device }
+  const model = await AutoModelForCausalLM.fromPretrained(args.model, loading)
+  let classifier: Classifier | undefined
+  try {
+    model.requiresGrad_(false)
+    const bf16 = args.bf16 ?? model.device.name !== 'cpu'
+    if (args.rewardModel !== undefined) classifier = await Classifier.fromPretrained(args.rewardModel, loading)
+    const all = [...rewards as readonly RewardFunction[], ...classifier ? [rewardModelFunction(classifier, tokenizer, { bf16, where: args.rewardModel! }) as RewardFunction] : []]
+    const runner = all.length === 0 ? null : new RewardRunner(all, { maxConcurrency: args.rewardConcurrency, timeout: args.rewardTimeout })
+    const { train: prompts, fingerprint } = await loadPrompts({
+      files: args.files, rows: rows as readonly AnyRow[] | undefined, columns: args.columns, seed: args.seed, maxPromptLength: args.maxPromptLength, maxCompletionLength: args.maxCompletionLength,
+    }, model, tokenizer)
+    const progress = await openProgress(args, fingerprint, all.map(({ name }) => name))
+    const done = progress.done
+    const { numGenerations, maxCompletionLength, temperature, topK, topP, seed, maxTurns, environmentTimeout } = args
+    // Prompts are done in order, so those that are missing are the last ones.
+    while (done.size < prompts.length && !signal?.aborted) {
+      const first = done.size
+      const batch = prompts.slice(first, first + args.promptsPerBatch)
+      const answers = await sampleAnswers(model, tokenizer, batch, {
+        numGenerations, maxCompletionLength, temperature, topK, topP, seed, firstPrompt: first, bf16, signal, environment: environment, maxTurns, environmentTimeout,
+      })
+      if (signal?.aborted) break
+      const judged = await Promise.all(batch.map((prompt, b) => judge(answers.slice(b * numGenerations, (b + 1) * numGenerations), prompt, runner, args)))
+      const records = judged.map((one, b): Done => ({ prompt: first + b, ...one }))
+      await progress.add(records)
+      for (const record of records) done.set(record.prompt, record)
+      onProgress?.(done.size, prompts.length)
+    }
+    const finished = done.size === prompts.length
+    const ordered = [...done.values()].sort((a, b) => a.prompt - b.prompt)
+    if (finished) {
+      await replaceFile(args.output, ordered.flatMap(({ kept }) => kept.map((row) => `${JSON.stringify(row)}\n`)).join(''))
+      await progress.remove()
+    }
+    return { finished, ...statistics(ordered, args) }
+  } finally {
+    classifier?.dispose()
+    model.dispose()
+  }
+}
+
+/** Scores the answers to one prompt, and makes rows of those that are kept. */
+async function judge(answers: readonly SampledAnswer[], prompt: PromptRow, runner: RewardRunner | null, args: BestOfNArguments): Promise<Omit<Done, 'prompt'>> {
+  const { scores } = await scoresOf(answers.map((answer) => ({ ...answer, prompt: 0 })), [prompt], runner, args.rewardWeights, 0)
+  const totals = scores.map(({ total }) => total)
+  const candidates = answers.map(({ text, ended }, i) => ({ text, score: ended || args.keepTruncated ? totals[i]! : null }))
+  return { scores: totals, kept: selectCandidates(candidates, args).map((i) => rowOf(prompt, answers[i]!, totals[i]!)) }
+}
+
+/** A row that sft() reads: messages where the prompt is a conversation or there was one, else prompt and completion. */
+function rowOf({ prompt, row }: PromptRow, { text, messages }: SampledAnswer, score: number): unknown {
+  const { prompt: _, messages: __, completion: ___, ...columns } = row
+  if (messages) return { messages, score, ...columns }
+  return typeof prompt === 'string' ? { prompt, completion: text, score, ...columns } : { messages: [...prompt, { role: 'assistant', content: text }], score, ...columns }
+}
+
+function statistics(done: readonly Done[], args: BestOfNArguments): Omit<BestOfNResult, 'finished'> {
+  const mean = (numbers: readonly number[]): number => (numbers.length === 0 ? NaN : numbers.reduce((a, b) => a + b, 0) / numbers.length)
+  const given = done.map(({ scores }) => scores.filter((score) => score !== null))
+  return {
+    prompts: done.length, kept: done.reduce((sum, { kept }) => sum + kept.length, 0), withoutAnswer: done.filter(({ kept }) => kept.length === 0).length,
+    meanScore: mean(given.flat()), meanBestScore: mean(given.filter(({ length }) => length > 0).map((scores) => Math.max(...scores))),
+    // An answer that nobody judged counts as wrong.
+    passAtK: Object.fromEntries(args.passAtK.map((k) => [k, mean(done.map(({ scores }) => passAtK(scores.length, scores.filter((score) => score !== null && score >= args.correctFrom).length, k)))])),
+    klBound: bestOfNKl(args.numGenerations),
+  }
+}
+
+interface Progress { done: Map<number, Done>; add: (records: readonly Done[]) => Promise<void>; remove: () => Promise<void> }
+
+/** Options that change neither draws nor what is kept. */
+const free = new Set(['output', 'resume', 'device', 'rewardTimeout', 'rewardConcurrency', 'promptsPerBatch', 'environmentTimeout', 'passAtK', 'correctFrom', 'files'])
+
+/** The file of what is done: a line that names the run, then a line a prompt. A last line that a crash cut short is passed over. */
+async function openProgress(args: BestOfNArguments, data: string, rewards: readonly string[]): Promise<Progress> {
+  const path = `${args.output}.progress`
+  const decisive = Object.fromEntries(Object.entries(args).filter(([name]) => !free.has(name)))
+  const run = createHash('sha256').update(JSON.stringify([decisive, data, rewards])).digest('hex')
+  const done = new Map<number, Done>()
+  await mkdir(dirname(path), { recursive: true })
+  const text = args.resume ? await readFile(path, 'utf8').catch(() => '') : ''
+  const lines = text.split('\n').slice(0, -1)
+  if (lines.length > 0) {
+    if ((JSON.parse(lines[0]!) as { run?: unknown }).run !== run) throw new ConfigError(`${path}: it is of a run with other options, data or rewards; finish that one, pass resume: false, or choose another output`)
+    for (const line of lines.slice(1)) {
+      const record = JSON.parse(line) as Done
+      if (record.prompt === done.size) done.set(record.prompt, record)
+    }
+  }
+  // What is left of a line that was cut must not be continued.
+  await writeFile(path, [JSON.stringify({ run }), ...[...done.values()].map((record) => JSON.stringify(record))].map((line) => `${line}\n`).join(''))
+  return { done, add: (records) => appendFile(path, records.map((record) => `${JSON.stringify(record)}\n`).join('')), remove: () => rm(path) }
+}

@@ -1,0 +1,24 @@
+import { ConfigError } from '../../errors.ts'
+import { parseOptions } from '../../options.ts'
+import type { AnyRow } from '../../rewards/index.ts'
+import { grpoAdvantages } from './advantages.ts'
+import { grpoSchema, type GrpoOptions } from './policyOptions.ts'
+import { preparePolicy, type PolicyInputs, type PolicyRun } from './preparePolicy.ts'
+
+/**
+ * Group-relative policy optimisation (Shao et al., 2024) and its kin: DAPO, Dr. GRPO, GSPO, CISPO, SAPO, VESPO, LUSPO. Several answers are sampled to
+ * each prompt and rewarded, and each is made more or less likely by how it compares with its group. Options are TRL's GRPOConfig in camelCase.
+ *
+ *     const right = rewardEach('right', ({ completion, row }) => completion.trim() === row.answer ? 1 : 0)
+ *     const run = await grpo({ model: './model', files: 'questions.jsonl', outputDir: './out' }, { rewards: [right] })
+ *     await run.train()
+ */
+export async function grpo<Row extends object = AnyRow>(options: GrpoOptions, inputs: PolicyInputs<Row> = {}): Promise<PolicyRun<Row>> {
+  const args = parseOptions(grpoSchema, options, 'grpo')
+  const { multiObjectiveAggregation, scaleRewards, lossType, epsilonHigh } = args
+  if (lossType === 'cispo' && epsilonHigh === undefined) throw new ConfigError('epsilonHigh: lossType cispo needs the most that a ratio weighs, such as 5; the default, epsilon, would make it 0.2')
+  return preparePolicy(args, inputs, {
+    name: 'grpo', objective: args, klInReward: false, topEntropyQuantile: args.topEntropyQuantile, offPolicyMaskThreshold: args.offPolicyMaskThreshold,
+    advantages: (rewards) => grpoAdvantages(rewards, multiObjectiveAggregation === 'normalize_then_sum' ? 'normalize_then_sum' : scaleRewards),
+  })
+}

@@ -1,0 +1,8 @@
+export { grpo } from './grpo.ts'
+export { grpoSchema, rlooSchema } from './policyOptions.ts'
+export type { GrpoArguments, GrpoOptions, RlooArguments, RlooOptions } from './policyOptions.ts'
+export type { PolicyInputs, PolicyRun } from './preparePolicy.ts'
+export type { PromptData, PromptRow } from './promptData.ts'
+export { rloo } from './rloo.ts'
+export { generateRollouts, rolloutSeed } from './rollouts.ts'
+export type { Rollout, RolloutOptions, SamplingOptions } from './rollouts.ts'

@@ -1,0 +1,21 @@
+import type { AnyRow } from '../../rewards/index.ts'
+import { meanAndDeviation, weightedRewards } from './advantages.ts'
+import { rewardedGroups, type GenerationOptions } from './generation.ts'
+import type { PromptRow } from './promptData.ts'
+
+/** Mean rewards of one answer to each held-out prompt, drawn as in training, always with the same seeds. */
+export async function measureRewards<Row = AnyRow>(generation: GenerationOptions<Row>, prompts: readonly PromptRow<Row>[]): Promise<Record<string, number>> {
+  const { runner, rewardWeights, sampling } = generation
+  const failures = { failed: runner.names.map(() => 0), errors: [] }
+  const groups = await rewardedGroups({ ...generation, sampling: { ...sampling, numGenerations: 1 } }, prompts, evaluationStep, 0, failures)
+  const values = Float64Array.from(groups.flatMap((group) => Array.from(group.values)))
+  const lengths = groups.map(({ rollouts }) => rollouts[0]!.completionIds.length)
+  return {
+    reward: meanAndDeviation(weightedRewards({ values, weights: rewardWeights }))[0],
+    ...Object.fromEntries(runner.names.map((name, f) => [`rewards/${name}/mean`, meanAndDeviation(values.filter((_, i) => i % runner.names.length === f))[0]])),
+    'completions/meanLength': lengths.reduce((a, b) => a + b, 0) / lengths.length,
+  }
+}
+
+/** Seeds of evaluation are none of a training step. */
+const evaluationStep = 0x7fffffff

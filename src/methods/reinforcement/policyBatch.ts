@@ -1,0 +1,77 @@
+import { ignoreIndex } from '../../data/index.ts'
+import { tokenWeight, type WeightOptions } from './policyWeights.ts'
+import type { Rollout } from './rollouts.ts'
+
+/** A rollout with what it is trained on. Arrays are of the completion's tokens. */
+export interface TrainedRollout {
+  readonly rollout: Rollout
+  readonly advantage: number
+  /** 1 for tokens that count in the loss: the rollout's mask, or all 0 for a truncated answer that is left out. */
+  readonly counted: Uint8Array
+  /** Under the policy that sampled, at the sampling temperature; null where that is the policy being trained. */
+  readonly old: Float32Array | null
+  /** Under the reference. */
+  readonly reference: Float32Array | null
+}
+
+/** A micro-batch: prompts and answers one after another without padding. Per-token arrays are of all input tokens, 0 where nothing counts. */
+export interface PolicyBatch {
+  readonly rollouts: readonly TrainedRollout[]
+  /** Each without its last token, which predicts nothing. */
+  readonly inputIds: readonly Int32Array[]
+  /** -100 before the completion. */
+  readonly shiftLabels: readonly Int32Array[]
+  readonly tokens: number
+  /** Tokens that count. */
+  readonly countedTokens: number
+  readonly advantages: Float32Array
+  readonly weights: Float32Array
+  readonly counted: Float32Array
+  readonly old: Float32Array | null
+  readonly reference: Float32Array | null
+  readonly factors: Float32Array | null
+  /** Log-probabilities as recorded while sampling. */
+  readonly recorded: Float32Array
+}
+
+const sumOf = (values: ArrayLike<number>): number => Array.from(values).reduce((a, b) => a + b, 0)
+
+/** Number of the input token that predicts the completion's first. */
+export const completionStart = ({ promptIds }: Rollout): number => promptIds.length - 1
+
+/** What the model reads of these rollouts, and what each token of it is to predict: -100 before the completion. */
+export function tokensOf(rollouts: readonly Rollout[]): Pick<PolicyBatch, 'inputIds' | 'shiftLabels'> {
+  return {
+    inputIds: rollouts.map(({ promptIds, completionIds }) => Int32Array.of(...promptIds, ...completionIds.subarray(0, -1))),
+    shiftLabels: rollouts.map((rollout) => Int32Array.from([...Array.from({ length: completionStart(rollout) }, () => ignoreIndex), ...rollout.completionIds])),
+  }
+}
+
+/** The batch of these rollouts; `factors` has one array a rollout, of its completion's tokens. */
+export function policyBatch(rollouts: readonly TrainedRollout[], options: Omit<WeightOptions, 'rows' | 'batchTokens'>, factors: readonly ArrayLike<number>[] | null = null): PolicyBatch {
+  const { inputIds, shiftLabels } = tokensOf(rollouts.map(({ rollout }) => rollout))
+  const tokens = inputIds.reduce((sum, { length }) => sum + length, 0)
+  const counts = rollouts.map(({ counted }) => sumOf(counted))
+  const countedTokens = counts.reduce((a, b) => a + b, 0)
+  const weightOptions = { ...options, rows: rollouts.length, batchTokens: countedTokens }
+  const flat = (valueOf: (row: number) => ArrayLike<number>): Float32Array => {
+    const result = new Float32Array(tokens)
+    let begin = 0
+    rollouts.forEach(({ rollout, counted }, row) => {
+      const values = valueOf(row)
+      for (let t = 0; t < counted.length; t++) if (counted[t]) result[begin + completionStart(rollout) + t] = values[t]!
+      begin += inputIds[row]!.length
+    })
+    return result
+  }
+  const optional = (valueOf: (row: TrainedRollout) => Float32Array | null): Float32Array | null => rollouts.every((row) => valueOf(row) !== null) ? flat((row) => valueOf(rollouts[row]!)!) : null
+  return {
+    rollouts, inputIds, shiftLabels, tokens, countedTokens,
+    advantages: Float32Array.from(rollouts, ({ advantage }) => advantage),
+    weights: flat((row) => new Float32Array(rollouts[row]!.counted.length).fill(tokenWeight(counts[row]!, weightOptions))),
+    counted: flat((row) => rollouts[row]!.counted),
+    old: optional(({ old }) => old), reference: optional(({ reference }) => reference),
+    factors: factors && flat((row) => factors[row]!),
+    recorded: flat((row) => rollouts[row]!.rollout.logprobs),
+  }
+}

@@ -1,0 +1,129 @@
+import type { CausalLanguageModel } from '../../models/index.ts'
+import type { TaskStep, TrainingTask } from '../../train/task.ts'
+import type { LossResult } from '../../train/task.ts'
+import { modelKeeping } from '../model.ts'
+import { makeGeneration, type Generation, type GenerationOptions } from './generation.ts'
+import { readGenerations, writeGenerations } from './generationState.ts'
+import { policyBatch, type PolicyBatch, type TrainedRollout } from './policyBatch.ts'
+import { tokenNumbersOf } from './policyLogprobs.ts'
+import { policyBatchLoss, type ObjectiveOptions } from './policyObjective.ts'
+import { keepFactors } from './policyWeights.ts'
+
+export interface PolicyTaskOptions<Row> extends ObjectiveOptions {
+  name: 'grpo' | 'rloo'
+  fingerprint: string
+  generation: GenerationOptions<Row>
+  perDeviceTrainBatchSize: number
+  gradientAccumulationSteps: number
+  /** Micro-batches that one generation is cut into. */
+  stepsPerGeneration: number
+  /** Times that each is trained on. */
+  numIterations: number
+  topEntropyQuantile: number
+  offPolicyMaskThreshold: number | null
+  measure?: () => Promise<Record<string, number>>
+}
+
+/** How many prompts one generation takes. */
+export const promptsPerGeneration = ({ perDeviceTrainBatchSize, stepsPerGeneration, numGenerations }: { perDeviceTrainBatchSize: number, stepsPerGeneration: number, numGenerations: number }): number =>
+  perDeviceTrainBatchSize * stepsPerGeneration / numGenerations
+
+/**
+ * Sample, reward, update: GRPO and RLOO differ in their advantages and objective only. What a step trains on is a function of the seed, the step and
+ * the weights at the generation; generations that a later step needs again go into checkpoints.
+ */
+export function policyTask<Row>(options: PolicyTaskOptions<Row>): TrainingTask<PolicyBatch> {
+  const { name, fingerprint, generation, perDeviceTrainBatchSize, gradientAccumulationSteps, stepsPerGeneration, numIterations, measure } = options
+  const { model, tokenizer, sampling } = generation
+  const microBatchesPerGeneration = stepsPerGeneration * numIterations
+  const chunks = Math.floor(generation.prompts.length / generation.promptsPerGeneration)
+  const keeping = modelKeeping(model, tokenizer)
+  const lossOptions = { ...options, temperature: sampling.temperature }
+  /** Those that the last step used. */
+  let live: Generation[] = []
+  let updateBegin: number | undefined
+  let updateTokens = 0
+
+  const generationAt = async (index: number, step: number): Promise<Generation> => live.find((one) => one.index === index) ?? await makeGeneration(generation, index, step)
+
+  async function batches(step: number): Promise<TaskStep<PolicyBatch>> {
+    const update = updateBegin === undefined ? {} : { updateTokensPerSecond: updateTokens / Math.max((performance.now() - updateBegin) / 1000, 1e-9) }
+    const first = step * gradientAccumulationSteps
+    const used: Generation[] = []
+    const microBatches: PolicyBatch[] = []
+    for (let micro = first; micro < first + gradientAccumulationSteps; micro++) {
+      const index = Math.floor(micro / microBatchesPerGeneration)
+      let current = used.find((one) => one.index === index)
+      if (!current) {
+        current = await generationAt(index, step)
+        used.push(current)
+      }
+      const at = (micro % stepsPerGeneration) * perDeviceTrainBatchSize
+      microBatches.push(await microBatch(current, current.rollouts.slice(at, at + perDeviceTrainBatchSize)))
+    }
+    live = used
+    const fresh = used.filter(({ index }) => index * microBatchesPerGeneration >= first)
+    updateTokens = microBatches.reduce((sum, { tokens }) => sum + tokens, 0)
+    updateBegin = performance.now()
+    return {
+      microBatches, numItems: 1, tokens: updateTokens,
+      metrics: { ...mean(fresh.map(({ metrics }) => metrics)), ...update },
+      samples: used.flatMap(({ samples }) => samples), warnings: fresh.flatMap(({ warnings }) => warnings),
+    }
+  }
+
+  async function microBatch(current: Generation, rollouts: readonly TrainedRollout[]): Promise<PolicyBatch> {
+    const { lossType, topEntropyQuantile, offPolicyMaskThreshold } = options
+    const generationTokens = current.rollouts.reduce((sum, { counted }) => sum + counted.reduce((a, b) => a + b, 0), 0)
+    const weights = { lossType, generationTokens, maxCompletionLength: sampling.maxCompletionLength, gradientAccumulationSteps, stepsPerGeneration }
+    if (topEntropyQuantile >= 1 && offPolicyMaskThreshold === null) return policyBatch(rollouts, weights)
+    // Masks depend on the policy as the update finds it, which is now.
+    const numbers = await tokenNumbersOf(model, rollouts.map(({ rollout }) => rollout), { temperature: sampling.temperature, bf16: sampling.bf16 ?? false, batchSize: perDeviceTrainBatchSize })
+    return policyBatch(rollouts, weights, maskFactors(rollouts, numbers, { topEntropyQuantile, offPolicyMaskThreshold }))
+  }
+
+  return {
+    name, model, fingerprint, ...keeping,
+    stepsPerEpoch: Math.max(1, Math.floor(chunks * microBatchesPerGeneration / gradientAccumulationSteps)),
+    batches,
+    loss: (batch): LossResult => policyBatchLoss(model, batch, lossOptions),
+    ...(measure ? { measure } : {}),
+    async save(folder) {
+      await keeping.save(folder)
+      await writeGenerations(folder, live)
+    },
+    async load(folder) {
+      await keeping.load(folder)
+      live = await readGenerations(folder)
+    },
+    trace: (batch) => traceForward(model, batch),
+  }
+}
+
+/** keepFactors over the tokens that count, put back in their places. */
+function maskFactors(rollouts: readonly TrainedRollout[], numbers: Awaited<ReturnType<typeof tokenNumbersOf>>, options: Parameters<typeof keepFactors>[2]): Float32Array[] {
+  const places = rollouts.map(({ counted }) => Array.from(counted).flatMap((one, t) => one ? [t] : []))
+  const at = (valuesOf: (row: number) => ArrayLike<number>): number[][] => places.map((row, i) => row.map((t) => valuesOf(i)[t]!))
+  const kept = keepFactors(places.map((row) => row.length), {
+    entropies: at((i) => numbers[i]!.entropies), logprobs: at((i) => numbers[i]!.logprobs), sampled: at((i) => rollouts[i]!.old ?? numbers[i]!.logprobs),
+    advantages: rollouts.map(({ advantage }) => advantage),
+  }, options)
+  return rollouts.map(({ counted }, i) => {
+    const result = new Float32Array(counted.length)
+    places[i]!.forEach((t, k) => { result[t] = kept[i]![k]! })
+    return result
+  })
+}
+
+function mean(all: readonly Readonly<Record<string, number>>[]): Record<string, number> {
+  return Object.fromEntries(Object.keys(all[0] ?? {}).map((name) => [name, all.reduce((sum, one) => sum + (one[name] ?? 0), 0) / all.length]))
+}
+
+/** What a forward pass computes, in order, by name. */
+function* traceForward(model: CausalLanguageModel, batch: PolicyBatch): ReturnType<NonNullable<TrainingTask<PolicyBatch>['trace']>> & Generator {
+  const { hiddenStates = [] } = model.forward({ inputIds: batch.inputIds, outputHiddenStates: true, outputLogits: false })
+  for (const [i, hidden] of hiddenStates.entries()) yield [i === 0 ? 'the token embeddings' : i === hiddenStates.length - 1 ? 'the output of the last layer and norm' : `the output of layer ${i - 1}`, hidden]
+  const { logprob, entropy } = model.logprobs({ inputIds: batch.inputIds, shiftLabels: batch.shiftLabels })
+  yield ['the log-probabilities', logprob]
+  yield ['the entropies', entropy]
+}

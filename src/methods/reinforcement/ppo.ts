@@ -1,0 +1,108 @@
+import { ConfigError } from '../../errors.ts'
+import { AutoModelForCausalLM, readConfig, type CausalLanguageModel } from '../../models/index.ts'
+import { Classifier } from '../../models/sequenceClassification.ts'
+import { PolicyWithValue } from '../../models/valueHead.ts'
+import { parseOptions } from '../../options.ts'
+import { RewardRunner, type AnyRow, type RewardFunction } from '../../rewards/index.ts'
+import { Tokenizer } from '../../tokenizers/index.ts'
+import { Trainer, type TrainOptions, type TrainResult } from '../../train/index.ts'
+import { decisiveModelOptions, loadModel } from '../model.ts'
+import { trainingPart } from '../options.ts'
+import { checkVocabulary } from '../prepare.ts'
+import type { EnvironmentFactory } from './environment.ts'
+import type { PpoBatch } from './ppoBatch.ts'
+import { ppoSchema, ppoShape, type PpoArguments, type PpoOptions, type PpoSettings } from './ppoOptions.ts'
+import { rewardModelFunction } from './ppoReward.ts'
+import { ppoTask } from './ppoTask.ts'
+import { loadPrompts, type PromptData } from './promptData.ts'
+
+/** What ppo() takes beside the options that a file can hold. */
+export interface PpoInput<Row extends object = AnyRow> extends PpoOptions {
+  /** Judge answers; with rewardModel, its reward is added. */
+  rewards?: readonly RewardFunction<Row>[]
+  /** Makes the other side of each conversation; answers then are whole conversations. */
+  environment?: EnvironmentFactory<Row>
+  /** Prompts in memory, instead of files. */
+  rows?: readonly Row[]
+}
+
+/** A prepared PPO run. */
+export interface PpoRun {
+  trainer: Trainer<PpoBatch>
+  /** The policy. */
+  model: CausalLanguageModel
+  tokenizer: Tokenizer
+  data: PromptData
+  /** Trains, and saves policy, tokenizer and value model into outputDir. */
+  train: (options?: TrainOptions) => Promise<TrainResult>
+  /** Releases everything but the policy. */
+  dispose: () => void
+}
+
+const settingNames = Object.keys(ppoShape)
+const settingsOf = (args: PpoArguments): PpoSettings => Object.fromEntries(Object.entries(args).filter(([name]) => settingNames.includes(name))) as PpoSettings
+
+/** Options that change neither weights nor draws. */
+const free = new Set(['rewardTimeout', 'rewardConcurrency', 'environmentTimeout'])
+
+/**
+ * PPO (Schulman et al. 2017; Ziegler et al. 2019): answers are sampled, judged by reward functions, a reward model or an environment, and learnt from for a
+ * few passes, with a value model. Options are TRL's PPOConfig in camelCase. Returns the run, ready to train():
+ *
+ *     const run = await ppo({ model: './sft', rewardModel: './reward', files: 'prompts.jsonl', outputDir: './out' })
+ */
+export async function ppo<Row extends object = AnyRow>(input: PpoInput<Row>): Promise<PpoRun> {
+  const { rewards = [], environment, rows, ...options } = input
+  const args = parseOptions(ppoSchema, options, 'ppo')
+  if (rewards.length === 0 && args.rewardModel === undefined && !environment) throw new ConfigError('rewards: nothing judges the answers; give rewards, rewardModel or environment')
+  const functions = rewards.length + (args.rewardModel === undefined ? 0 : 1)
+  if (args.rewardWeights && args.rewardWeights.length !== functions) throw new ConfigError(`rewardWeights: expected ${functions}, one for each reward function (the reward model last), got ${args.rewardWeights.length}`)
+  const config = await readConfig(args.model)
+  const tokenizer = await Tokenizer.fromPretrained(args.tokenizer ?? args.model)
+  checkVocabulary(tokenizer, config, args.tokenizer ?? args.model)
+  const owned: { dispose: () => void }[] = []
+  const own = <T extends { dispose: () => void }>(one: T): T => { owned.push(one); return one }
+  const release = (): void => { for (const one of owned) one.dispose() }
+  let model: CausalLanguageModel | undefined
+  try {
+    model = await loadModel(args.model, args)
+    const data = await loadPrompts({ files: args.files, rows: rows as readonly AnyRow[] | undefined, columns: args.columns, seed: args.seed, maxPromptLength: args.maxPromptLength, maxCompletionLength: args.responseLength }, model, tokenizer)
+    const bf16 = args.bf16 ?? model.device.name !== 'cpu'
+    const loading = { dtype: args.dtype, device: args.device }
+    const judge = args.rewardModel === undefined ? undefined : rewardModelFunction(frozen(own(await Classifier.fromPretrained(args.rewardModel, loading))), tokenizer, { bf16, where: args.rewardModel })
+    const value = args.valueModel === 'shared' ? undefined : own(await Classifier.fromPretrained(args.valueModel ?? args.rewardModel ?? args.model, { ...loading, numLabels: 1, seed: args.seed }))
+    if (value && args.gradientCheckpointing) value.model.gradientCheckpointingEnable()
+    const reference = args.klCoef === 0 ? null : own(await AutoModelForCausalLM.fromPretrained(args.refModel ?? args.model, loading))
+    reference?.requiresGrad_(false)
+    if (reference && reference.config.vocabSize < tokenizer.embeddingRows) throw new ConfigError(`refModel: ${args.refModel ?? args.model} knows ${reference.config.vocabSize} tokens, but the tokenizer has ids up to ${tokenizer.embeddingRows - 1}; use a model with the same tokenizer`)
+    const policy = new PolicyWithValue(model, value ?? { seed: args.seed })
+    if (policy.isShared) own(policy.value)
+    const all = [...rewards as readonly RewardFunction[], ...judge ? [judge as RewardFunction] : []]
+    const runner = all.length === 0 ? null : new RewardRunner(all, { maxConcurrency: args.rewardConcurrency, timeout: args.rewardTimeout })
+    const settings = settingsOf(args)
+    const task = ppoTask({
+      policy, reference, tokenizer, prompts: data.train, fingerprint: data.fingerprint, rewards: runner, environment: environment, settings,
+      perDeviceTrainBatchSize: args.perDeviceTrainBatchSize, gradientAccumulationSteps: args.gradientAccumulationSteps, seed: args.seed, bf16,
+    })
+    const decisive = Object.fromEntries(Object.entries(settings).filter(([name]) => !free.has(name)))
+    const trainer = own(new Trainer({ ...task, decisiveOptions: { ...decisiveModelOptions(args), ...decisive, valueModel: args.valueModel ?? null } }, trainingPart(args)))
+    return {
+      trainer, model, tokenizer, data,
+      async train(trainOptions = {}) {
+        const result = await trainer.train(trainOptions)
+        if (result.reason !== 'aborted') await task.saveFinal(args.outputDir)
+        return result
+      },
+      dispose: release,
+    }
+  } catch (error) {
+    model?.dispose()
+    release()
+    throw error
+  }
+}
+
+function frozen(classifier: Classifier): Classifier {
+  classifier.model.requiresGrad_(false)
+  return classifier
+}

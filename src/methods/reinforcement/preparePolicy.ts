@@ -1,0 +1,150 @@
+import { ConfigError } from '../../errors.ts'
+import { readConfig, type CausalLanguageModel } from '../../models/index.ts'
+import { loadRewards, RewardRunner, type AnyRow, type RewardFunction } from '../../rewards/index.ts'
+import { Tokenizer } from '../../tokenizers/index.ts'
+import { Trainer } from '../../train/index.ts'
+import { decisiveModelOptions, loadModel, modelKeeping } from '../model.ts'
+import { trainingPart } from '../options.ts'
+import { checkVocabulary, sampleTexts } from '../prepare.ts'
+import type { Advantages, Rewards } from './advantages.ts'
+import { measureRewards } from './measure.ts'
+import type { GenerationOptions } from './generation.ts'
+import type { PolicyBatch } from './policyBatch.ts'
+import type { ObjectiveOptions } from './policyObjective.ts'
+import type { PolicyArguments } from './policyOptions.ts'
+import { policyTask, promptsPerGeneration } from './policyTask.ts'
+import { loadPrompts, type PromptData } from './promptData.ts'
+import { loadReference, type Reference } from './reference.ts'
+import { replaySource, RolloutLog } from './rolloutLog.ts'
+import { answerEnds, generateRollouts } from './rollouts.ts'
+import { serverSource } from './rolloutServer.ts'
+
+/** What cannot stand in a file of options. */
+export interface PolicyInputs<Row extends object = AnyRow> {
+  /** Reward functions, before those that the option `reward` names. */
+  rewards?: readonly RewardFunction<Row>[]
+  /** Rows with a prompt, instead of files. */
+  rows?: readonly Row[]
+  evalRows?: readonly Row[]
+}
+
+/** A run of GRPO or RLOO, ready to train; dispose() releases everything but the model. */
+export interface PolicyRun<Row extends object = AnyRow> {
+  trainer: Trainer<PolicyBatch>
+  model: CausalLanguageModel
+  tokenizer: Tokenizer
+  data: PromptData<Row>
+  /** Trains, and saves the final model and tokenizer into outputDir. */
+  train: (options?: { signal?: AbortSignal }) => ReturnType<Trainer<PolicyBatch>['train']>
+  dispose: () => void
+}
+
+/** What GRPO and RLOO differ in. */
+export interface PolicyMethod {
+  name: 'grpo' | 'rloo'
+  objective: ObjectiveOptions
+  /** Whether the KL is part of the reward; otherwise it is part of the loss. */
+  klInReward: boolean
+  advantages: (rewards: Rewards, kl: Float64Array | undefined) => Promise<Advantages>
+  topEntropyQuantile: number
+  offPolicyMaskThreshold: number | null
+}
+
+/** Reads model, prompts and reward functions and puts them together into a trainer. */
+export async function preparePolicy<Row extends object>(args: PolicyArguments, { rewards = [], rows, evalRows }: PolicyInputs<Row>, method: PolicyMethod): Promise<PolicyRun<Row>> {
+  const { gradientAccumulationSteps, numGenerations, perDeviceTrainBatchSize, stepsPerGeneration = gradientAccumulationSteps } = args
+  const answers = perDeviceTrainBatchSize * stepsPerGeneration
+  if (answers % numGenerations !== 0) {
+    throw new ConfigError(`numGenerations: a generation is perDeviceTrainBatchSize × stepsPerGeneration = ${perDeviceTrainBatchSize} × ${stepsPerGeneration} = ${answers} answers, which is no multiple of numGenerations ${numGenerations}; change one of them`)
+  }
+  if (args.replay !== undefined && args.rolloutServer !== undefined) throw new ConfigError('replay and rolloutServer: give one of them at most')
+  const runner = await rewardRunner(args, rewards)
+  const config = await readConfig(args.model)
+  const tokenizer = await Tokenizer.fromPretrained(args.tokenizer ?? args.model)
+  checkVocabulary(tokenizer, config, args.tokenizer ?? args.model)
+  const model = await loadModel(args.model, args)
+  let reference: Reference | undefined
+  try {
+    const { files, columns, evalFiles, evalSplit, seed, maxPromptLength, maxCompletionLength } = args
+    const data = await loadPrompts<Row>({ files, rows, evalFiles, evalRows, evalSplit, columns, seed, maxPromptLength, maxCompletionLength }, model, tokenizer)
+    const perGeneration = promptsPerGeneration({ perDeviceTrainBatchSize, stepsPerGeneration, numGenerations })
+    if (data.train.length < perGeneration) {
+      throw new ConfigError(`files: there are ${data.train.length} prompts, but a generation takes ${perGeneration}; add prompts, raise numGenerations or lower perDeviceTrainBatchSize`)
+    }
+    if (args.beta > 0) reference = await loadReference(model, args.model, args.refModel)
+    const { run } = reference ?? {}
+    const conversational = data.train.some(({ prompt }) => typeof prompt !== 'string')
+    const ends = [...answerEnds(model, tokenizer, conversational)]
+    const log = args.rolloutLog === undefined ? undefined : new RolloutLog(args.rolloutLog, runner.names, args.resumeFromCheckpoint !== false)
+    // An update trains on what the policy of the moment sampled only if it uses up a generation.
+    const isAligned = gradientAccumulationSteps % (stepsPerGeneration * args.numIterations) === 0
+    const generation: GenerationOptions<Row> = {
+      model, tokenizer, prompts: data.train, runner, rewardWeights: args.rewardWeights ?? runner.names.map(() => 1), promptsPerGeneration: perGeneration,
+      source: args.replay !== undefined ? await replaySource(args.replay)
+        : args.rolloutServer !== undefined ? serverSource(args.rolloutServer, tokenizer)
+          : (prompts, options) => generateRollouts(model, tokenizer, prompts, options),
+      sampling: {
+        seed, numGenerations, maxCompletionLength, temperature: args.temperature, topP: args.topP, topK: args.topK, minP: args.minP, repetitionPenalty: args.repetitionPenalty, stopStrings: args.stopStrings,
+        eosTokenId: ends, maxBatchSize: args.generationBatchSize, bf16: args.bf16 ?? model.device.name !== 'cpu',
+      },
+      dynamicSamplingRounds: args.dynamicSamplingRounds, maskTruncatedCompletions: args.maskTruncatedCompletions, batchSize: perDeviceTrainBatchSize,
+      needsOld: !isAligned || (method.klInReward && reference !== undefined) || args.replay !== undefined || args.rolloutServer !== undefined, klInReward: method.klInReward,
+      reference: run, advantages: method.advantages, samplesToLog: args.numCompletionsToLog,
+      ...(log ? { onGeneration: (step, groups, rollouts) => log.write(step, groups, rollouts.map(({ advantage }) => advantage)) } : {}),
+    }
+    const task = policyTask({
+      ...method.objective, name: method.name, fingerprint: data.fingerprint, generation, perDeviceTrainBatchSize, gradientAccumulationSteps, stepsPerGeneration, numIterations: args.numIterations,
+      topEntropyQuantile: method.topEntropyQuantile, offPolicyMaskThreshold: method.offPolicyMaskThreshold,
+      ...(data.eval.length > 0 ? { measure: () => measureRewards(generation, data.eval) } : {}),
+    })
+    const decisiveOptions = { ...decisiveModelOptions(args), ...decisivePolicyOptions(args), rewards: runner.names }
+    const warned = data.leftOut > 0 ? [`${data.leftOut} rows are left out, as their prompts are longer than maxPromptLength ${maxPromptLength!}`] : []
+    const sample = args.samplePrompts.length > 0 ? { sample: () => sampleTexts(model, tokenizer, args.samplePrompts) } : {}
+    const trainer = new Trainer({ ...task, ...sample, decisiveOptions, batches: warnOnce(task.batches.bind(task), warned) }, trainingPart(args))
+    const keeping = modelKeeping(model, tokenizer)
+    return {
+      trainer, model, tokenizer, data,
+      async train(options = {}) {
+        const result = await trainer.train(options)
+        if (result.reason !== 'aborted') await keeping.save(args.outputDir)
+        return result
+      },
+      dispose() {
+        trainer.dispose()
+        reference?.dispose()
+      },
+    }
+  } catch (error) {
+    reference?.dispose()
+    model.dispose()
+    throw error
+  }
+}
+
+/** The names are those of both schemas; what a method lacks is null. */
+const decisiveNames = [
+  'numGenerations', 'beta', 'epsilon', 'epsilonHigh', 'delta', 'importanceSamplingLevel', 'lossType', 'scaleRewards', 'multiObjectiveAggregation', 'useBiasCorrectionKl', 'topEntropyQuantile', 'entropyCoef',
+  'offPolicyMaskThreshold', 'sapoTemperaturePos', 'sapoTemperatureNeg', 'vespoPos', 'vespoNeg', 'normalizeAdvantages', 'rewardClipRange', 'maxCompletionLength', 'temperature', 'topP', 'topK', 'minP',
+  'repetitionPenalty', 'stopStrings', 'stepsPerGeneration', 'numIterations', 'maskTruncatedCompletions', 'dynamicSamplingRounds', 'rewardWeights', 'maxPromptLength', 'evalSplit',
+]
+const decisivePolicyOptions = (args: Readonly<Record<string, unknown>>): Record<string, unknown> => Object.fromEntries(decisiveNames.map((name) => [name, args[name] ?? null]))
+
+async function rewardRunner<Row extends object>(args: PolicyArguments, given: readonly RewardFunction<Row>[]): Promise<RewardRunner<Row>> {
+  // A function that a name stands for takes whatever columns there are.
+  const named = args.reward === undefined ? [] : await loadRewards(args.reward) as unknown as RewardFunction<Row>[]
+  const functions = [...given, ...named]
+  if (functions.length === 0) throw new ConfigError('reward: name at least one reward function, such as reward: exactMatch or reward: ./reward.ts')
+  if (args.rewardWeights && args.rewardWeights.length !== functions.length) throw new ConfigError(`rewardWeights: expected ${functions.length}, one for each reward function, got ${args.rewardWeights.length}`)
+  return new RewardRunner(functions, { maxConcurrency: args.rewardConcurrency, timeout: args.rewardTimeout })
+}
+
+/** Adds warnings to the first batches that are made. */
+function warnOnce<B extends { warnings?: readonly string[] }>(batches: (step: number) => B | Promise<B>, warnings: readonly string[]): (step: number) => Promise<B> {
+  let left = warnings
+  return async (step) => {
+    const result = await batches(step)
+    const all = [...left, ...result.warnings ?? []]
+    left = []
+    return { ...result, warnings: all }
+  }
+}
