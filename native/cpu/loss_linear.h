@@ -87,11 +87,13 @@ static void check_head(const LinearHead& head, const HeadGradients& gradients, c
 }
 
 // Rows of a chunk: a multiple of 8, all chunks about equally long.
-static int64_t rows_per_chunk(int64_t rows, int64_t vocabulary) {
-  int64_t most = chunk_bytes / (vocabulary * 4) / 8 * 8;
-  if (most < fewest_rows) most = fewest_rows;
+static int64_t even_chunks(int64_t rows, int64_t most) {
   int64_t chunks = (rows + most - 1) / most;
   return chunks == 0 ? 0 : ((rows + chunks - 1) / chunks + 7) / 8 * 8;
+}
+static int64_t rows_per_chunk(int64_t rows, int64_t vocabulary) {
+  int64_t most = chunk_bytes / (vocabulary * 4) / 8 * 8;
+  return even_chunks(rows, most < fewest_rows ? fewest_rows : most);
 }
 
 static void soft_cap_row(float* row, int64_t n, float cap, float inverse_cap) {
@@ -104,6 +106,16 @@ static bool follow_each_other(const int64_t* token, int64_t count) { return toke
 
 static Tensor rows_of(const Tensor& x, int64_t first, int64_t count) {
   return matrix(x.as<char>() + first * x.shape[1] * bytes_of(x.dtype), x.dtype, count, x.shape[1]);
+}
+
+// The rows of x that belong to a chunk's tokens: where they lie, or one after another in `memory`.
+static Tensor rows_at(const Tensor& x, const int64_t* token, int64_t count, void* memory) {
+  if (follow_each_other(token, count)) return rows_of(x, token[0], count);
+  const int64_t row_bytes = x.shape[1] * bytes_of(x.dtype);
+  for (int64_t i = 0; i < count; ++i)
+    memcpy(static_cast<char*>(memory) + i * row_bytes, x.as<char>() + token[i] * row_bytes,
+           static_cast<size_t>(row_bytes));
+  return matrix(memory, x.dtype, count, x.shape[1]);
 }
 
 // Adds a chunk's part of the gradients, chunk.logits being the gradient of the logits; `spare` has room for the
@@ -127,14 +139,20 @@ static void add_gradients(const LinearHead& head, const HeadGradients& gradients
            static_cast<size_t>(row_bytes));
 }
 
-// row(logits, token) for each token that counts, with its soft-capped logits, which the call turns into
-// their gradient where gradients are wanted.
-template <class F>
-static void each_token(const LinearHead& head, const HeadGradients& gradients, bool accumulate, F row) {
-  const int64_t tokens = head.tokens(), width = head.width(), vocabulary = head.vocabulary();
+static int64_t count_labels(const LinearHead& head) {
   const int32_t* labels = head.labels.as<int32_t>();
   int64_t valid = 0;
-  for (int64_t t = 0; t < tokens; ++t) valid += labels[t] != ignored;
+  for (int64_t t = 0; t < head.tokens(); ++t) valid += labels[t] != ignored;
+  return valid;
+}
+
+// body(chunk), for at most `most` tokens that count at a time, with their logits, which the call turns into their
+// gradient where gradients are wanted.
+template <class F>
+static void each_chunk(const LinearHead& head, const HeadGradients& gradients, bool accumulate, int64_t valid,
+                       int64_t most, F body) {
+  const int64_t tokens = head.tokens(), width = head.width(), vocabulary = head.vocabulary();
+  const int32_t* labels = head.labels.as<int32_t>();
   auto clear = [](Tensor& x) { memset(x.data, 0, static_cast<size_t>(x.bytes())); };
   if (gradients.hidden && valid < tokens) clear(*gradients.hidden);
   if (valid == 0) {
@@ -142,7 +160,7 @@ static void each_token(const LinearHead& head, const HeadGradients& gradients, b
     if (gradients.bias && !accumulate) clear(*gradients.bias);
     return;
   }
-  const int64_t most = rows_per_chunk(valid, vocabulary), hidden_bytes = most * width * bytes_of(head.hidden.dtype);
+  const int64_t hidden_bytes = most * width * bytes_of(head.hidden.dtype);
   const int64_t aligned_hidden = (hidden_bytes + 63) / 64 * 64, spare_bytes = most * width * 4;
   float* logits = static_cast<float*>(pool().scratch(4, static_cast<size_t>(most * vocabulary * 4)));
   char* memory = static_cast<char*>(pool().scratch(5, static_cast<size_t>(aligned_hidden + spare_bytes + most * 8)));
@@ -154,27 +172,33 @@ static void each_token(const LinearHead& head, const HeadGradients& gradients, b
     Chunk chunk = {0, token, {}, {}};
     for (; chunk.count < most && next < tokens; ++next)
       if (labels[next] != ignored) token[chunk.count++] = next;
-    if (follow_each_other(token, chunk.count)) {
-      chunk.hidden = rows_of(head.hidden, token[0], chunk.count);
-    } else {
-      chunk.hidden = matrix(memory, head.hidden.dtype, chunk.count, width);
-      const int64_t row_bytes = width * bytes_of(head.hidden.dtype);
-      for (int64_t i = 0; i < chunk.count; ++i)
-        memcpy(memory + i * row_bytes, head.hidden.as<char>() + token[i] * row_bytes, static_cast<size_t>(row_bytes));
-    }
+    chunk.hidden = rows_at(head.hidden, token, chunk.count, memory);
     chunk.logits = matrix(logits, DType::f32, chunk.count, vocabulary);
     gemm(chunk.logits, nullptr, chunk.hidden, head.weight, head.bias, false, true, false,
          static_cast<int64_t>(Activation::none), head.half);
-    parallel_for(chunk.count, 16384 / vocabulary + 1, [&](int64_t begin, int64_t end) {
-      for (int64_t i = begin; i < end; ++i) {
-        float* at = logits + i * vocabulary;
-        if (head.soft_cap > 0) soft_cap_row(at, vocabulary, head.soft_cap, head.inverse_cap());
-        row(at, token[i]);
-      }
-    });
+    body(chunk);
     if (gradients.wanted()) add_gradients(head, gradients, chunk, spare, accumulate || done > 0);
     done += chunk.count;
   }
+}
+
+// Rows that a thread takes at a time.
+static int64_t grain_of(int64_t vocabulary) { return 16384 / vocabulary + 1; }
+
+// row(logits, token) for each token that counts, with its soft-capped logits, which the call turns into
+// their gradient where gradients are wanted.
+template <class F>
+static void each_token(const LinearHead& head, const HeadGradients& gradients, bool accumulate, F row) {
+  const int64_t vocabulary = head.vocabulary(), valid = count_labels(head);
+  each_chunk(head, gradients, accumulate, valid, rows_per_chunk(valid, vocabulary), [&](const Chunk& chunk) {
+    parallel_for(chunk.count, grain_of(vocabulary), [&](int64_t begin, int64_t end) {
+      for (int64_t i = begin; i < end; ++i) {
+        float* at = chunk.logits.as<float>() + i * vocabulary;
+        if (head.soft_cap > 0) soft_cap_row(at, vocabulary, head.soft_cap, head.inverse_cap());
+        row(at, chunk.token[i]);
+      }
+    });
+  });
 }
 
 }  // namespace

@@ -57,10 +57,19 @@ namespace {
 // vocabularies hides behind its product from about a thousand rows on: 1024 rows of 128256.
 constexpr int64_t chunk_bytes = int64_t{512} << 20, tile_rows = 128;
 
-int64_t rows_per_chunk(int64_t tokens, int64_t stride) {
-  const int64_t fitting = chunk_bytes / (stride * 4) / tile_rows * tile_rows, most = fitting < tile_rows ? tile_rows : fitting;
-  const int64_t even = ceil_div(ceil_div(tokens, ceil_div(tokens, most)), tile_rows) * tile_rows;
+int64_t even_chunks(int64_t tokens, int64_t most, int64_t multiple) {
+  const int64_t even = ceil_div(ceil_div(tokens, ceil_div(tokens, most)), multiple) * multiple;
   return even < tokens ? even : tokens;
+}
+int64_t rows_per_chunk(int64_t tokens, int64_t stride) {
+  const int64_t fitting = chunk_bytes / (stride * 4) / tile_rows * tile_rows;
+  return even_chunks(tokens, fitting < tile_rows ? tile_rows : fitting, tile_rows);
+}
+// Where the logits of a chunk must stay small: 48 rows of two vocabularies of 152064.
+constexpr int64_t small_bytes = int64_t{60} << 20, small_multiple = 8;
+int64_t rows_per_small_chunk(int64_t tokens, int64_t stride) {
+  const int64_t fitting = small_bytes / (stride * 4) / small_multiple * small_multiple;
+  return even_chunks(tokens, fitting < small_multiple ? small_multiple : fitting, small_multiple);
 }
 
 const void* at_row(const Tensor& x, int64_t row) { return x.as<char>() + row * x.shape[1] * bytes_of(x.dtype); }
@@ -97,13 +106,13 @@ void add_gradients(const LinearHead& head, const HeadGradients& gradients, const
   const Operand dlogits = {chunk.logits, head.half ? DType::bf16 : DType::f32, int64_t{chunk.stride} * (head.half ? 2 : 1), 0, true};
   if (gradients.weight) {
     const Output out = plain_output(gradients.weight->data, DType::f32, width, accumulate);
-    multiply({chunk.columns, width, chunk.rows, 1, transposed(dlogits), transposed(hidden), out}, head.half);
+    multiply({head.vocabulary(), width, chunk.rows, 1, transposed(dlogits), transposed(hidden), out}, head.half);
   }
   if (gradients.bias) {
     auto sum = [&](auto number) {
       using T = decltype(number);
       const T* rows = static_cast<const T*>(dlogits.data);
-      sum_columns<T>(head.kernel, {{gradients.bias->as<float>()}, {rows}, chunk.rows, dlogits.stride, chunk.columns, accumulate}, 1);
+      sum_columns<T>(head.kernel, {{gradients.bias->as<float>()}, {rows}, chunk.rows, dlogits.stride, static_cast<int>(head.vocabulary()), accumulate}, 1);
     };
     if (head.half) sum(bf16{});
     else sum(float{});
@@ -114,16 +123,20 @@ void add_gradients(const LinearHead& head, const HeadGradients& gradients, const
   }
 }
 
-}  // namespace
+// What the products of all chunks of a head share.
+struct PreparedHead {
+  const LinearHead& head;
+  int64_t columns, stride;
+  float* logits;
+  Operand weight;
+  const void* bias;
+};
 
-void each_chunk(const LinearHead& head, const HeadGradients& gradients, bool accumulate, const std::function<void(const LogitChunk&)>& rows) {
-  const int64_t tokens = head.tokens(), width = head.width(), vocabulary = head.vocabulary();
-  if (tokens == 0) {
-    if (gradients.weight && !accumulate) fill(*gradients.weight, 0);
-    if (gradients.bias && !accumulate) fill(*gradients.bias, 0);
-    return;
-  }
-  const int64_t stride = ceil_div(vocabulary, 8) * 8, most = rows_per_chunk(tokens, stride);
+int64_t stride_of(const LinearHead& head) { return ceil_div(head.vocabulary(), 8) * 8; }
+
+// `columns`: so many tokens count; `most`: rows of a chunk.
+PreparedHead prepare(const LinearHead& head, int64_t columns, int64_t most) {
+  const int64_t vocabulary = head.vocabulary(), stride = stride_of(head);
   float* logits = scratch_of<float>(most * stride);
   const Operand weight = padded_weight(head, stride);
   Tensor bias = {};
@@ -138,16 +151,64 @@ void each_chunk(const LinearHead& head, const HeadGradients& gradients, bool acc
                    "%s: the padding of the bias could not be set", head.kernel);
     }
   }
+  return {head, columns, stride, logits, weight, bias.data};
+}
+
+struct FilledChunk {
+  LogitChunk chunk;
+  Operand hidden;
+};
+// The logits of tokens first … first + rows - 1.
+FilledChunk fill_chunk(const PreparedHead& p, int64_t first, int64_t rows) {
+  const LinearHead& head = p.head;
+  const int64_t width = head.width();
+  const LogitChunk chunk = {p.logits, first, rows, static_cast<int>(p.columns), static_cast<int>(p.stride),
+                            head.soft_cap, head.soft_cap > 0 ? 1 / head.soft_cap : 0.f};
+  const Operand hidden = prepared({at_row(head.hidden, first), head.hidden.dtype, width, 0, true}, rows, width, head.half);
+  const Output out = {p.logits, nullptr, p.bias, DType::f32, DType::f32, DType::f32, p.stride, Activation::none, false};
+  multiply({rows, p.stride, width, 1, hidden, p.weight, out}, head.half);
+  return {chunk, hidden};
+}
+
+// Calls rows(chunk) with `most` tokens at a time, and carries their gradients on.
+template <class F> void chunks_of(const LinearHead& head, int64_t columns, int64_t most, const HeadGradients& gradients, bool accumulate, F&& rows) {
+  const int64_t tokens = head.tokens();
+  const PreparedHead p = prepare(head, columns, most);
   for (int64_t first = 0; first < tokens; first += most) {
     ScratchFrame frame;
-    const LogitChunk chunk = {logits, first, tokens - first < most ? tokens - first : most, static_cast<int>(vocabulary), static_cast<int>(stride),
-                              head.soft_cap, head.soft_cap > 0 ? 1 / head.soft_cap : 0.f};
-    const Operand hidden = prepared({at_row(head.hidden, first), head.hidden.dtype, width, 0, true}, chunk.rows, width, head.half);
-    const Output out = {logits, nullptr, bias.data, DType::f32, DType::f32, DType::f32, stride, Activation::none, false};
-    multiply({chunk.rows, stride, width, 1, hidden, weight, out}, head.half);
-    rows(chunk);
-    if (gradients.wanted()) add_gradients(head, gradients, chunk, hidden, weight, accumulate || first > 0);
+    const FilledChunk filled = fill_chunk(p, first, tokens - first < most ? tokens - first : most);
+    rows(filled.chunk);
+    if (gradients.wanted()) add_gradients(head, gradients, filled.chunk, filled.hidden, p.weight, accumulate || first > 0);
   }
+}
+
+// Without tokens the sums are 0.
+bool nothing_to_do(const LinearHead& head, const HeadGradients& gradients, bool accumulate) {
+  if (head.tokens() > 0) return false;
+  if (gradients.weight && !accumulate) fill(*gradients.weight, 0);
+  if (gradients.bias && !accumulate) fill(*gradients.bias, 0);
+  return true;
+}
+
+}  // namespace
+
+void each_chunk(const LinearHead& head, const HeadGradients& gradients, bool accumulate, const std::function<void(const LogitChunk&)>& rows) {
+  if (nothing_to_do(head, gradients, accumulate)) return;
+  chunks_of(head, head.vocabulary(), rows_per_chunk(head.tokens(), stride_of(head)), gradients, accumulate, rows);
+}
+
+void each_small_chunk(const LinearHead& head, int64_t columns, const HeadGradients& gradients, bool accumulate,
+                      const std::function<void(const LogitChunk&)>& rows) {
+  if (nothing_to_do(head, gradients, accumulate)) return;
+  chunks_of(head, columns, rows_per_small_chunk(head.tokens(), stride_of(head)), gradients, accumulate, rows);
+}
+
+void each_chunk_pair(const LinearHead& head, const LinearHead& other, int64_t columns, const HeadGradients& gradients, bool accumulate,
+                     const std::function<void(const LogitChunk&, const LogitChunk&)>& rows) {
+  if (nothing_to_do(head, gradients, accumulate)) return;
+  const int64_t most = rows_per_small_chunk(head.tokens(), stride_of(head) + stride_of(other));
+  const PreparedHead beside = prepare(other, columns, most);
+  chunks_of(head, columns, most, gradients, accumulate, [&](const LogitChunk& chunk) { rows(chunk, fill_chunk(beside, chunk.first, chunk.rows).chunk); });
 }
 
 }  // namespace anneal::cuda

@@ -1,10 +1,13 @@
+import type { BackwardContext } from '../tensor/autograd.ts'
 import { Tensor } from '../tensor/tensor.ts'
+import { usesHalf } from './compute.ts'
 import { oneHot } from './embedding.ts'
-import { expect, expectDtype, expectShape, shapeText } from './op.ts'
+import { scaledBy } from './loss.ts'
+import { emptyLike, expect, expectDtype, expectShape, fusedOp, shapeText } from './op.ts'
 import { add, concat, equal, exp, gather, log, matmul, max, maximum, mul, slice, sub, sum, toDtype } from './primitives.ts'
 
 /** What remains for the tokens that were not recorded is at least this, so that a reverse KL stays finite. */
-export const leastTail = 2 ** -23
+const leastTail = 2 ** -23
 
 // --- What the divergences mean ---
 
@@ -117,6 +120,75 @@ function resultOf(logits: Tensor, labels: Tensor, divergences: (scaled: Tensor) 
   return { loss: add(mul(sum(divergence), softWeight), mul(sum(nll), hardWeight)), divergence: divergence.detach(), nll: nll.detach(), correct }
 }
 
+type Results = readonly [loss: Tensor, divergence: Tensor, nll: Tensor, correct: Tensor]
+const resultsOf = ({ loss, divergence, nll, correct }: DivergenceResult): Results => [loss, divergence, nll, correct]
+const namedResults = ([loss, divergence, nll, correct]: Results): DivergenceResult => ({ loss, divergence, nll, correct })
+
+type StudentInputs = readonly [hidden: Tensor, weight: Tensor, bias: Tensor | null]
+
+interface Buffers { handles: readonly [divergence: number, nll: number, correct: number, dhidden: number, dweight: number, dbias: number]; finish: (save: (...tensors: Tensor[]) => void) => Results }
+
+/** What a kernel writes: numbers of each token, and the student's gradients, known up to the factor that backward brings. */
+function buffersFor([hidden, weight, bias]: StudentInputs, { softWeight, hardWeight }: Weights, wanted: (i: number) => boolean): Buffers {
+  const perToken = (): Tensor => emptyLike(hidden, [hidden.dim(0)], 'float32')
+  const [each, nll, correct] = [perToken(), perToken(), perToken()]
+  const dhidden = wanted(0) ? emptyLike(hidden) : null
+  const dweight = wanted(1) ? emptyLike(weight, weight.shape, 'float32') : null
+  const dbias = bias && wanted(2) ? emptyLike(bias, bias.shape, 'float32') : null
+  return {
+    handles: [each.handle, nll.handle, correct.handle, dhidden?.handle ?? 0, dweight?.handle ?? 0, dbias?.handle ?? 0],
+    finish(save) {
+      save(...[dhidden, dweight, dbias].filter((tensor) => tensor !== null))
+      return [add(mul(sum(each), softWeight), mul(sum(nll), hardWeight)), each, nll, correct]
+    },
+  }
+}
+
+function giveStudentGradients(context: BackwardContext, dloss: Tensor | null | undefined): void {
+  let next = 0
+  for (const i of [0, 1, 2]) {
+    if (context.needs(i)) context.give(i, scaledBy(context.saved[next++]!, dloss))
+  }
+}
+
+type LiveInputs = readonly [...StudentInputs, teacherHidden: Tensor, teacherWeight: Tensor, teacherBias: Tensor | null, labels: Tensor]
+
+const liveOp = fusedOp<LiveInputs, Weights & { half: boolean; teacherHalf: boolean }, Results>({
+  name: 'linear_divergence',
+  differentiable: 1,
+  definition([hidden, weight, bias, teacherHidden, teacherWeight, teacherBias, labels], weights) {
+    const vocabulary = Math.min(weight.dim(0), teacherWeight.dim(0))
+    const taught = logSoftmax(mul(logitsOf({ hidden: teacherHidden, weight: teacherWeight, bias: teacherBias }, vocabulary), 1 / weights.temperature)).detach()
+    return resultsOf(resultOf(logitsOf({ hidden, weight, bias }, vocabulary), labels, (scaled) => rowDivergence(logSoftmax(scaled), taught, weights.beta), weights))
+  },
+  forward([hidden, weight, bias, teacherHidden, teacherWeight, teacherBias, labels], weights, save, wanted) {
+    const { beta, temperature, softWeight, hardWeight, half, teacherHalf } = weights
+    const { handles, finish } = buffersFor([hidden, weight, bias], weights, wanted)
+    hidden.device.kernels.linear_divergence(...handles, hidden.handle, weight.handle, bias?.handle ?? 0, teacherHidden.handle, teacherWeight.handle,
+      teacherBias?.handle ?? 0, labels.handle, beta, temperature, softWeight, hardWeight, false, half, teacherHalf)
+    return finish(save)
+  },
+  backward([dloss], context) { giveStudentGradients(context, dloss) },
+})
+
+type TopInputs = readonly [...StudentInputs, ids: Tensor, logprobs: Tensor, labels: Tensor]
+
+const topOp = fusedOp<TopInputs, Weights & { tail: Tail; vocabulary: number; half: boolean }, Results>({
+  name: 'linear_top_divergence',
+  differentiable: 1,
+  definition([hidden, weight, bias, ids, logprobs, labels], { tail, vocabulary, ...weights }) {
+    return resultsOf(resultOf(logitsOf({ hidden, weight, bias }, vocabulary), labels, topDivergences({ ids, logprobs }, tail, weights), weights))
+  },
+  forward([hidden, weight, bias, ids, logprobs, labels], weights, save, wanted) {
+    const { beta, temperature, softWeight, hardWeight, tail, vocabulary, half } = weights
+    const { handles, finish } = buffersFor([hidden, weight, bias], weights, wanted)
+    hidden.device.kernels.linear_top_divergence(...handles, hidden.handle, weight.handle, bias?.handle ?? 0, ids.handle, logprobs.handle, labels.handle,
+      vocabulary, beta, temperature, softWeight, hardWeight, tail === 'renormalise', false, half)
+    return finish(save)
+  },
+  backward([dloss], context) { giveStudentGradients(context, dloss) },
+})
+
 /**
  * How far a student's distributions are from a teacher's, from the hidden states of both. labels int32 [tokens], already shifted: a token of label
  * -100 is left out. Of vocabularies of different sizes the rows that only one has are padding and count for nothing. Equals TRL's
@@ -128,9 +200,10 @@ export function linearDivergence(student: OutputLayer, teacher: OutputLayer, lab
   expectDtype(operation, 'labels', labels, 'int32')
   checkLayer(operation, 'student', student, labels.size)
   checkLayer(operation, 'teacher', teacher, labels.size)
-  const vocabulary = Math.min(student.weight.dim(0), teacher.weight.dim(0))
-  const taught = logSoftmax(mul(logitsOf(teacher, vocabulary), 1 / weights.temperature)).detach()
-  return resultOf(logitsOf(student, vocabulary), labels, (scaled) => rowDivergence(logSoftmax(scaled), taught, weights.beta), weights)
+  const half = usesHalf(student.hidden.dtype, student.weight.dtype)
+  return namedResults(liveOp([student.hidden, student.weight, student.bias ?? null, teacher.hidden, teacher.weight, teacher.bias ?? null, labels], {
+    ...weights, half, teacherHalf: usesHalf(teacher.hidden.dtype, teacher.weight.dtype),
+  }))
 }
 
 /** What is known of a teacher's distributions at some temperature: ids int32 [tokens, k], each once in a row, and their log-probabilities [tokens, k]. */
@@ -168,7 +241,8 @@ export function linearTopDivergence(student: OutputLayer, recorded: RecordedDist
   expectDtype(operation, 'labels', labels, 'int32')
   checkLayer(operation, 'student', student, labels.size)
   const { tail, vocabulary } = checkRecorded(operation, student.weight.dim(0), recorded, labels, options, weights)
-  return resultOf(logitsOf(student, vocabulary), labels, topDivergences(recorded, tail, weights), weights)
+  const half = usesHalf(student.hidden.dtype, student.weight.dtype)
+  return namedResults(topOp([student.hidden, student.weight, student.bias ?? null, recorded.ids, recorded.logprobs, labels], { ...weights, tail, vocabulary, half }))
 }
 
 /** linearDivergence() from logits [tokens, vocabulary] of both, where an output layer is not a plain matrix. */

@@ -119,7 +119,7 @@ const linearOp = fusedOp<readonly [Tensor, Tensor, Tensor | null, Tensor], { smo
 })
 
 /** gradient * factor []; the factor of 1 with which backward() starts costs nothing. */
-function scaledBy(gradient: Tensor, factor: Tensor | null | undefined): Tensor {
+export function scaledBy(gradient: Tensor, factor: Tensor | null | undefined): Tensor {
   if (!factor) return Tensor.zeros(gradient.shape, { dtype: gradient.dtype, device: gradient.device })
   return isImpliedOne(factor) ? gradient : mul(gradient, toDtype(factor, gradient.dtype))
 }

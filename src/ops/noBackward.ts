@@ -13,6 +13,7 @@ export const noBackward = {
   scatter_rows: 'writes a key/value cache, which has no gradient', gather_rows: 'reads a key/value cache, which has no gradient',
   rope: 'its gradient is the inverse rotation', dropout: 'is its own gradient',
   linear_cross_entropy: 'computes its gradient in the forward pass',
+  linear_divergence: 'computes its gradient in the forward pass', linear_top_divergence: 'computes its gradient in the forward pass',
   sum_squares: 'measures gradients', clip_factor: 'measures gradients', adamw: 'updates parameters', count_non_finite: 'counts',
   quantize: 'rounds to codes, which has no gradient', dequantize: 'reads a frozen weight',
   lora_merge: 'updates a weight in place', lora_merge_quantized: 'updates a weight in place',

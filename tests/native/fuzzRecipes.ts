@@ -31,6 +31,12 @@ export const recipes: Readonly<Record<string, readonly ArgumentRecipe[]>> = {
   embedding: [f(4, 7), f(9, 7), index(9, 4)], embedding_backward: [f32(9, 7), f(4, 7), index(9, 4), true], softmax: [f(3, 33), f(3, 33)], softmax_backward: [f(3, 33), f(3, 33), f(3, 33)],
   cross_entropy: [f32(5), f32(5), f(5, 33), index(33, 5), 0.1], cross_entropy_backward: [f(5, 33), f32(5), f(5, 33), f32(5), index(33, 5), 0.1],
   linear_cross_entropy: [f32(5), f32(5), f(5, 16), f32(33, 16), f32(33), f(5, 16), f(33, 16), f(33), index(33, 5), 0.1, 5, 0.5, true, false],
+  linear_divergence: [
+    f32(5), f32(5), f32(5), f(5, 16), f32(33, 16), f32(33), f(5, 16), f(33, 16), f(33), f(5, 8), f(31, 8), f(31), index(31, 5), 0.3, 2, 0.5, 0.2, true, false, false,
+  ],
+  linear_top_divergence: [
+    f32(5), f32(5), f32(5), f(5, 16), f32(33, 16), f32(33), f(5, 16), f(33, 16), f(33), index(32, 5, 4), f32(5, 4), index(32, 5), 32, 0.3, 2, 0.5, 0.2, false, true, false,
+  ],
   selective_log_softmax: [f32(5), f32(5), f32(5), f(5, 33), index(33, 5), 0.7], selective_log_softmax_backward: [f(5, 33), f32(5), f32(5), f(5, 33), index(33, 5), f32(5), f32(5), 0.7],
   linear_logprob: [f32(5), f32(5), f32(5), f(5, 16), f(33, 16), f(33), index(33, 5), 0.7, 5, false],
   linear_logprob_backward: [f(5, 16), f32(33, 16), f32(33), f32(5), f32(5), f(5, 16), f(33, 16), f(33), index(33, 5), f32(5), f32(5), 0.7, 5, true, false],
