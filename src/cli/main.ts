@@ -1,6 +1,7 @@
 #!/usr/bin/env node
 import { readFileSync } from 'node:fs'
 import { Command, CommanderError } from 'commander'
+import { bestOfNCommand } from './commands/bestOfN.ts'
 import { chatCommand } from './commands/chat.ts'
 import { cpoCommand } from './commands/cpo.ts'
 import { distillCommand } from './commands/distill.ts'
@@ -13,6 +14,7 @@ import { infoCommand } from './commands/info.ts'
 import { inspectCommand } from './commands/inspect.ts'
 import { ktoCommand } from './commands/kto.ts'
 import { orpoCommand } from './commands/orpo.ts'
+import { ppoCommand } from './commands/ppo.ts'
 import { pretrainCommand } from './commands/pretrain.ts'
 import { quantizeCommand } from './commands/quantize.ts'
 import { quickstartCommand } from './commands/quickstart.ts'
@@ -23,6 +25,7 @@ import { scoreCommand } from './commands/score.ts'
 import { sftCommand } from './commands/sft.ts'
 import { teachCommand } from './commands/teach.ts'
 import { tokenizerCommand } from './commands/tokenizer.ts'
+import { mergeCommand } from './commands/merge.ts'
 import { normaliseArguments, unknownCommand } from './flags.ts'
 import { reportError } from './run.ts'
 
@@ -46,7 +49,7 @@ const program = new Command('anneal')
   })
   .allowExcessArguments()
 
-for (const command of [quickstartCommand(), infoCommand(), tokenizerCommand(), pretrainCommand(), sftCommand(), rewardCommand(), scoreCommand(), dpoCommand(), ktoCommand(), orpoCommand(), cpoCommand(), rrhfCommand(), distillCommand(), teachCommand(), grpoCommand(), rlooCommand(), generateCommand(), chatCommand(), evalCommand(), exportCommand(), quantizeCommand(), inspectCommand()]) {
+for (const command of [quickstartCommand(), infoCommand(), tokenizerCommand(), pretrainCommand(), sftCommand(), rewardCommand(), scoreCommand(), dpoCommand(), ktoCommand(), orpoCommand(), cpoCommand(), rrhfCommand(), distillCommand(), teachCommand(), grpoCommand(), rlooCommand(), ppoCommand(), bestOfNCommand(), generateCommand(), chatCommand(), evalCommand(), exportCommand(), quantizeCommand(), mergeCommand(), inspectCommand()]) {
   program.addCommand(command.exitOverride())
 }
 

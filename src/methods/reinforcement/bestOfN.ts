@@ -6,7 +6,7 @@ import { replaceFile } from '../../files/index.ts'
 import { AutoModelForCausalLM, readConfig } from '../../models/index.ts'
 import { Classifier } from '../../models/sequenceClassification.ts'
 import { parseOptions } from '../../options.ts'
-import { RewardRunner, type AnyRow, type RewardFunction } from '../../rewards/index.ts'
+import { loadRewards, RewardRunner, type AnyRow, type RewardFunction } from '../../rewards/index.ts'
 import { Tokenizer } from '../../tokenizers/index.ts'
 import { checkVocabulary } from '../prepare.ts'
 import { sampleAnswers, type SampledAnswer } from './answers.ts'
@@ -54,10 +54,11 @@ interface Done { prompt: number; scores: (number | null)[]; kept: unknown[] }
  *     await bestOfN({ model: './sft', files: 'prompts.jsonl', rewards: [correct], numGenerations: 16, select: 'threshold', threshold: 1, output: 'rft.jsonl' })
  */
 export async function bestOfN<Row extends object = AnyRow>(input: BestOfNInput<Row>): Promise<BestOfNResult> {
-  const { rewards = [], environment, rows, signal, onProgress, ...options } = input
+  const { rewards: given = [], environment, rows, signal, onProgress, ...options } = input
   const args = parseOptions(bestOfNSchema, options, 'best-of-n')
+  const rewards = [...given as readonly RewardFunction[], ...args.reward === undefined ? [] : await loadRewards(args.reward)]
   const functions = rewards.length + (args.rewardModel === undefined ? 0 : 1)
-  if (functions === 0 && !environment) throw new ConfigError('rewards: nothing judges the answers; give rewards, rewardModel or environment')
+  if (functions === 0 && !environment) throw new ConfigError('rewards: nothing judges the answers; give reward, rewardModel or environment')
   if (args.rewardWeights && args.rewardWeights.length !== functions) throw new ConfigError(`rewardWeights: expected ${functions}, one for each reward function (the reward model last), got ${args.rewardWeights.length}`)
   if (args.select === 'threshold' && args.threshold === undefined) throw new ConfigError("threshold: select 'threshold' needs the least score to keep; give threshold")
   const tooLarge = args.passAtK.find((k) => k > args.numGenerations)
@@ -71,7 +72,7 @@ export async function bestOfN<Row extends object = AnyRow>(input: BestOfNInput<R
     model.requiresGrad_(false)
     const bf16 = args.bf16 ?? model.device.name !== 'cpu'
     if (args.rewardModel !== undefined) classifier = await Classifier.fromPretrained(args.rewardModel, loading)
-    const all = [...rewards as readonly RewardFunction[], ...classifier ? [rewardModelFunction(classifier, tokenizer, { bf16, where: args.rewardModel! }) as RewardFunction] : []]
+    const all = [...rewards, ...classifier ? [rewardModelFunction(classifier, tokenizer, { where: args.rewardModel! }) as RewardFunction] : []]
     const runner = all.length === 0 ? null : new RewardRunner(all, { maxConcurrency: args.rewardConcurrency, timeout: args.rewardTimeout })
     const { train: prompts, fingerprint } = await loadPrompts({
       files: args.files, rows: rows as readonly AnyRow[] | undefined, columns: args.columns, seed: args.seed, maxPromptLength: args.maxPromptLength, maxCompletionLength: args.maxCompletionLength,

@@ -12,6 +12,7 @@ export const bestOfNSchema = z.strictObject({
   files: dataShape.files.describe('Prompts: files of rows with a prompt column, of text or messages; further columns go to reward functions'),
   columns: dataShape.columns,
   maxPromptLength: z.int().min(1).nullable().default(null).describe('Rows with longer prompts, in tokens, are left out; null for none'),
+  reward: z.union([z.string(), z.array(z.string())]).optional().describe('Reward functions: names of built-in ones (exactMatch, numericMatch, thinkFormat, repetition, jsonValid), or modules whose default export is one or a list of them, such as ./reward.ts'),
   rewardModel: z.string().optional().describe('Folder of a reward model, a ForSequenceClassification with one label and the same tokenizer'),
   rewardWeights: z.array(z.number()).optional().describe('One for each reward function, the reward model last; 1 by default'),
   rewardTimeout: z.number().positive().default(60_000).describe('Milliseconds a call of a reward function may take'),

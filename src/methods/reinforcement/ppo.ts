@@ -3,7 +3,7 @@ import { AutoModelForCausalLM, readConfig, type CausalLanguageModel } from '../.
 import { Classifier } from '../../models/sequenceClassification.ts'
 import { PolicyWithValue } from '../../models/valueHead.ts'
 import { parseOptions } from '../../options.ts'
-import { RewardRunner, type AnyRow, type RewardFunction } from '../../rewards/index.ts'
+import { loadRewards, RewardRunner, type AnyRow, type RewardFunction } from '../../rewards/index.ts'
 import { Tokenizer } from '../../tokenizers/index.ts'
 import { Trainer, type TrainOptions, type TrainResult } from '../../train/index.ts'
 import { decisiveModelOptions, loadModel } from '../model.ts'
@@ -52,10 +52,11 @@ const free = new Set(['rewardTimeout', 'rewardConcurrency', 'environmentTimeout'
  *     const run = await ppo({ model: './sft', rewardModel: './reward', files: 'prompts.jsonl', outputDir: './out' })
  */
 export async function ppo<Row extends object = AnyRow>(input: PpoInput<Row>): Promise<PpoRun> {
-  const { rewards = [], environment, rows, ...options } = input
+  const { rewards: given = [], environment, rows, ...options } = input
   const args = parseOptions(ppoSchema, options, 'ppo')
-  if (rewards.length === 0 && args.rewardModel === undefined && !environment) throw new ConfigError('rewards: nothing judges the answers; give rewards, rewardModel or environment')
+  const rewards = [...given as readonly RewardFunction[], ...args.reward === undefined ? [] : await loadRewards(args.reward)]
   const functions = rewards.length + (args.rewardModel === undefined ? 0 : 1)
+  if (rewards.length === 0 && args.rewardModel === undefined && !environment) throw new ConfigError('rewards: nothing judges the answers; give reward, rewardModel or environment')
   if (args.rewardWeights && args.rewardWeights.length !== functions) throw new ConfigError(`rewardWeights: expected ${functions}, one for each reward function (the reward model last), got ${args.rewardWeights.length}`)
   const config = await readConfig(args.model)
   const tokenizer = await Tokenizer.fromPretrained(args.tokenizer ?? args.model)
@@ -69,7 +70,7 @@ export async function ppo<Row extends object = AnyRow>(input: PpoInput<Row>): Pr
     const data = await loadPrompts({ files: args.files, rows: rows as readonly AnyRow[] | undefined, columns: args.columns, seed: args.seed, maxPromptLength: args.maxPromptLength, maxCompletionLength: args.responseLength }, model, tokenizer)
     const bf16 = args.bf16 ?? model.device.name !== 'cpu'
     const loading = { dtype: args.dtype, device: args.device }
-    const judge = args.rewardModel === undefined ? undefined : rewardModelFunction(frozen(own(await Classifier.fromPretrained(args.rewardModel, loading))), tokenizer, { bf16, where: args.rewardModel })
+    const judge = args.rewardModel === undefined ? undefined : rewardModelFunction(frozen(own(await Classifier.fromPretrained(args.rewardModel, loading))), tokenizer, { where: args.rewardModel })
     const value = args.valueModel === 'shared' ? undefined : own(await Classifier.fromPretrained(args.valueModel ?? args.rewardModel ?? args.model, { ...loading, numLabels: 1, seed: args.seed }))
     if (value && args.gradientCheckpointing) value.model.gradientCheckpointingEnable()
     const reference = args.klCoef === 0 ? null : own(await AutoModelForCausalLM.fromPretrained(args.refModel ?? args.model, loading))
@@ -77,7 +78,7 @@ export async function ppo<Row extends object = AnyRow>(input: PpoInput<Row>): Pr
     if (reference && reference.config.vocabSize < tokenizer.embeddingRows) throw new ConfigError(`refModel: ${args.refModel ?? args.model} knows ${reference.config.vocabSize} tokens, but the tokenizer has ids up to ${tokenizer.embeddingRows - 1}; use a model with the same tokenizer`)
     const policy = new PolicyWithValue(model, value ?? { seed: args.seed })
     if (policy.isShared) own(policy.value)
-    const all = [...rewards as readonly RewardFunction[], ...judge ? [judge as RewardFunction] : []]
+    const all = [...rewards, ...judge ? [judge as RewardFunction] : []]
     const runner = all.length === 0 ? null : new RewardRunner(all, { maxConcurrency: args.rewardConcurrency, timeout: args.rewardTimeout })
     const settings = settingsOf(args)
     const task = ppoTask({

@@ -41,6 +41,7 @@ export const ppoSchema = z.strictObject({
   files: files.describe('Prompts: files of rows with a prompt column, of text or messages; further columns go to reward functions'),
   columns,
   maxPromptLength: z.int().min(1).nullable().default(null).describe('Rows with longer prompts, in tokens, are left out; null for none'),
+  reward: z.union([z.string(), z.array(z.string())]).optional().describe('Reward functions: names of built-in ones (exactMatch, numericMatch, thinkFormat, repetition, jsonValid), or modules whose default export is one or a list of them, such as ./reward.ts'),
   rewardModel: z.string().optional().describe('Folder of a reward model, a ForSequenceClassification with one label and the same tokenizer'),
   refModel: z.string().optional().describe('Folder of the reference policy; model by default'),
   valueModel: z.string().optional().describe('"shared" for a head on the policy, or a folder to start the value model from; by default rewardModel, else model'),

@@ -1,21 +1,12 @@
 import { ConfigError } from '../../errors.ts'
 import type { Classifier } from '../../models/sequenceClassification.ts'
-import { nameReward, type RewardFunction } from '../../rewards/index.ts'
-import { autocast, noGrad, scope } from '../../tensor/index.ts'
+import { modelReward, type RewardFunction } from '../../rewards/index.ts'
 import type { Tokenizer } from '../../tokenizers/index.ts'
 
 /** A reward model as a reward function: its one output at the answer's last token, of the very tokens that the policy read and wrote. */
-export function rewardModelFunction(classifier: Classifier, tokenizer: Tokenizer, { bf16 = false, where }: { bf16?: boolean; where: string }): RewardFunction<never> {
+export function rewardModelFunction(classifier: Classifier, tokenizer: Tokenizer, { where }: { where: string }): RewardFunction<never> {
   if (classifier.numLabels !== 1) throw new ConfigError(`rewardModel: ${where} has ${classifier.numLabels} labels (${classifier.labels.join(', ')}), but a reward is one number; train one with numLabels 1`)
   const rows = classifier.model.config.vocabSize
   if (rows < tokenizer.embeddingRows) throw new ConfigError(`rewardModel: ${where} knows ${rows} tokens, but the policy's tokenizer has ids up to ${tokenizer.embeddingRows - 1}; both need the same tokenizer`)
-  return nameReward('rewardModel', async (samples) => {
-    const inputIds = samples.map(({ promptIds, completionIds }) => Int32Array.of(...promptIds, ...completionIds))
-    const read = noGrad(() => autocast(bf16 ? 'bfloat16' : 'float32', () => {
-      const pending: Promise<ArrayLike<number | bigint>>[] = []
-      scope(() => { pending.push(classifier.forward({ inputIds }).data()) })
-      return pending[0]!
-    }))
-    return Array.from(await read, Number)
-  })
+  return modelReward<never>(classifier)
 }

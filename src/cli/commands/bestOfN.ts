@@ -1,0 +1,26 @@
+import { Command } from 'commander'
+import { bestOfN } from '../../methods/reinforcement/bestOfN.ts'
+import { bestOfNSchema } from '../../methods/reinforcement/bestOfNOptions.ts'
+import { addFlags, readOptions } from '../flags.ts'
+import { interruptSignal } from '../run.ts'
+import { print } from '../terminal.ts'
+
+export function bestOfNCommand(): Command {
+  return addFlags(new Command('best-of-n').description('sample answers, keep the best or all good ones, and write them as rows for sft'), bestOfNSchema)
+    .action(async (config: string | undefined, flags: Record<string, unknown>) => {
+      const args = readOptions(bestOfNSchema, config, flags)
+      const interrupt = interruptSignal()
+      try {
+        const result = await bestOfN({ ...args, signal: interrupt.signal, onProgress: (done, total) => { print(`${done} of ${total} prompts`) } })
+        for (const [k, share] of Object.entries(result.passAtK)) print(`pass@${k}: ${(100 * share).toFixed(1)} %`)
+        print(`mean score ${result.meanScore.toFixed(3)}, of the best ${result.meanBestScore.toFixed(3)}; KL at most ${result.klBound.toFixed(2)} nats`)
+        if (result.finished) print(`${result.kept} rows of ${result.prompts} prompts: ${args.output}`)
+        else {
+          print('stopped; the same command goes on')
+          process.exitCode = interrupt.code()
+        }
+      } finally {
+        interrupt.release()
+      }
+    })
+}
