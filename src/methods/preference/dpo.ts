@@ -62,6 +62,7 @@ export async function dpo(options: DpoOptions): Promise<PreparedPreferenceRun<Pa
         return halves(sumLogps(completionLogps(other, batch), batch, args))
       }
       await reference.precompute(examples, logps, { bf16: run.trainer.args.bf16 ?? false, keepAdapters: args.adapterPath !== undefined })
+      reference.dispose()
     }
     return run
   } catch (error) {

@@ -76,6 +76,7 @@ export async function kto(options: KtoOptions): Promise<PreparedPreferenceRun<Un
       for (const [rows, size] of [[train, args.perDeviceTrainBatchSize], [data.eval ?? [], args.perDeviceEvalBatchSize]] as const) {
         await reference.precompute(batchesInOrder(rows, size), (examples, other) => bothLogps(other, collate(examples)), { bf16: run.trainer.args.bf16 ?? false, keepAdapters: args.adapterPath !== undefined })
       }
+      reference.dispose()
     }
     return run
   } catch (error) {

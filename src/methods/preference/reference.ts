@@ -49,7 +49,7 @@ export class Reference {
   }
 
   /**
-   * Computes the numbers of every example, in batches, and forgets a second model. `logps` gives tensors with a number for each example; `keepAdapters`
+   * Computes the numbers of every example, in batches; a second model is then of no more use. `logps` gives tensors with a number for each example; `keepAdapters`
    * takes the policy with its adapter, which it begins with.
    */
   async precompute<E extends object>(

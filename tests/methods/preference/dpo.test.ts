@@ -32,7 +32,7 @@ test('it begins at log 2 and learns to prefer what it is shown, in training and 
 })
 
 const variants: [string, Partial<DpoOptions>][] = [
-  ['reference in memory', {}], ['precomputed', { precomputeRefLogProbs: true }], ['precomputed in other batches', { precomputeRefLogProbs: true, precomputeRefBatchSize: 3 }],
+  ['reference in memory', {}], ['precomputed', { precomputeRefLogProbs: true }], ['precomputed, named', { precomputeRefLogProbs: true, refModel: 'model' }], ['precomputed in other batches', { precomputeRefLogProbs: true, precomputeRefBatchSize: 3 }],
 ]
 
 test('the reference may be a copy, named, or precomputed: training is the same, of the first two to the byte', async () => {
@@ -41,7 +41,7 @@ test('the reference may be a copy, named, or precomputed: training is the same, 
   const losses: number[][] = []
   for (const [name, options] of [...variants, ['named', { refModel: where.model }]] as [string, Partial<DpoOptions>][]) {
     const outputDir = join(where.outputDir, '..', name.replaceAll(' ', '-'))
-    losses.push((await logOf(keep(await dpo({ ...base, ...where, outputDir, maxSteps: 4, ldAlpha: 0.4, ...options })))).map(({ loss }) => loss!))
+    losses.push((await logOf(keep(await dpo({ ...base, ...where, outputDir, maxSteps: 4, ldAlpha: 0.4, ...options, ...options.refModel === undefined ? {} : { refModel: where.model } })))).map(({ loss }) => loss!))
     weights.push(readFileSync(join(outputDir, 'model.safetensors')))
   }
   expect(weights.at(-1)!.equals(weights[0]!)).toBe(true)
