@@ -1,6 +1,9 @@
 import { bytesOf, type DType } from '../tensor/index.ts'
 import type { ModelConfig } from './config.ts'
+import type { CausalLanguageModel } from './causal.ts'
 import { buildModel } from './pretrained.ts'
+import { resolveQuantization, type QuantizationConfig, type QuantizeOption } from './quantizedConfig.ts'
+import { layersToQuantize } from './quantizedLayers.ts'
 
 export interface MemoryOptions {
   /** Of weights and activations. Default float32. */
@@ -11,6 +14,8 @@ export interface MemoryOptions {
   sequenceLength?: number
   /** How many parameters are trained. Default: all. */
   trainable?: number
+  /** How the linear layers are quantised. Default: they are not. */
+  quantize?: QuantizeOption
   gradientCheckpointing?: boolean
   /** Whether dropout is on, as in training. Default true. */
   training?: boolean
@@ -44,13 +49,28 @@ function layerBytes(config: ModelConfig, bytes: number, sequenceLength: number, 
   return { kept: (shared + 3 * inner) * bytes + statistics + normed + plain, working: working + plain }
 }
 
+/** Numbers in the layers that are quantised, and the bytes of their codes, scales and zero points in memory. */
+function quantizedSize(model: CausalLanguageModel, config: QuantizationConfig): { numbers: number, bytes: number } {
+  const { format, zeroPoints, doubleQuant } = config
+  const perBlock = 4 + (zeroPoints || doubleQuant ? 1 : 0)
+  let [numbers, bytes] = [0, 0]
+  for (const { inFeatures, outFeatures } of layersToQuantize(model, config).values()) {
+    const size = inFeatures * outFeatures
+    numbers += size
+    bytes += Math.ceil(format === 'int8' ? size : size / 2) + perBlock * Math.ceil(size / (config.block ?? inFeatures))
+  }
+  return { numbers, bytes }
+}
+
 /** Estimates the memory of a training before anything is allocated. */
 export function memoryEstimate(config: ModelConfig, options: MemoryOptions): MemoryEstimate {
   const { dtype = 'float32', tokens, sequenceLength = tokens, gradientCheckpointing = false, training = true } = options
-  const parameters = buildModel(config).numParameters()
-  const trainable = options.trainable ?? parameters
+  const model = buildModel(config)
+  const parameters = model.numParameters()
   const bytes = bytesOf(dtype)
-  const weights = parameters * bytes
+  const frozen = options.quantize === undefined ? { numbers: 0, bytes: 0 } : quantizedSize(model, resolveQuantization(options.quantize))
+  const trainable = options.trainable ?? parameters - frozen.numbers
+  const weights = (parameters - frozen.numbers) * bytes + frozen.bytes
   const gradients = trainable * 4
   const optimizer = trainable * (bytes === 2 ? 12 : 8)
   const { kept, working } = layerBytes(config, bytes, sequenceLength, training)
