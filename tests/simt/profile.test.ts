@@ -62,7 +62,7 @@ const bounds: Record<string, { shared?: number, global?: number }> = {
   attention_decode_kernel: { shared: 1.3 },
   // Eight floats a lane, read in two instructions.
   attention_combine_kernel: { global: 1.65 },
-  attention_terms_kernel: { global: 1.75 },
+  attention_terms_kernel: { global: 2.05 },
   dequantize_kernel: { global: 1.75 },
   quantize_kernel: { global: 1.5 },
   // Rows by number, and single numbers of each.
