@@ -4,7 +4,7 @@ import type { CausalLanguageModel } from '../../models/index.ts'
 import { parseOptions } from '../../options.ts'
 import { Tokenizer } from '../../tokenizers/index.ts'
 import { Trainer } from '../../train/trainer.ts'
-import { decisiveModelOptions, loadModel, prepareModel } from '../model.ts'
+import { decisiveModelOptions, loadModel, modelKeeping, prepareModel } from '../model.ts'
 import { trainingPart } from '../options.ts'
 import { checkLengths, checkVocabulary, loadData, sampleTexts, type PreparedRun } from '../prepare.ts'
 import { checkLayerPairs } from './features.ts'
@@ -24,6 +24,7 @@ function checkOptions(args: DistillArguments): void {
   if (recorded !== undefined && (objective === 'minillm' || lmbda > 0 || seqKd)) throw new ConfigError("recorded: it holds the data's tokens only; leave it out for MiniLLM, lmbda and seqKd, whose completions are sampled")
   if (!model && !initFromTeacher) throw new ConfigError('model: give the folder of a student, or initFromTeacher, the layers of the teacher to start with')
   if (model && initFromTeacher) throw new ConfigError('model and initFromTeacher: give a student, or layers of the teacher to start with, not both')
+  if (initFromTeacher && (args.adapter ?? args.adapterPath ?? args.quantize) !== undefined) throw new ConfigError('initFromTeacher: a student of some layers is trained whole; leave adapter, adapterPath and quantize out, or save it first and name it as model')
   if (objective === 'minillm' && lmbda < 1) throw new ConfigError(`lmbda: MiniLLM learns from the student's own completions alone; set lmbda to 1 instead of ${lmbda}`)
   if (recorded !== undefined && tail === 'renormalise' && beta === 1) throw new ConfigError("tail: the reverse KL (beta 1) is infinite where the teacher has no mass; use tail 'bucket'")
   if (labelSmoothingFactor > 0) throw new ConfigError('labelSmoothingFactor: the teacher takes its place; leave it at 0')
@@ -90,7 +91,7 @@ function prepare(args: DistillArguments, { student, teacher, recording, tokenize
     trainer, model: student, tokenizer, data,
     async train(options = {}) {
       const result = await trainer.train(options)
-      if (result.reason !== 'aborted') await student.savePretrained(args.outputDir).then(() => tokenizer.savePretrained(args.outputDir))
+      if (result.reason !== 'aborted') await modelKeeping(student, tokenizer).save(args.outputDir)
       return result
     },
     dispose() {

@@ -193,6 +193,16 @@ describe('on its own samples', () => {
   })
 })
 
+test('a student may be an adapter, which alone is saved', async () => {
+  const output = outputDir()
+  const run = keep(await distill({ ...quiet, model: middle, teacher, outputDir: output, adapter: { type: 'lora', r: 4, targetModules: 'all-linear' }, numTrainEpochs: 4, evalSplit: 5 }))
+  const before = await run.trainer.evaluate()
+  await run.train()
+  expect((await run.trainer.evaluate())['divergence']).toBeLessThan(before['divergence']!)
+  expect(existsSync(join(output, 'adapter_config.json'))).toBe(true)
+  expect(existsSync(join(output, 'model.safetensors'))).toBe(false)
+})
+
 test('a student begins as some layers of the teacher', async () => {
   const run = keep(await distill({ ...quiet, teacher, initFromTeacher: [1], outputDir: outputDir(), maxSteps: 1 }))
   const model = await AutoModelForCausalLM.fromPretrained(teacher)
