@@ -25,7 +25,7 @@ function table(properties, required) {
 }
 
 /** The tables by the name of their place in the documents: what both methods have, what each has of its own, and generation. */
-export function optionTables({ sftSchema, pretrainSchema, generateSchema, distillSchema, teachSchema, quantizeFolderSchema, exportSchema, preferenceSchemas }) {
+export function optionTables({ sftSchema, pretrainSchema, generateSchema, distillSchema, teachSchema, quantizeFolderSchema, exportSchema, preferenceSchemas, policySchemas }) {
   const [sft, pretrain, generate, distill, teach] = [sftSchema, pretrainSchema, generateSchema, distillSchema, teachSchema].map(jsonSchema)
   const isShared = (name) => JSON.stringify(sft.properties[name]) === JSON.stringify(pretrain.properties[name])
   const pick = (schema, test) => table(Object.fromEntries(Object.entries(schema.properties).filter(([name]) => test(name))), schema.required ?? [])
@@ -39,6 +39,7 @@ export function optionTables({ sftSchema, pretrainSchema, generateSchema, distil
     quantize: pick(jsonSchema(quantizeFolderSchema), () => true),
     export: pick(jsonSchema(exportSchema), () => true),
     ...preferenceTables(preferenceSchemas, pick),
+    ...policyTables(policySchemas, sft, pick),
   }
 }
 
@@ -52,12 +53,19 @@ function preferenceTables({ reward, ...methods }, pick) {
   return { preference: pick(all.kto, isShared), ...Object.fromEntries(own), reward: pick(rewards, (option) => !isShared(option) || !same(rewards, all.kto, option)) }
 }
 
+/** GRPO's options beside those of SFT, and RLOO's where they are not GRPO's. */
+function policyTables({ grpo, rloo }, sft, pick) {
+  const [own, other] = [grpo, rloo].map(jsonSchema)
+  const differs = (a, b) => (name) => JSON.stringify(a.properties[name]) !== JSON.stringify(b.properties[name])
+  return { grpo: pick(own, differs(own, sft)), rloo: pick(other, differs(other, own)) }
+}
+
 /** The text with each table in its place, between `<!-- options: name -->` and `<!-- end of options -->`. */
 export function withTables(text, tables) {
   return text.replace(/(<!-- options: (\w+) -->\n)[\s\S]*?(<!-- end of options -->)/g, (_, open, name, close) => `${open}${tables[name]}\n${close}`)
 }
 
-export const documents = ['docs/training.md', 'docs/generation.md', 'docs/distillation.md', 'docs/quantization.md', 'docs/export.md', 'docs/preference.md']
+export const documents = ['docs/training.md', 'docs/generation.md', 'docs/distillation.md', 'docs/quantization.md', 'docs/export.md', 'docs/preference.md', 'docs/grpo.md']
 
 if (process.argv[1] === fileURLToPath(import.meta.url)) {
   const { pretrainSchema, sftSchema } = await import('../dist/methods/options.js')
@@ -66,8 +74,9 @@ if (process.argv[1] === fileURLToPath(import.meta.url)) {
   const { quantizeFolderSchema } = await import('../dist/quantization/index.js')
   const { cpoSchema, dpoSchema, ktoSchema, orpoSchema, rewardSchema, rrhfSchema } = await import('../dist/methods/preference/options.js')
   const preferenceSchemas = { dpo: dpoSchema, kto: ktoSchema, orpo: orpoSchema, cpo: cpoSchema, rrhf: rrhfSchema, reward: rewardSchema }
+  const { grpoSchema, rlooSchema } = await import('../dist/methods/reinforcement/policyOptions.js')
   const { exportSchema } = await import('../dist/export/index.js')
-  const tables = optionTables({ sftSchema, pretrainSchema, generateSchema, distillSchema, teachSchema, quantizeFolderSchema, exportSchema, preferenceSchemas })
+  const tables = optionTables({ sftSchema, pretrainSchema, generateSchema, distillSchema, teachSchema, quantizeFolderSchema, exportSchema, preferenceSchemas, policySchemas: { grpo: grpoSchema, rloo: rlooSchema } })
   for (const document of documents) {
     const path = new URL(`../${document}`, import.meta.url)
     const before = readFileSync(path, 'utf8')
