@@ -7,6 +7,7 @@ import { describe, expect, test } from 'vitest'
 import { chatCommand } from '../../src/cli/commands/chat.ts'
 import { cpoCommand } from '../../src/cli/commands/cpo.ts'
 import { dpoCommand } from '../../src/cli/commands/dpo.ts'
+import { distillCommand } from '../../src/cli/commands/distill.ts'
 import { evalCommand } from '../../src/cli/commands/eval.ts'
 import { exportCommand } from '../../src/cli/commands/export.ts'
 import { generateCommand } from '../../src/cli/commands/generate.ts'
@@ -21,6 +22,7 @@ import { rewardCommand } from '../../src/cli/commands/reward.ts'
 import { rrhfCommand } from '../../src/cli/commands/rrhf.ts'
 import { scoreCommand } from '../../src/cli/commands/score.ts'
 import { sftCommand } from '../../src/cli/commands/sft.ts'
+import { teachCommand } from '../../src/cli/commands/teach.ts'
 import { tokenizerCommand } from '../../src/cli/commands/tokenizer.ts'
 import { normaliseArguments } from '../../src/cli/flags.ts'
 import { exportSchema } from '../../src/export/index.ts'
@@ -38,7 +40,7 @@ const read = (file: string): string => readFileSync(join(root, file), 'utf8')
 const documents = ['README.md', 'CONTRIBUTING.md', 'SECURITY.md', ...readdirSync(join(root, 'docs')).filter((name) => name.endsWith('.md')).map((name) => `docs/${name}`)]
 const commands = new Map<string, Command>()
 for (const command of [
-  chatCommand(), evalCommand(), exportCommand(), generateCommand(), infoCommand(), inspectCommand(), pretrainCommand(), quantizeCommand(), quickstartCommand(), sftCommand(), tokenizerCommand(),
+  chatCommand(), evalCommand(), exportCommand(), generateCommand(), infoCommand(), inspectCommand(), pretrainCommand(), quantizeCommand(), quickstartCommand(), sftCommand(), distillCommand(), teachCommand(), tokenizerCommand(),
   cpoCommand(), dpoCommand(), ktoCommand(), orpoCommand(), rewardCommand(), rrhfCommand(), scoreCommand(),
 ]) {
   if (command.commands.length === 0) commands.set(command.name(), command)
