@@ -1,5 +1,6 @@
 import { ConfigError } from '../errors.ts'
 import type { Module, Parameter } from '../nn/index.ts'
+import { CausalLanguageModel, dequantizeModel, quantizedLayers } from '../models/index.ts'
 import { parseOptions } from '../options.ts'
 import { didYouMean } from '../suggest.ts'
 import type { Adapter, QuantizedMerge } from './adapter.ts'
@@ -183,4 +184,9 @@ export function mergeAndUnload(model: Module, { quantized }: MergeOptions = {}):
   // Row lengths of DoRA are those of the base without the others.
   for (const [, adapter] of active) adapter.merge!(quantized)
   for (const name of [...set.adapters.keys()]) deleteAdapter(model, name)
+  // Layers without an adapter are widened too, as a model is in one format.
+  if (quantized === 'dequantize' && model instanceof CausalLanguageModel && model.quantizationConfig) {
+    if (quantizedLayers(model).size) dequantizeModel(model)
+    model.quantizationConfig = undefined
+  }
 }

@@ -1,5 +1,7 @@
 import { ConfigError } from '../errors.ts'
-import { Embedding, type Module, type Parameter } from '../nn/index.ts'
+import { type Conv1D, Embedding, type Linear, type Module, type Parameter, QuantizedLinear } from '../nn/index.ts'
+import type { CausalLanguageModel } from '../models/index.ts'
+import { plainLayer } from '../models/dequantize.ts'
 import { unscoped, type Device } from '../tensor/index.ts'
 import type { Adapter, QuantizedMerge } from './adapter.ts'
 import { LoraEmbedding, LoraEmbeddingPart } from './loraEmbedding.ts'
@@ -38,6 +40,16 @@ function parentOf(model: Module, path: string): Module {
 function biases(model: Module, bias: LoraOptions['bias'], paths: ReadonlySet<string>): OwnParameters | undefined {
   if (bias === 'none') return undefined
   return new OwnParameters(model, (name) => name.endsWith('.bias') && (bias === 'all' || paths.has(name.slice(0, -'.bias'.length))))
+}
+
+/** A plain float32 layer in the place of a quantised one, where that is wanted. */
+function widenedLayer(model: Module, path: string, base: QuantizedLinear, quantized: QuantizedMerge | undefined): Linear | Conv1D | undefined {
+  if (quantized === undefined) throw new ConfigError('quantized: the base is quantised; say whether a merge rounds to its format again ("requantize") or widens it first ("dequantize")')
+  if (quantized === 'requantize') return undefined
+  const plain = plainLayer(model as CausalLanguageModel, base, 'float32')
+  substitute(model, path, base, plain)
+  base.weight.dispose()
+  return plain
 }
 
 /** LoRA over the layers that the options name. Nothing is active yet. */
@@ -94,11 +106,9 @@ export async function createLora(model: Module, name: string, options: LoraOptio
     merge(quantized: QuantizedMerge | undefined) {
       for (const { path, layer, part } of linears) {
         const base = innermost(layer)
-        const merged = layer.merge(part, quantized)
-        if (merged !== base) {
-          substitute(model, path, base, merged)
-          base.dispose()
-        }
+        const widened = base instanceof QuantizedLinear ? widenedLayer(model, path, base, quantized) : undefined
+        layer.merge(part)
+        widened?.weight.to((model as CausalLanguageModel).dtype)
       }
       for (const { layer, part } of embeddings) layer.merge(part)
       ownBiases?.merge(model)

@@ -7,7 +7,6 @@ import {
 import { autocast } from '../tensor/autocast.ts'
 import { noGrad, scope, Tensor, unscoped } from '../tensor/index.ts'
 import type { Activation } from '../nn/linear.ts'
-import type { QuantizedMerge } from './adapter.ts'
 import { innermost } from './targets.ts'
 
 export interface LoraPartOptions {
@@ -127,13 +126,12 @@ export class LoraLinear extends AdapterLayer<LoraPart> {
     this.#rowSquares = undefined
   }
 
-  /** Adds the part's update to the base's weight; a quantised base needs to be told how. Returns the layer that then stands for the base. */
-  merge(part: LoraPart, quantized: QuantizedMerge | undefined): LinearLayer {
+  /** Adds the part's update to the base's weight, in float32 and rounded once; a quantised weight is rounded to its format again. */
+  merge(part: LoraPart): void {
     const inner = innermost(this)
-    const merged = inner instanceof QuantizedLinear ? this.#mergeQuantized(inner, part, quantized) : inner
-    if (merged instanceof Linear || merged instanceof Conv1D) this.#mergeDense(merged, part)
+    if (inner instanceof QuantizedLinear) this.#mergeQuantized(inner, part)
+    else this.#mergeDense(inner as Linear | Conv1D, part)
     this.forgetBase()
-    return merged
   }
 
   #mergeDense(layer: Linear | Conv1D, part: LoraPart): void {
@@ -154,24 +152,15 @@ export class LoraLinear extends AdapterLayer<LoraPart> {
     }))))
   }
 
-  #mergeQuantized(layer: QuantizedLinear, part: LoraPart, quantized: QuantizedMerge | undefined): LinearLayer {
-    if (quantized === undefined) throw new ConfigError('quantized: the base is quantised; say whether a merge rounds to its format again ("requantize") or widens it first ("dequantize")')
+  #mergeQuantized(layer: QuantizedLinear, part: LoraPart): void {
     const { lora_A: { tensor: a }, lora_B: { tensor: b }, lora_magnitude_vector: magnitude, options: { scale } } = part
-    if (quantized === 'requantize') {
-      if (magnitude) throw new ConfigError('quantized: a DoRA adapter is merged into a quantised base with "dequantize" only')
-      if (layer.weight.multiplies) {
-        mergeLoraQuantized(layer.weight, a, b, scale).dispose()
-        layer.replaceWeight(layer.weight)
-      } else {
-        layer.replaceWeight(unscoped(() => requantised(layer, part)))
-      }
-      return layer
+    if (magnitude) throw new ConfigError('quantized: a DoRA adapter is merged into a quantised base with "dequantize" only')
+    if (layer.weight.multiplies) {
+      mergeLoraQuantized(layer.weight, a, b, scale).dispose()
+      layer.replaceWeight(layer.weight)
+    } else {
+      layer.replaceWeight(unscoped(() => requantised(layer, part)))
     }
-    const dense = new Linear(layer.inFeatures, layer.outFeatures)
-    dense.weight.replace(unscoped(() => dequantize(layer.weight, 'float32')))
-    dense.weight.requiresGrad = false
-    dense.bias = layer.bias
-    return dense
   }
 
   override dispose(): void {

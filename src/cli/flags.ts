@@ -91,8 +91,9 @@ function readValue(text: string | boolean | readonly string[], schema: JsonSchem
   const alternatives = schema.anyOf ?? [schema]
   if (alternatives.every(({ type }) => type === 'string')) return text
   if (alternatives.some(({ type, items }) => type === 'array' && items?.enum) && !/^\s*\[/.test(text)) return text.split(',').map((one) => one.trim())
-  if (alternatives.some(({ type }) => type === 'string') && !/[={]/.test(text)) return text
-  if (alternatives.some(({ type }) => type === 'object') && !/^\s*\{/.test(text)) {
+  const isObject = alternatives.some(({ type }) => type === 'object')
+  if (isObject && alternatives.some(({ type }) => type === 'string') && !/[={]/.test(text)) return text
+  if (isObject && !/^\s*\{/.test(text)) {
     return Object.fromEntries(text.split(',').map((pair) => {
       const at = pair.indexOf('=')
       if (at < 1) throw new ConfigError(`${flag}: expected key=value, got ${JSON.stringify(pair)}`)

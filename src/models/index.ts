@@ -4,6 +4,7 @@ export { CausalLanguageModel, type BaseOutput, type ForwardInput, type ForwardOu
 export { configToJson, createConfig, knownModelTypes, parseConfig, readConfig } from './config.ts'
 export type { ConfigOptions, DecoderConfig, Gpt2Config, ModelConfig, ModelConfigBase, RopeConfig } from './config.ts'
 export { DecoderForCausalLM } from './decoder.ts'
+export { dequantizeModel } from './dequantize.ts'
 export { Gpt2LMHeadModel } from './gpt2.ts'
 export { memoryEstimate, type MemoryEstimate, type MemoryOptions } from './memory.ts'
 export { AutoModelForCausalLM, buildModel, modelDtypes, type FromConfigOptions, type FromPretrainedOptions, type ModelDtype } from './pretrained.ts'

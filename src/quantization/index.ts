@@ -1,3 +1,3 @@
 export { quantizeFolderSchema, quantizeModelSchema } from './options.ts'
 export { quantizeFolder, type QuantizationReport, type QuantizeFolderOptions } from './quantizeFolder.ts'
-export { dequantizeModel, quantizeModel, type QuantizeModelOptions } from './quantizeModel.ts'
+export { quantizeModel, type QuantizeModelOptions } from './quantizeModel.ts'

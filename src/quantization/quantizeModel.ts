@@ -1,10 +1,9 @@
 import type { z } from 'zod'
 import { ConfigError } from '../errors.ts'
-import { quantizedLayers, quantizeLayers, resolveQuantization, type CausalLanguageModel, type QuantizationConfig, type TokenArray } from '../models/index.ts'
+import { quantizeLayers, resolveQuantization, type CausalLanguageModel, type QuantizationConfig, type TokenArray } from '../models/index.ts'
 import { layersToQuantize, outputsFirst, quantizeWeight, replaceByQuantized, type QuantizedWeight } from '../models/quantizedLayers.ts'
-import { Conv1D, Linear, type QuantizedLinear } from '../nn/index.ts'
-import { toDtype, transpose } from '../ops/index.ts'
-import { noGrad, scope, unscoped, type DType, type Tensor } from '../tensor/index.ts'
+import { toDtype } from '../ops/index.ts'
+import { noGrad, scope, unscoped, type Tensor } from '../tensor/index.ts'
 import { parseOptions } from '../options.ts'
 import { foldAwqScales } from './awq.ts'
 import { gptqFactor, gptqQuantize, type GptqFactor } from './gptq.ts'
@@ -56,32 +55,4 @@ async function gptq(weight: Tensor, statistics: InputStatistics, factors: Map<In
   const factor = factors.get(statistics) ?? await gptqFactor(statistics.gram, dampPercent)
   factors.set(statistics, factor)
   return { weight: await gptqQuantize(weight, factor, { format: format as 'int4' | 'int8', block, zeroPoints }), nested: null }
-}
-
-/** Puts plain linear layers with the numbers that the codes stand for in the place of quantised ones, in `dtype`, the model's own by default. */
-export function dequantizeModel(model: CausalLanguageModel, { dtype = model.dtype }: { dtype?: DType } = {}): void {
-  const layers = quantizedLayers(model)
-  if (!layers.size) throw new ConfigError('dequantizeModel: the model has no quantised layers')
-  for (const [name, layer] of layers) {
-    const plain = plainLayer(model, layer, dtype)
-    model.replaceModule(name, plain)
-    layer.weight.dispose()
-  }
-  model.quantizationConfig = undefined
-}
-
-/** A layer of the kind that the model has in full. The bias moves over. */
-function plainLayer(model: CausalLanguageModel, layer: QuantizedLinear, dtype: DType): Linear | Conv1D {
-  const weight = unscoped(() => layer.dequantize(dtype))
-  if (model.config.kind === 'gpt2') {
-    const plain = new Conv1D(layer.inFeatures, layer.outFeatures)
-    plain.weight.replace(unscoped(() => noGrad(() => transpose(weight))))
-    weight.dispose()
-    plain.bias = layer.bias!
-    return plain
-  }
-  const plain = new Linear(layer.inFeatures, layer.outFeatures)
-  plain.weight.replace(weight)
-  plain.bias = layer.bias
-  return plain
 }

@@ -1,0 +1,76 @@
+import { join, resolve } from 'node:path'
+import { z } from 'zod'
+import { AutoPeftModelForCausalLM, mergeAndUnload } from '../adapters/index.ts'
+import { ConfigError } from '../errors.ts'
+import { perplexityOfFiles } from '../eval/index.ts'
+import { readJsonObject } from '../files/index.ts'
+import { AutoModelForCausalLM, modelDtypes, quantizeOption, weightBytes, type CausalLanguageModel } from '../models/index.ts'
+import { deviceOption, parseOptions } from '../options.ts'
+import { Tokenizer } from '../tokenizers/index.ts'
+
+/** Options of mergeFolder() and `anneal merge`. */
+export const mergeSchema = z.strictObject({
+  adapter: z.string().min(1).describe('Folder of the adapter: adapter_config.json and adapter_model.safetensors'),
+  output: z.string().min(1).describe('Folder for the merged model'),
+  model: z.string().optional().describe('Folder of the base model; by default the one that adapter_config.json names'),
+  tokenizer: z.string().optional().describe("Folder of the tokenizer; the adapter's, else the base model's by default"),
+  quantize: quantizeOption.optional().describe('Merge into the base as QLoRA trained over it, rounded to this format'),
+  quantized: z.enum(['dequantize', 'requantize']).optional().describe('Of a quantised base: widen its weights, or round the sum to their format again'),
+  dtype: z.enum([...modelDtypes, 'auto']).default('auto').describe('Of the weights; auto keeps what is stored'),
+  device: deviceOption,
+  evalFile: z.string().optional().describe('Text to measure the perplexity on, of the base, with the adapter beside it, and merged'),
+  maxLength: z.int().min(2).optional().describe("Tokens a window sees; the model's context by default, at most 2048"),
+})
+
+export interface MergeReport {
+  output: string
+  parameters: number
+  /** Of all weights, as saved. */
+  byteLength: number
+  bitsPerWeight: number
+  /** On evalFile: the base alone, the adapter beside it, and merged into it. */
+  perplexity?: { base: number, adapter: number, merged: number }
+}
+
+type Arguments = z.output<typeof mergeSchema>
+
+async function findTokenizer({ adapter, tokenizer }: Arguments, base: string): Promise<Tokenizer> {
+  if (tokenizer !== undefined) return Tokenizer.fromPretrained(tokenizer)
+  return Tokenizer.fromPretrained(adapter).catch(() => Tokenizer.fromPretrained(base))
+}
+
+/** Puts an adapter into its base model, writes that as an ordinary model folder and measures what the merge does (PEFT's merge_and_unload). */
+export async function mergeFolder(options: z.input<typeof mergeSchema>): Promise<MergeReport> {
+  const args = parseOptions(mergeSchema, options, 'merge')
+  const { adapter, output, quantize, quantized, dtype, device, evalFile, maxLength } = args
+  const named = (await readJsonObject(join(adapter, 'adapter_config.json')))['base_model_name_or_path']
+  const base = args.model ?? (typeof named === 'string' ? named : undefined)
+  if (base === undefined) throw new ConfigError(`${join(adapter, 'adapter_config.json')}: base_model_name_or_path is missing; pass model`)
+  for (const folder of [adapter, base]) if (resolve(output) === resolve(folder)) throw new ConfigError(`output: expected another folder than ${folder}, which would be lost`)
+  const tokenizer = await findTokenizer(args, base)
+  const measure = async (model: CausalLanguageModel): Promise<number> =>
+    evalFile === undefined ? NaN : (await perplexityOfFiles(model, tokenizer, evalFile, maxLength === undefined ? {} : { maxLength })).perplexity
+  const loading = { dtype, device, ...(quantize === undefined ? {} : { quantize }) }
+  let alone = NaN
+  if (evalFile !== undefined) {
+    // PiSSA changes the base, so it is measured by itself.
+    const plain = await AutoModelForCausalLM.fromPretrained(base, loading)
+    try {
+      alone = await measure(plain)
+    } finally {
+      plain.dispose()
+    }
+  }
+  const model = await AutoPeftModelForCausalLM.fromPretrained(adapter, { baseModel: base, ...loading })
+  try {
+    const beside = await measure(model)
+    mergeAndUnload(model, quantized === undefined ? {} : { quantized })
+    const merged = await measure(model)
+    await model.savePretrained(output)
+    await tokenizer.savePretrained(output)
+    const [parameters, byteLength] = [model.numParameters(), weightBytes(model)]
+    return { output, parameters, byteLength, bitsPerWeight: 8 * byteLength / parameters, ...(evalFile === undefined ? {} : { perplexity: { base: alone, adapter: beside, merged } }) }
+  } finally {
+    model.dispose()
+  }
+}
