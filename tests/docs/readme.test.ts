@@ -4,6 +4,7 @@ import { dirname, join } from 'node:path'
 import { pathToFileURL } from 'node:url'
 import type { Command } from 'commander'
 import { describe, expect, test } from 'vitest'
+import { bestOfNCommand } from '../../src/cli/commands/bestOfN.ts'
 import { chatCommand } from '../../src/cli/commands/chat.ts'
 import { cpoCommand } from '../../src/cli/commands/cpo.ts'
 import { dpoCommand } from '../../src/cli/commands/dpo.ts'
@@ -11,27 +12,33 @@ import { distillCommand } from '../../src/cli/commands/distill.ts'
 import { evalCommand } from '../../src/cli/commands/eval.ts'
 import { exportCommand } from '../../src/cli/commands/export.ts'
 import { generateCommand } from '../../src/cli/commands/generate.ts'
+import { grpoCommand } from '../../src/cli/commands/grpo.ts'
 import { infoCommand } from '../../src/cli/commands/info.ts'
 import { inspectCommand } from '../../src/cli/commands/inspect.ts'
 import { ktoCommand } from '../../src/cli/commands/kto.ts'
+import { mergeCommand } from '../../src/cli/commands/merge.ts'
 import { orpoCommand } from '../../src/cli/commands/orpo.ts'
+import { ppoCommand } from '../../src/cli/commands/ppo.ts'
 import { pretrainCommand } from '../../src/cli/commands/pretrain.ts'
 import { quantizeCommand } from '../../src/cli/commands/quantize.ts'
 import { quickstartCommand } from '../../src/cli/commands/quickstart.ts'
 import { rewardCommand } from '../../src/cli/commands/reward.ts'
+import { rlooCommand } from '../../src/cli/commands/rloo.ts'
 import { rrhfCommand } from '../../src/cli/commands/rrhf.ts'
 import { scoreCommand } from '../../src/cli/commands/score.ts'
 import { sftCommand } from '../../src/cli/commands/sft.ts'
 import { teachCommand } from '../../src/cli/commands/teach.ts'
 import { tokenizerCommand } from '../../src/cli/commands/tokenizer.ts'
 import { normaliseArguments } from '../../src/cli/flags.ts'
-import { exportSchema } from '../../src/export/index.ts'
+import { adapterSchema } from '../../src/adapters/index.ts'
+import { exportSchema, mergeSchema } from '../../src/export/index.ts'
 import { generateSchema } from '../../src/generate/index.ts'
 import * as anneal from '../../src/index.ts'
 import { distillSchema, teachSchema } from '../../src/methods/distillation/options.ts'
 import { pretrainSchema, sftSchema } from '../../src/methods/options.ts'
 import { cpoSchema, dpoSchema, ktoSchema, orpoSchema, rewardSchema, rrhfSchema } from '../../src/methods/preference/options.ts'
 import { grpoSchema, rlooSchema } from '../../src/methods/reinforcement/policyOptions.ts'
+import { bestOfNSchema, ppoSchema } from '../../src/methods/reinforcement/index.ts'
 import { quantizeFolderSchema } from '../../src/quantization/index.ts'
 
 const preferenceSchemas = { dpo: dpoSchema, kto: ktoSchema, orpo: orpoSchema, cpo: cpoSchema, rrhf: rrhfSchema, reward: rewardSchema }
@@ -42,6 +49,7 @@ const commands = new Map<string, Command>()
 for (const command of [
   chatCommand(), evalCommand(), exportCommand(), generateCommand(), infoCommand(), inspectCommand(), pretrainCommand(), quantizeCommand(), quickstartCommand(), sftCommand(), distillCommand(), teachCommand(), tokenizerCommand(),
   cpoCommand(), dpoCommand(), ktoCommand(), orpoCommand(), rewardCommand(), rrhfCommand(), scoreCommand(),
+  bestOfNCommand(), grpoCommand(), mergeCommand(), ppoCommand(), rlooCommand(),
 ]) {
   if (command.commands.length === 0) commands.set(command.name(), command)
   for (const inner of command.commands) commands.set(`${command.name()} ${inner.name()}`, inner)
@@ -91,6 +99,13 @@ describe.each(documents)('%s', (document) => {
     }
   })
 
+  test('imports what anneal exports', () => {
+    for (const [code, names] of text.matchAll(/^import \{([^}]+)\} from 'anneal'/gm)) {
+      const values = names!.split(',').map((name) => name.trim()).filter((name) => name && !name.startsWith('type '))
+      expect(Object.keys(anneal), code).toEqual(expect.arrayContaining(values))
+    }
+  })
+
   test('tells no machine paths', () => {
     expect(text).not.toMatch(/\/(?:work|tmp|home|root)\//)
   })
@@ -99,7 +114,10 @@ describe.each(documents)('%s', (document) => {
 test("the table of names names what exists", () => {
   const prototypes = [anneal.Tokenizer, anneal.Trainer, anneal.CausalLanguageModel, anneal.Module, anneal.AdamW].flatMap((one) => Object.getOwnPropertyNames(one.prototype))
   const fields = ['optimizer', 'step', 'model', 'tokenizer', 'train', 'fromConfig', 'fromPretrained']
-  const options = [sftSchema, pretrainSchema, generateSchema, distillSchema, teachSchema].flatMap(({ shape }) => Object.keys(shape))
+  const schemas = [
+    sftSchema, pretrainSchema, generateSchema, distillSchema, teachSchema, ...Object.values(preferenceSchemas), grpoSchema, rlooSchema, ppoSchema, bestOfNSchema, quantizeFolderSchema, exportSchema, mergeSchema, ...adapterSchema.options,
+  ]
+  const options = schemas.flatMap(({ shape }) => Object.keys(shape))
   const known = new Set([...Object.keys(anneal), ...prototypes, ...fields, ...options])
   const [, table] = /\n## Names\n([\s\S]*?)\n## /.exec(read('README.md'))!
   const rows = table!.split('\n').filter((line) => line.startsWith('| ')).slice(1)
