@@ -1,6 +1,6 @@
 import { ConfigError } from '../errors.ts'
 import { type Conv1D, Embedding, type Linear, type Module, type Parameter, QuantizedLinear } from '../nn/index.ts'
-import type { CausalLanguageModel } from '../models/index.ts'
+import { CausalLanguageModel } from '../models/index.ts'
 import { plainLayer } from '../models/dequantize.ts'
 import { unscoped, type Device } from '../tensor/index.ts'
 import type { Adapter, QuantizedMerge } from './adapter.ts'
@@ -45,8 +45,8 @@ function biases(model: Module, bias: LoraOptions['bias'], paths: ReadonlySet<str
 /** A plain float32 layer in the place of a quantised one, where that is wanted. */
 function widenedLayer(model: Module, path: string, base: QuantizedLinear, quantized: QuantizedMerge | undefined): Linear | Conv1D | undefined {
   if (quantized === undefined) throw new ConfigError('quantized: the base is quantised; say whether a merge rounds to its format again ("requantize") or widens it first ("dequantize")')
-  if (quantized === 'requantize') return undefined
-  const plain = plainLayer(model as CausalLanguageModel, base, 'float32')
+  if (quantized === 'requantize' || !(model instanceof CausalLanguageModel)) return undefined
+  const plain = plainLayer(model, base, 'float32')
   substitute(model, path, base, plain)
   base.weight.dispose()
   return plain
@@ -108,7 +108,7 @@ export async function createLora(model: Module, name: string, options: LoraOptio
         const base = innermost(layer)
         const widened = base instanceof QuantizedLinear ? widenedLayer(model, path, base, quantized) : undefined
         layer.merge(part)
-        widened?.weight.to((model as CausalLanguageModel).dtype)
+        if (model instanceof CausalLanguageModel) widened?.weight.to(model.dtype)
       }
       for (const { layer, part } of embeddings) layer.merge(part)
       ownBiases?.merge(model)

@@ -1,6 +1,6 @@
 import { ConfigError } from '../errors.ts'
 import { activeAdapters, addAdapter, hasAdapters, loadAdapter, loadAdapterWeights, saveAdapter } from '../adapters/index.ts'
-import { AutoModelForCausalLM } from '../models/index.ts'
+import { AutoModelForCausalLM, weightBytes } from '../models/index.ts'
 import type { CausalLanguageModel } from '../models/index.ts'
 import { loadWeights } from '../models/weights.ts'
 import { bytesOf } from '../tensor/index.ts'
@@ -55,10 +55,10 @@ export function modelKeeping(model: CausalLanguageModel, tokenizer: Tokenizer | 
   description: string, saveBytes: number, save: (folder: string) => Promise<void>, load: (folder: string) => Promise<void>
 } {
   const names = hasAdapters(model) ? activeAdapters(model) : undefined
-  const kept = model.parameters().filter(({ requiresGrad }) => !names || requiresGrad)
+  const kept = model.parameters().filter(({ requiresGrad }) => requiresGrad)
   return {
     description: `${model.config.architecture}, ${(model.numParameters() / 1e6).toFixed(1)}M parameters`,
-    saveBytes: kept.reduce((bytes, { size, dtype }) => bytes + size * bytesOf(dtype), 0),
+    saveBytes: names ? kept.reduce((bytes, { size, dtype }) => bytes + size * bytesOf(dtype), 0) : weightBytes(model),
     async save(folder) {
       if (names) await saveAdapter(model, folder)
       else await model.savePretrained(folder)
