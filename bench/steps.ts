@@ -1,6 +1,7 @@
 // Whole steps: pretraining GPT-2 124M, a tiny GPT, and generation with a model of Qwen2.5-0.5B's shape, all with random weights.
-import { AutoModelForCausalLM, createConfig, KeyValueCache } from '../src/models/index.ts'
-import type { CausalLanguageModel, ModelConfig } from '../src/models/index.ts'
+import { addAdapter } from '../src/adapters/index.ts'
+import { AutoModelForCausalLM, createConfig, KeyValueCache, quantizeLayers, resolveQuantization } from '../src/models/index.ts'
+import type { CausalLanguageModel, ModelConfig, QuantizeOption } from '../src/models/index.ts'
 import { autocast } from '../src/tensor/autocast.ts'
 import { AdamW } from '../src/optim/index.ts'
 import { backward, cpu, noGrad, scope } from '../src/tensor/index.ts'
@@ -62,12 +63,37 @@ function training(name: string, config: () => ModelConfig, batch: number, length
   }
 }
 
-function generation(name: string, kind: 'prefill' | 'decode', dtype: 'float32' | 'bfloat16'): Step {
+/** A LoRA step of r 16 over every linear layer, of a model of Qwen2.5-0.5B's shape and 1 × 512 tokens; over weights of 4 bits it is QLoRA. */
+function loraTraining(name: string, dtype: 'float32' | 'bfloat16', quantize?: QuantizeOption): Step {
+  return {
+    name,
+    async measure(peaks) {
+      const model = AutoModelForCausalLM.fromConfig(qwen(), { dtype })
+      if (quantize !== undefined) await quantizeLayers(model, resolveQuantization(quantize))
+      await addAdapter(model, { type: 'lora', targetModules: 'all-linear', r: 16 })
+      model.train()
+      const optimizer = new AdamW(model.namedParameters())
+      const inputIds = [ids(512, model.config.vocabSize)]
+      const seconds = await time(async () => {
+        scope(() => { autocast(dtype, () => { backward(model.forward({ inputIds, labels: inputIds }).loss!) }) })
+        await optimizer.step({ learningRate: 1e-4, maxGradNorm: 1 })
+      }, { budget: 3, limit: 60, least: 5 })
+      // Frozen weights have no gradient of their own.
+      const flops = 2 * forwardFlops(model, 512, 256)
+      optimizer.dispose()
+      model.dispose()
+      return { ...report({ seconds, flops, name, dtype, peaks }), pass: 'forward+backward' }
+    },
+  }
+}
+
+function generation(name: string, kind: 'prefill' | 'decode', dtype: 'float32' | 'bfloat16', quantize?: QuantizeOption): Step {
   const prompt = kind === 'prefill' ? 512 : 128
   return {
     name,
     async measure(peaks) {
       const model = AutoModelForCausalLM.fromConfig(qwen(), { dtype })
+      if (quantize !== undefined) await quantizeLayers(model, resolveQuantization(quantize))
       model.eval()
       const cache = new KeyValueCache(model.config, { slots: prompt + 1, dtype })
       const sequence = cache.allocate(prompt + 1)
@@ -95,4 +121,6 @@ export const steps: readonly Step[] = [
   training('tiny-float32', tiny, 8, 64, 'float32'), training('gpt2-float32', gpt2, 4, 256, 'float32'), training('gpt2-bfloat16', gpt2, 4, 256, 'bfloat16'),
   generation('qwen-prefill-float32', 'prefill', 'float32'), generation('qwen-prefill-bfloat16', 'prefill', 'bfloat16'),
   generation('qwen-decode-float32', 'decode', 'float32'), generation('qwen-decode-bfloat16', 'decode', 'bfloat16'),
+  generation('qwen-decode-nf4', 'decode', 'bfloat16', 'nf4'), generation('qwen-decode-int4', 'decode', 'bfloat16', 'int4'), generation('qwen-decode-int8', 'decode', 'bfloat16', 'int8'),
+  loraTraining('qwen-lora-float32', 'float32'), loraTraining('qwen-lora-bfloat16', 'bfloat16'), loraTraining('qwen-qlora-nf4', 'bfloat16', 'nf4'),
 ]

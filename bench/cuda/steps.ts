@@ -1,6 +1,8 @@
 // Whole steps on the device: training GPT-2 124M and layers of Llama 3 8B's shape, and decoding with a model of Qwen2.5-0.5B's shape.
-import { AutoModelForCausalLM, createConfig } from '../../src/models/index.ts'
-import type { CausalLanguageModel, ConfigOptions } from '../../src/models/index.ts'
+import { addAdapter } from '../../src/adapters/index.ts'
+import type { AdapterInput } from '../../src/adapters/index.ts'
+import { AutoModelForCausalLM, createConfig, quantizeLayers, resolveQuantization } from '../../src/models/index.ts'
+import type { CausalLanguageModel, ConfigOptions, QuantizeOption } from '../../src/models/index.ts'
 import { GenerationEngine, resolveGenerationConfig } from '../../src/generate/index.ts'
 import { AdamW } from '../../src/optim/index.ts'
 import { autocast } from '../../src/tensor/autocast.ts'
@@ -11,17 +13,24 @@ export interface StepResult { readonly name: string; readonly seconds: number; r
 
 const ids = (rows: number, length: number, vocabulary: number): number[][] => Array.from({ length: rows }, (_, r) => Array.from({ length }, (_, i) => (r * 31 + i * 7919) % vocabulary))
 
-/** Operations of a training step: 6 for each weight and token, and attention's. */
+/** Operations of a training step: 6 for each weight and token, 4 for frozen ones, and attention's. */
 function trainingFlops(model: CausalLanguageModel, rows: number, length: number): number {
   const { config } = model
   const table = config.kind === 'gpt2' ? config.maxPositionEmbeddings * config.hiddenSize : 0
-  return 6 * (model.numParameters() - table) * rows * length + 6 * rows * length * length * config.numAttentionHeads * config.headDim * config.numHiddenLayers
+  const trainable = model.numParameters({ onlyTrainable: true })
+  const isWhole = trainable === model.numParameters()
+  return (isWhole ? 6 * (trainable - table) : 4 * model.numParameters() + 2 * trainable) * rows * length + 6 * rows * length * length * config.numAttentionHeads * config.headDim * config.numHiddenLayers
 }
 
-interface Training { name: string; config: ConfigOptions; rows: number; length: number; dtype: 'float32' | 'bfloat16'; bf16: boolean; checkpointing?: boolean }
+interface Training { name: string; config: ConfigOptions; rows: number; length: number; dtype: 'float32' | 'bfloat16'; bf16: boolean; checkpointing?: boolean; lora?: AdapterInput; quantize?: QuantizeOption }
 
-async function train(device: Device, { name, config, rows, length, dtype, bf16, checkpointing = false }: Training, repeats: number): Promise<StepResult> {
+/** LoRA on every linear layer of the decoder. */
+const lora: AdapterInput = { type: 'lora', targetModules: 'all-linear', r: 16 }
+
+async function train(device: Device, { name, config, rows, length, dtype, bf16, checkpointing = false, lora: adapter, quantize }: Training, repeats: number): Promise<StepResult> {
   const model = AutoModelForCausalLM.fromConfig(createConfig(config), { device, dtype })
+  if (quantize !== undefined) await quantizeLayers(model, resolveQuantization(quantize))
+  if (adapter) await addAdapter(model, adapter)
   model.train()
   if (checkpointing) model.gradientCheckpointingEnable()
   const optimizer = new AdamW(model.namedParameters(), { weightDecay: 0.1 })
@@ -88,11 +97,16 @@ const small = { modelType: 'llama', vocabSize: 61, hiddenSize: 32, intermediateS
 export async function* runSteps(device: Device, quick: boolean, filter: RegExp): AsyncGenerator<StepResult> {
   const steps: [string, (name: string) => Promise<StepResult>][] = quick ? [
     ['tiny, training', (name) => train(device, { name, config: small, rows: 2, length: 8, dtype: 'float32', bf16: true }, 1)],
+    ['tiny, LoRA', (name) => train(device, { name, config: small, rows: 2, length: 8, dtype: 'bfloat16', bf16: true, lora }, 1)],
+    ['tiny, QLoRA', (name) => train(device, { name, config: small, rows: 2, length: 8, dtype: 'bfloat16', bf16: true, lora, quantize: { format: 'nf4', block: 32 } }, 1)],
     ['tiny, decoding', (name) => decode(device, name, small, { sequences: 2, prompt: 3, tokens: 5 })],
   ] : [
     ['GPT-2 124M, float32 with bf16 products, 16 × 1024', (name) => train(device, { name, config: gpt2, rows: 16, length: 1024, dtype: 'float32', bf16: true }, 5)],
     ['GPT-2 124M, bf16 weights, 16 × 1024', (name) => train(device, { name, config: gpt2, rows: 16, length: 1024, dtype: 'bfloat16', bf16: true }, 5)],
     ['4 layers of Llama 8B, bf16 weights, 4 × 2048', (name) => train(device, { name, config: llamaLayers, rows: 4, length: 2048, dtype: 'bfloat16', bf16: true }, 3)],
+    ['Qwen2.5 0.5B, LoRA r 16, 8 × 1024', (name) => train(device, { name, config: qwen, rows: 8, length: 1024, dtype: 'bfloat16', bf16: true, lora }, 3)],
+    ['Qwen2.5 0.5B, QLoRA nf4 r 16, 8 × 1024', (name) => train(device, { name, config: qwen, rows: 8, length: 1024, dtype: 'bfloat16', bf16: true, lora, quantize: 'nf4' }, 3)],
+    ['4 layers of Llama 8B, QLoRA nf4 r 16, 4 × 2048', (name) => train(device, { name, config: llamaLayers, rows: 4, length: 2048, dtype: 'bfloat16', bf16: true, lora, quantize: 'nf4' }, 3)],
     ['Qwen2.5 0.5B, decoding 1 sequence', (name) => decode(device, name, qwen, { sequences: 1, prompt: 128, tokens: 128 })],
     ['Qwen2.5 0.5B, decoding 64 sequences', (name) => decode(device, name, qwen, { sequences: 64, prompt: 128, tokens: 128 })],
   ]
