@@ -67,7 +67,7 @@ export async function ppo<Row extends object = AnyRow>(input: PpoInput<Row>): Pr
   let model: CausalLanguageModel | undefined
   try {
     model = await loadModel(args.model, args)
-    const data = await loadPrompts({ files: args.files, rows: rows as readonly AnyRow[] | undefined, columns: args.columns, seed: args.seed, maxPromptLength: args.maxPromptLength, maxCompletionLength: args.responseLength }, model, tokenizer)
+    const data = await loadPrompts({ files: args.files, rows: rows as readonly AnyRow[] | undefined, columns: args.columns, seed: args.seed, maxPromptLength: args.maxPromptLength, maxCompletionLength: args.responseLength, lengthOption: 'responseLength' }, model, tokenizer)
     const bf16 = args.bf16 ?? model.device.name !== 'cpu'
     const loading = { dtype: args.dtype, device: args.device }
     const judge = args.rewardModel === undefined ? undefined : rewardModelFunction(frozen(own(await Classifier.fromPretrained(args.rewardModel, loading))), tokenizer, { where: args.rewardModel })

@@ -33,6 +33,8 @@ export interface PromptSource<Row> {
   seed: number
   maxPromptLength: number | null
   maxCompletionLength: number
+  /** The option that gives maxCompletionLength, where it has another name. */
+  lengthOption?: string
 }
 
 const readersOf = async (files: string | string[]): Promise<Reader[]> => (await expandFiles(files)).map((file) => openReader(file))
@@ -69,7 +71,7 @@ export async function loadPrompts<Row extends object = AnyRow>(source: PromptSou
   return { train: pick(order.subarray(count)), eval: pick(order.subarray(0, count)), fingerprint: fingerprint(), leftOut }
 }
 
-function promptRow<Row>(at: Parameters<typeof normaliseRow>[0], { columns, maxPromptLength, maxCompletionLength }: PromptSource<Row>, model: CausalLanguageModel, tokenizer: Tokenizer): PromptRow<Row> | undefined {
+function promptRow<Row>(at: Parameters<typeof normaliseRow>[0], { columns, maxPromptLength, maxCompletionLength, lengthOption = 'maxCompletionLength' }: PromptSource<Row>, model: CausalLanguageModel, tokenizer: Tokenizer): PromptRow<Row> | undefined {
   const data = normaliseRow(at, 'prompt', columns ? { columns } : {})
   if (data.kind !== 'prompt') throw new DataError(`${at.file}: expected a row with a prompt, got one of kind ${data.kind}`)
   const promptIds = promptIdsOf(data.prompt, model, tokenizer, { tools: data.tools, chatTemplateKwargs: data.chatTemplateKwargs })
@@ -78,7 +80,7 @@ function promptRow<Row>(at: Parameters<typeof normaliseRow>[0], { columns, maxPr
   if (maxPromptLength !== null && promptIds.length > maxPromptLength) return undefined
   const room = contextRoom(model) - maxCompletionLength
   if (promptIds.length > room) {
-    throw new DataError(`${place}: the prompt has ${promptIds.length} tokens, but the model's context of ${contextRoom(model)} leaves ${Math.max(room, 0)} beside maxCompletionLength ${maxCompletionLength}; lower maxCompletionLength, or set maxPromptLength to leave longer prompts out`)
+    throw new DataError(`${place}: the prompt has ${promptIds.length} tokens, but the model's context of ${contextRoom(model)} leaves ${Math.max(room, 0)} beside ${lengthOption} ${maxCompletionLength}; lower ${lengthOption}, or set maxPromptLength to leave longer prompts out`)
   }
   return { prompt: data.prompt, promptIds, row: at.row as Row }
 }
