@@ -25,7 +25,7 @@ function table(properties, required) {
 }
 
 /** The tables by the name of their place in the documents: what both methods have, what each has of its own, and generation. */
-export function optionTables({ sftSchema, pretrainSchema, generateSchema, distillSchema, teachSchema, quantizeFolderSchema, exportSchema, preferenceSchemas, policySchemas }) {
+export function optionTables({ sftSchema, pretrainSchema, generateSchema, distillSchema, teachSchema, quantizeFolderSchema, exportSchema, preferenceSchemas, policySchemas, adapterSchema }) {
   const [sft, pretrain, generate, distill, teach] = [sftSchema, pretrainSchema, generateSchema, distillSchema, teachSchema].map(jsonSchema)
   const isShared = (name) => JSON.stringify(sft.properties[name]) === JSON.stringify(pretrain.properties[name])
   const pick = (schema, test) => table(Object.fromEntries(Object.entries(schema.properties).filter(([name]) => test(name))), schema.required ?? [])
@@ -40,6 +40,7 @@ export function optionTables({ sftSchema, pretrainSchema, generateSchema, distil
     export: pick(jsonSchema(exportSchema), () => true),
     ...preferenceTables(preferenceSchemas, pick),
     ...policyTables(policySchemas, sft, pick),
+    ...adapterTables(adapterSchema, pick),
   }
 }
 
@@ -51,6 +52,12 @@ function preferenceTables({ reward, ...methods }, pick) {
   const own = Object.entries(all).map(([name, schema]) => [name, pick(schema, (option) => !isShared(option))])
   const rewards = jsonSchema(reward)
   return { preference: pick(all.kto, isShared), ...Object.fromEntries(own), reward: pick(rewards, (option) => !isShared(option) || !same(rewards, all.kto, option)) }
+}
+
+/** The options of each kind of adapter that has any, by its type. */
+function adapterTables({ options }, pick) {
+  const kinds = options.map((schema) => [schema.shape.type.value, pick(jsonSchema(schema), (option) => option !== 'type')])
+  return Object.fromEntries(kinds.filter(([type]) => type !== 'bitfit'))
 }
 
 /** GRPO's options beside those of SFT, and RLOO's where they are not GRPO's. */
@@ -65,7 +72,7 @@ export function withTables(text, tables) {
   return text.replace(/(<!-- options: (\w+) -->\n)[\s\S]*?(<!-- end of options -->)/g, (_, open, name, close) => `${open}${tables[name]}\n${close}`)
 }
 
-export const documents = ['docs/training.md', 'docs/generation.md', 'docs/distillation.md', 'docs/quantization.md', 'docs/export.md', 'docs/preference.md', 'docs/grpo.md']
+export const documents = ['docs/training.md', 'docs/generation.md', 'docs/distillation.md', 'docs/quantization.md', 'docs/export.md', 'docs/preference.md', 'docs/grpo.md', 'docs/adapters.md', 'docs/virtual-tokens.md']
 
 if (process.argv[1] === fileURLToPath(import.meta.url)) {
   const { pretrainSchema, sftSchema } = await import('../dist/methods/options.js')
@@ -75,8 +82,9 @@ if (process.argv[1] === fileURLToPath(import.meta.url)) {
   const { cpoSchema, dpoSchema, ktoSchema, orpoSchema, rewardSchema, rrhfSchema } = await import('../dist/methods/preference/options.js')
   const preferenceSchemas = { dpo: dpoSchema, kto: ktoSchema, orpo: orpoSchema, cpo: cpoSchema, rrhf: rrhfSchema, reward: rewardSchema }
   const { grpoSchema, rlooSchema } = await import('../dist/methods/reinforcement/policyOptions.js')
+  const { adapterSchema } = await import('../dist/adapters/index.js')
   const { exportSchema } = await import('../dist/export/index.js')
-  const tables = optionTables({ sftSchema, pretrainSchema, generateSchema, distillSchema, teachSchema, quantizeFolderSchema, exportSchema, preferenceSchemas, policySchemas: { grpo: grpoSchema, rloo: rlooSchema } })
+  const tables = optionTables({ sftSchema, pretrainSchema, generateSchema, distillSchema, teachSchema, quantizeFolderSchema, exportSchema, preferenceSchemas, policySchemas: { grpo: grpoSchema, rloo: rlooSchema }, adapterSchema })
   for (const document of documents) {
     const path = new URL(`../${document}`, import.meta.url)
     const before = readFileSync(path, 'utf8')

@@ -135,7 +135,7 @@ test('the tables of options are those of the schemas', async () => {
   const script = await import(pathToFileURL(join(root, 'scripts/generate-options-doc.js')).href) as {
     documents: string[], optionTables: (schemas: object) => Record<string, string>, withTables: (text: string, tables: Record<string, string>) => string,
   }
-  const tables = script.optionTables({ sftSchema, pretrainSchema, generateSchema, distillSchema, teachSchema, quantizeFolderSchema, exportSchema, preferenceSchemas, policySchemas: { grpo: grpoSchema, rloo: rlooSchema } })
+  const tables = script.optionTables({ sftSchema, pretrainSchema, generateSchema, distillSchema, teachSchema, quantizeFolderSchema, exportSchema, preferenceSchemas, policySchemas: { grpo: grpoSchema, rloo: rlooSchema }, adapterSchema })
   expect(Object.keys(tables).sort()).toEqual(script.documents.flatMap((document) => [...read(document).matchAll(/<!-- options: (\w+) -->/g)].map(([, name]) => name!)).sort())
   for (const document of script.documents) expect(read(document) === script.withTables(read(document), tables), `${document}: run node scripts/generate-options-doc.js`).toBe(true)
 })
