@@ -1,6 +1,6 @@
-"""Loads adapters with virtual tokens that anneal wrote with PEFT and compares the logits.
+"""Loads adapters that anneal wrote with PEFT and compares the logits.
 
-python check_saved.py FOLDER        (FOLDER is written by: npx tsx tests/adapters/write-virtual.mts FOLDER)
+python check_saved.py FOLDER        (FOLDER is written by: npx tsx tests/adapters/write-saved.mts FOLDER)
 
 Each folder holds what saveAdapter() wrote and logits.json: the base's family, inputIds and anneal's own logits of the last token of each sequence.
 Prints a line an adapter, and writes saved.json beside this script.
@@ -31,5 +31,6 @@ for folder in sorted(Path(sys.argv[1]).iterdir()):
         worst = max(worst, ((got - expected).abs().max() / expected.abs().max()).item())
     result["adapters"][folder.name] = {"largestRelativeDifference": float(f"{worst:.2g}"), "warnings": said}
     print(f"{folder.name:20} logits differ by {worst:.1e}", *said)
-    assert worst < 2e-5, folder
+    # PEFT decomposes PiSSA's base anew, exactly; anneal iterates.
+    assert worst < (2e-4 if folder.name.startswith("pissa") else 2e-5), folder
 (Path(__file__).parent / "saved.json").write_text(json.dumps(result, indent=1) + "\n")
