@@ -60,11 +60,11 @@ function adapterTables({ options }, pick) {
   return Object.fromEntries(kinds.filter(([type]) => type !== 'bitfit'))
 }
 
-/** GRPO's options beside those of SFT, and RLOO's where they are not GRPO's. */
-function policyTables({ grpo, rloo }, sft, pick) {
-  const [own, other] = [grpo, rloo].map(jsonSchema)
+/** GRPO's and PPO's options beside those of SFT, RLOO's where they are not GRPO's, and all of rejection sampling. */
+function policyTables({ grpo, rloo, ppo, bestOfN }, sft, pick) {
+  const [own, other, values] = [grpo, rloo, ppo].map(jsonSchema)
   const differs = (a, b) => (name) => JSON.stringify(a.properties[name]) !== JSON.stringify(b.properties[name])
-  return { grpo: pick(own, differs(own, sft)), rloo: pick(other, differs(other, own)) }
+  return { grpo: pick(own, differs(own, sft)), rloo: pick(other, differs(other, own)), ppo: pick(values, differs(values, sft)), bestOfN: pick(jsonSchema(bestOfN), () => true) }
 }
 
 /** The text with each table in its place, between `<!-- options: name -->` and `<!-- end of options -->`. */
@@ -72,7 +72,7 @@ export function withTables(text, tables) {
   return text.replace(/(<!-- options: (\w+) -->\n)[\s\S]*?(<!-- end of options -->)/g, (_, open, name, close) => `${open}${tables[name]}\n${close}`)
 }
 
-export const documents = ['docs/training.md', 'docs/generation.md', 'docs/distillation.md', 'docs/quantization.md', 'docs/export.md', 'docs/preference.md', 'docs/grpo.md', 'docs/adapters.md', 'docs/virtual-tokens.md']
+export const documents = ['docs/training.md', 'docs/generation.md', 'docs/distillation.md', 'docs/quantization.md', 'docs/export.md', 'docs/preference.md', 'docs/grpo.md', 'docs/ppo.md', 'docs/adapters.md', 'docs/virtual-tokens.md']
 
 if (process.argv[1] === fileURLToPath(import.meta.url)) {
   const { pretrainSchema, sftSchema } = await import('../dist/methods/options.js')
@@ -81,10 +81,10 @@ if (process.argv[1] === fileURLToPath(import.meta.url)) {
   const { quantizeFolderSchema } = await import('../dist/quantization/index.js')
   const { cpoSchema, dpoSchema, ktoSchema, orpoSchema, rewardSchema, rrhfSchema } = await import('../dist/methods/preference/options.js')
   const preferenceSchemas = { dpo: dpoSchema, kto: ktoSchema, orpo: orpoSchema, cpo: cpoSchema, rrhf: rrhfSchema, reward: rewardSchema }
-  const { grpoSchema, rlooSchema } = await import('../dist/methods/reinforcement/policyOptions.js')
+  const { bestOfNSchema, grpoSchema, ppoSchema, rlooSchema } = await import('../dist/methods/reinforcement/index.js')
   const { adapterSchema } = await import('../dist/adapters/index.js')
   const { exportSchema } = await import('../dist/export/index.js')
-  const tables = optionTables({ sftSchema, pretrainSchema, generateSchema, distillSchema, teachSchema, quantizeFolderSchema, exportSchema, preferenceSchemas, policySchemas: { grpo: grpoSchema, rloo: rlooSchema }, adapterSchema })
+  const tables = optionTables({ sftSchema, pretrainSchema, generateSchema, distillSchema, teachSchema, quantizeFolderSchema, exportSchema, preferenceSchemas, policySchemas: { grpo: grpoSchema, rloo: rlooSchema, ppo: ppoSchema, bestOfN: bestOfNSchema }, adapterSchema })
   for (const document of documents) {
     const path = new URL(`../${document}`, import.meta.url)
     const before = readFileSync(path, 'utf8')

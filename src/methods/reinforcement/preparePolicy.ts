@@ -7,6 +7,8 @@ import { decisiveModelOptions, loadModel, modelKeeping } from '../model.ts'
 import { trainingPart } from '../options.ts'
 import { checkVocabulary, sampleTexts } from '../prepare.ts'
 import type { Advantages, Rewards } from './advantages.ts'
+import { environmentRollouts } from './answers.ts'
+import type { EnvironmentFactory } from './environment.ts'
 import { measureRewards } from './measure.ts'
 import type { GenerationOptions } from './generation.ts'
 import type { PolicyBatch } from './policyBatch.ts'
@@ -23,6 +25,8 @@ import { serverSource } from './rolloutServer.ts'
 export interface PolicyInputs<Row extends object = AnyRow> {
   /** Reward functions, before those that the option `reward` names. */
   rewards?: readonly RewardFunction<Row>[]
+  /** Makes the other side of each conversation; answers then are whole conversations, and what it gives stands last among the rewards. */
+  environment?: EnvironmentFactory<Row>
   /** Rows with a prompt, instead of files. */
   rows?: readonly Row[]
   evalRows?: readonly Row[]
@@ -51,14 +55,16 @@ export interface PolicyMethod {
 }
 
 /** Reads model, prompts and reward functions and puts them together into a trainer. */
-export async function preparePolicy<Row extends object>(args: PolicyArguments, { rewards = [], rows, evalRows }: PolicyInputs<Row>, method: PolicyMethod): Promise<PolicyRun<Row>> {
+export async function preparePolicy<Row extends object>(args: PolicyArguments, { rewards = [], environment, rows, evalRows }: PolicyInputs<Row>, method: PolicyMethod): Promise<PolicyRun<Row>> {
   const { gradientAccumulationSteps, numGenerations, perDeviceTrainBatchSize, stepsPerGeneration = gradientAccumulationSteps } = args
   const answers = perDeviceTrainBatchSize * stepsPerGeneration
   if (answers % numGenerations !== 0) {
     throw new ConfigError(`numGenerations: a generation is perDeviceTrainBatchSize × stepsPerGeneration = ${perDeviceTrainBatchSize} × ${stepsPerGeneration} = ${answers} answers, which is no multiple of numGenerations ${numGenerations}; change one of them`)
   }
   if (args.replay !== undefined && args.rolloutServer !== undefined) throw new ConfigError('replay and rolloutServer: give one of them at most')
-  const runner = await rewardRunner(args, rewards)
+  const other = args.replay !== undefined ? 'replay' : args.rolloutServer !== undefined ? 'rolloutServer' : undefined
+  if (environment && other !== undefined) throw new ConfigError(`${other}: it gives single answers, but an environment takes part in conversations; leave out ${other} or the environment`)
+  const functions = await rewardFunctions(args, rewards, environment !== undefined)
   const config = await readConfig(args.model)
   const tokenizer = await Tokenizer.fromPretrained(args.tokenizer ?? args.model)
   checkVocabulary(tokenizer, config, args.tokenizer ?? args.model)
@@ -73,6 +79,8 @@ export async function preparePolicy<Row extends object>(args: PolicyArguments, {
     }
     if (args.beta > 0) reference = await loadReference(model, args.model, args.refModel)
     const { run } = reference ?? {}
+    const talks = environment && environmentRollouts<Row>(model, tokenizer, [...data.train, ...data.eval], { environment, maxTurns: args.maxTurns, environmentTimeout: args.environmentTimeout })
+    const runner = new RewardRunner(talks ? [...functions, talks.reward] : functions, { maxConcurrency: args.rewardConcurrency, timeout: args.rewardTimeout })
     const conversational = data.train.some(({ prompt }) => typeof prompt !== 'string')
     const ends = [...answerEnds(model, tokenizer, conversational)]
     const log = args.rolloutLog === undefined ? undefined : new RolloutLog(args.rolloutLog, runner.names, args.resumeFromCheckpoint !== false)
@@ -82,7 +90,7 @@ export async function preparePolicy<Row extends object>(args: PolicyArguments, {
       model, tokenizer, prompts: data.train, runner, rewardWeights: args.rewardWeights ?? runner.names.map(() => 1), promptsPerGeneration: perGeneration,
       source: args.replay !== undefined ? await replaySource(args.replay)
         : args.rolloutServer !== undefined ? serverSource(args.rolloutServer, tokenizer)
-          : (prompts, options) => generateRollouts(model, tokenizer, prompts, options),
+          : talks ? talks.source : (prompts, options) => generateRollouts(model, tokenizer, prompts, options),
       sampling: {
         seed, numGenerations, maxCompletionLength, temperature: args.temperature, topP: args.topP, topK: args.topK, minP: args.minP, repetitionPenalty: args.repetitionPenalty, stopStrings: args.stopStrings,
         eosTokenId: ends, maxBatchSize: args.generationBatchSize, bf16: args.bf16 ?? model.device.name !== 'cpu',
@@ -125,17 +133,18 @@ export async function preparePolicy<Row extends object>(args: PolicyArguments, {
 const decisiveNames = [
   'numGenerations', 'beta', 'epsilon', 'epsilonHigh', 'delta', 'importanceSamplingLevel', 'lossType', 'scaleRewards', 'multiObjectiveAggregation', 'useBiasCorrectionKl', 'topEntropyQuantile', 'entropyCoef',
   'offPolicyMaskThreshold', 'sapoTemperaturePos', 'sapoTemperatureNeg', 'vespoPos', 'vespoNeg', 'normalizeAdvantages', 'rewardClipRange', 'maxCompletionLength', 'temperature', 'topP', 'topK', 'minP',
-  'repetitionPenalty', 'stopStrings', 'stepsPerGeneration', 'numIterations', 'maskTruncatedCompletions', 'dynamicSamplingRounds', 'rewardWeights', 'maxPromptLength', 'evalSplit',
+  'repetitionPenalty', 'stopStrings', 'stepsPerGeneration', 'numIterations', 'maskTruncatedCompletions', 'dynamicSamplingRounds', 'maxTurns', 'rewardWeights', 'maxPromptLength', 'evalSplit',
 ]
 const decisivePolicyOptions = (args: Readonly<Record<string, unknown>>): Record<string, unknown> => Object.fromEntries(decisiveNames.map((name) => [name, args[name] ?? null]))
 
-async function rewardRunner<Row extends object>(args: PolicyArguments, given: readonly RewardFunction<Row>[]): Promise<RewardRunner<Row>> {
+async function rewardFunctions<Row extends object>(args: PolicyArguments, given: readonly RewardFunction<Row>[], hasEnvironment: boolean): Promise<RewardFunction<Row>[]> {
   // A function that a name stands for takes whatever columns there are.
   const named = args.reward === undefined ? [] : await loadRewards(args.reward) as unknown as RewardFunction<Row>[]
   const functions = [...given, ...named]
-  if (functions.length === 0) throw new ConfigError('reward: name at least one reward function, such as reward: exactMatch or reward: ./reward.ts')
-  if (args.rewardWeights && args.rewardWeights.length !== functions.length) throw new ConfigError(`rewardWeights: expected ${functions.length}, one for each reward function, got ${args.rewardWeights.length}`)
-  return new RewardRunner(functions, { maxConcurrency: args.rewardConcurrency, timeout: args.rewardTimeout })
+  const count = functions.length + (hasEnvironment ? 1 : 0)
+  if (count === 0) throw new ConfigError('reward: name at least one reward function, such as reward: exactMatch or reward: ./reward.ts')
+  if (args.rewardWeights && args.rewardWeights.length !== count) throw new ConfigError(`rewardWeights: expected ${count}, one for each reward function${hasEnvironment ? ' (the environment last)' : ''}, got ${args.rewardWeights.length}`)
+  return functions
 }
 
 /** Adds warnings to the first batches that are made. */
