@@ -1,6 +1,7 @@
 // Teaches a small Llama from scratch to write kind reviews: pretrained on as many kind as unkind ones, a reward model from pairs, then PPO with that
 // reward model. npx tsx examples/ppo.ts [seed]
-// With seed 1, in 21 s on two cores: the reward model is right about 100 % of held-out pairs; after held-out openings 52 % of the words were kind, then 98 %.
+// With seed 1, in 21 s on two cores: the reward model is right about 100 % of held-out pairs; after held-out openings 52 % of the words were kind,
+// then 98 %. With seed 2 these are 100 %, 50 % and 86 %.
 import { mkdirSync, writeFileSync } from 'node:fs'
 import { AutoModelForCausalLM, generate, ppo, pretrain, reward, Tokenizer, trainTokenizer } from 'anneal'
 
