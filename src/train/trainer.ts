@@ -152,8 +152,7 @@ export class Trainer<B> {
     this.#meter.start()
     this.#emit({
       type: 'start', time: Date.now(), method: task.name, step: this.step, totalSteps: this.totalSteps, epochs: this.totalSteps / task.stepsPerEpoch,
-      parameters: task.model.parameters().reduce((sum, { size }) => sum + size, 0),
-      trainableParameters: task.model.parameters().reduce((sum, { size, requiresGrad }) => sum + (requiresGrad ? size : 0), 0),
+      parameters: task.model.numParameters(), trainableParameters: task.model.numParameters({ onlyTrainable: true }),
       ...(task.description ? { model: task.description } : {}), device: this.optimizer.device.name, outputDir: args.outputDir, options: { ...args },
     })
   }
