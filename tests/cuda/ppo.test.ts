@@ -1,7 +1,7 @@
 // Proves that PPO through the CUDA kernels draws the answers that it draws on the CPU, and updates policy and value model the same.
 import { afterEach, expect, test } from 'vitest'
 import { join } from 'node:path'
-import { ppo } from '../../src/methods/reinforcement/ppo.ts'
+import { ppo } from '../../src/methods/reinforcement/ppo/ppo.ts'
 import { rewardEach } from '../../src/rewards/index.ts'
 import { cpu, setDefaultDevice, type Device } from '../../src/tensor/index.ts'
 import { temporaryFolder } from '../files/helpers.ts'

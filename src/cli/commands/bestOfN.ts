@@ -1,6 +1,6 @@
 import { Command } from 'commander'
-import { bestOfN } from '../../methods/reinforcement/bestOfN.ts'
-import { bestOfNSchema, type BestOfNArguments } from '../../methods/reinforcement/bestOfNOptions.ts'
+import { bestOfN } from '../../methods/reinforcement/bestOfN/bestOfN.ts'
+import { bestOfNSchema, type BestOfNArguments } from '../../methods/reinforcement/bestOfN/options.ts'
 import { addFlags, readOptions } from '../flags.ts'
 import { interruptSignal } from '../run.ts'
 import { print } from '../terminal.ts'

@@ -1,6 +1,6 @@
 import { Command } from 'commander'
-import { ppo } from '../../methods/reinforcement/ppo.ts'
-import { ppoSchema } from '../../methods/reinforcement/ppoOptions.ts'
+import { ppo } from '../../methods/reinforcement/ppo/ppo.ts'
+import { ppoSchema } from '../../methods/reinforcement/ppo/options.ts'
 import { addFlags, readOptions } from '../flags.ts'
 import { runTraining } from '../run.ts'
 import { bold, print } from '../terminal.ts'

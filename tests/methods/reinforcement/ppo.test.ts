@@ -1,9 +1,9 @@
 // Proves that rewards, advantages, returns, losses and gradients of PPO equal TRL's and verl's to 1e-9 in float64, and what must hold of them in any case.
 import { readFileSync } from 'node:fs'
 import { describe, expect, test } from 'vitest'
-import { ppoAdvantages, whiten, type PpoAdvantageOptions, type PpoSequence } from '../../../src/methods/reinforcement/ppoAdvantages.ts'
-import { adaptiveKl, fixedKl } from '../../../src/methods/reinforcement/ppoKl.ts'
-import { ppoLoss } from '../../../src/methods/reinforcement/ppoLoss.ts'
+import { ppoAdvantages, whiten, type PpoAdvantageOptions, type PpoSequence } from '../../../src/methods/reinforcement/ppo/advantages.ts'
+import { adaptiveKl, fixedKl } from '../../../src/methods/reinforcement/ppo/kl.ts'
+import { ppoLoss } from '../../../src/methods/reinforcement/ppo/loss.ts'
 import { SequenceStarts } from '../../../src/ops/index.ts'
 import { backward, scope, Tensor, type DType } from '../../../src/tensor/index.ts'
 

@@ -1,6 +1,6 @@
 import { z } from 'zod'
-import { trainingShape } from '../../train/options.ts'
-import { dataShape, modelShape } from '../options.ts'
+import { trainingShape } from '../../../train/options.ts'
+import { dataShape, modelShape } from '../../options.ts'
 
 const { files, columns } = dataShape
 const share = z.number().min(0).max(1)

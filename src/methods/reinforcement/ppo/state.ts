@@ -1,8 +1,8 @@
 import { join } from 'node:path'
 import { z } from 'zod'
-import { FileFormatError } from '../../errors.ts'
-import { readJsonObject, replaceFile } from '../../files/index.ts'
-import type { PpoRow } from './ppoBatch.ts'
+import { FileFormatError } from '../../../errors.ts'
+import { readJsonObject, replaceFile } from '../../../files/index.ts'
+import type { PpoRow } from './batch.ts'
 
 const fileName = 'ppo_state.json'
 

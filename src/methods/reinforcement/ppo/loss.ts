@@ -1,6 +1,6 @@
-import { add, greater, maximum, minimum, mul, policyLoss, square, sub, sum } from '../../ops/index.ts'
-import type { PolicyLossResult, SequenceStarts } from '../../ops/index.ts'
-import type { Tensor } from '../../tensor/index.ts'
+import { add, greater, maximum, minimum, mul, policyLoss, square, sub, sum } from '../../../ops/index.ts'
+import type { PolicyLossResult, SequenceStarts } from '../../../ops/index.ts'
+import type { Tensor } from '../../../tensor/index.ts'
 
 export interface ValueLossOptions {
   /** Values when the answers were sampled, [places]. */

@@ -1,6 +1,6 @@
 import { z } from 'zod'
-import { deviceOption } from '../../options.ts'
-import { dataShape } from '../options.ts'
+import { deviceOption } from '../../../options.ts'
+import { dataShape } from '../../options.ts'
 
 /** Options of rejection sampling. */
 export const bestOfNSchema = z.strictObject({

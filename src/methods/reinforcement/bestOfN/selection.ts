@@ -1,4 +1,4 @@
-import { ConfigError } from '../../errors.ts'
+import { ConfigError } from '../../../errors.ts'
 
 /** Most KL of the best of n samples from the policy that drew them, in nats: log n - (n - 1) / n (Stiennon et al. 2020; Beirami et al. 2024). */
 export function bestOfNKl(n: number): number {

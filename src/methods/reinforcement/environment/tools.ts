@@ -1,7 +1,7 @@
-import { ConfigError } from '../../errors.ts'
-import type { ChatMessage } from '../../tokenizers/index.ts'
+import { ConfigError } from '../../../errors.ts'
+import type { ChatMessage } from '../../../tokenizers/index.ts'
 import type { Environment, EnvironmentFactory } from './environment.ts'
-import { parseToolCalls, type ToolCall, type ToolCallFormat } from './environmentToolCalls.ts'
+import { parseToolCalls, type ToolCall, type ToolCallFormat } from './toolCalls.ts'
 
 /** A function that the model may call. */
 export interface Tool {

@@ -1,7 +1,7 @@
-import { ConfigError } from '../../errors.ts'
-import type { Classifier } from '../../models/sequenceClassification.ts'
-import { modelReward, type RewardFunction } from '../../rewards/index.ts'
-import type { Tokenizer } from '../../tokenizers/index.ts'
+import { ConfigError } from '../../../errors.ts'
+import type { Classifier } from '../../../models/sequenceClassification.ts'
+import { modelReward, type RewardFunction } from '../../../rewards/index.ts'
+import type { Tokenizer } from '../../../tokenizers/index.ts'
 
 /** A reward model as a reward function: its one output at the answer's last token, of the very tokens that the policy read and wrote. */
 export function rewardModelFunction(classifier: Classifier, tokenizer: Tokenizer, { where }: { where: string }): RewardFunction<never> {

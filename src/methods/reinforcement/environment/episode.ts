@@ -1,6 +1,6 @@
-import { ConfigError, DataError } from '../../errors.ts'
-import type { GenerationOutput } from '../../generate/index.ts'
-import type { ChatMessage, Tokenizer } from '../../tokenizers/index.ts'
+import { ConfigError, DataError } from '../../../errors.ts'
+import type { GenerationOutput } from '../../../generate/index.ts'
+import type { ChatMessage, Tokenizer } from '../../../tokenizers/index.ts'
 import { observationIds, openingIds, type Environment, type EnvironmentStep, type TemplateOptions } from './environment.ts'
 
 /** Continues tokens: the generation engine, or what stands in for it. */

@@ -1,6 +1,6 @@
-import { ShapeError } from '../../errors.ts'
-import { gae } from '../../ops/index.ts'
-import { cpu, scope, Tensor } from '../../tensor/index.ts'
+import { ShapeError } from '../../../errors.ts'
+import { gae } from '../../../ops/index.ts'
+import { cpu, scope, Tensor } from '../../../tensor/index.ts'
 
 /** One sampled answer as PPO sees it. */
 export interface PpoSequence {

@@ -1,6 +1,6 @@
-import { TokenizerError } from '../../errors.ts'
-import type { ChatMessage, Tokenizer } from '../../tokenizers/index.ts'
-import { renderConversation } from '../../tokenizers/index.ts'
+import { TokenizerError } from '../../../errors.ts'
+import type { ChatMessage, Tokenizer } from '../../../tokenizers/index.ts'
+import { renderConversation } from '../../../tokenizers/index.ts'
 
 export interface EnvironmentStep {
   /** What the environment answers: the messages to go on with, or the text of a user's message. Left out where done. */
