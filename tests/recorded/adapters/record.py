@@ -84,6 +84,9 @@ for seed, (name, (base, config)) in enumerate(CASES.items()):
         randomise(model, seed)
     model.save_pretrained(folder)
     (folder / "README.md").unlink()
+    # Where the base stood on the machine that recorded is nobody's business.
+    written = json.loads((folder / "adapter_config.json").read_text())
+    (folder / "adapter_config.json").write_text(json.dumps({**written, "base_model_name_or_path": base}, indent=2, sort_keys=True))
     model = peft.PeftModel.from_pretrained(base_model(base), folder, is_trainable=True).eval()
     sequences, labels = batch(model.config.vocab_size, 50 + seed)
     inputs = inputs_of(sequences, labels)
