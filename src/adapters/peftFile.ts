@@ -2,9 +2,10 @@ import { mkdir } from 'node:fs/promises'
 import { join } from 'node:path'
 import { FileFormatError } from '../errors.ts'
 import { openSafetensors, readJsonObject, replaceFile, writeSafetensors, type SafetensorsDtype, type SafetensorsFile, type TensorSource } from '../files/index.ts'
+import { floatDtypes, shapeText, tensorSource } from '../files/tensorFiles.ts'
 import { Conv1D, LinearLayer, type Module, type Parameter } from '../nn/index.ts'
 import { didYouMean } from '../suggest.ts'
-import { Tensor, unscoped, type DType } from '../tensor/index.ts'
+import { Tensor, unscoped } from '../tensor/index.ts'
 import { activeAdapters, adapterOf, addAdapter, baseModelOf, deleteAdapter, setAdapter } from './adapterSet.ts'
 import { adapterSchema, type AdapterInput, type AdapterOptions } from './options.ts'
 import { fromPeftConfig, toPeftConfig } from './peftConfig.ts'
@@ -17,21 +18,6 @@ const prefix = 'base_model.model.'
 /** Beside PEFT's two files, which do not have them: the parameters that make virtual tokens, so that training can go on. */
 const encoderName = 'prompt_encoder.safetensors'
 const virtualTokensName = 'prompt_embeddings'
-
-const dtypes: Partial<Record<SafetensorsDtype, DType>> = { F32: 'float32', BF16: 'bfloat16', F16: 'float16', F64: 'float64' }
-const storedDtypes: Partial<Record<DType, SafetensorsDtype>> = { float32: 'F32', bfloat16: 'BF16', float64: 'F64' }
-
-const shapeText = (shape: readonly number[]): string => `[${shape.join(', ')}]`
-
-function source(name: string, tensor: Tensor): TensorSource {
-  return {
-    name, dtype: storedDtypes[tensor.dtype]!, shape: tensor.shape,
-    writeTo: async (file, offset) => {
-      tensor.device.native.writeFile(tensor.handle, file.fd, offset, name)
-      await tensor.device.fence()
-    },
-  }
-}
 
 /** The targets as PEFT writes them: names, or whole paths where "all-linear" was asked for. */
 function writtenTargets(model: Module, options: AdapterOptions): AdapterOptions {
@@ -60,10 +46,10 @@ export async function saveAdapter(model: Module, folder: string, { name = active
   const { options, virtualTokens } = adapter
   const written = writtenTargets(model, options)
   await mkdir(folder, { recursive: true })
-  const own = (start: string): TensorSource[] => [...adapter.parameters()].map(([key, parameter]) => source(`${start}${key}`, parameter.tensor))
+  const own = (start: string): TensorSource[] => [...adapter.parameters()].map(([key, parameter]) => tensorSource(`${start}${key}`, parameter.tensor))
   if (virtualTokens) {
     using values = virtualTokens.snapshot()
-    await writeSafetensors(join(folder, weightsName), [source(virtualTokensName, values)], { format: 'pt' })
+    await writeSafetensors(join(folder, weightsName), [tensorSource(virtualTokensName, values)], { format: 'pt' })
     if (virtualTokens.isEncoded) await writeSafetensors(join(folder, encoderName), own(''), { format: 'pt' })
   } else {
     await writeSafetensors(join(folder, weightsName), own(prefix), { format: 'pt' })
@@ -92,7 +78,7 @@ export async function loadAdapterWeights(model: Module, folder: string, name = a
     const extra = [...file.tensors.keys()].find((key) => !wanted.has(key) && !key.endsWith('.base_layer.weight'))
     if (extra !== undefined) throw new FileFormatError(`${path}: tensor ${JSON.stringify(extra)}: the adapter has no such parameter in this model${didYouMean(extra, wanted.keys())}; it was made for another base, or with other targets than ${configName} says`)
     for (const [parameter, { dtype, byteOffset }] of found) {
-      const stored = unscoped(() => Tensor.empty(parameter.shape, { dtype: dtypes[dtype]!, device: parameter.device }))
+      const stored = unscoped(() => Tensor.empty(parameter.shape, { dtype: floatDtypes[dtype]!, device: parameter.device }))
       stored.device.native.readFile(stored.handle, file.fd, byteOffset, path)
       stored.device.kernels.convert(parameter.tensor.handle, stored.handle)
       stored.dispose()
@@ -107,7 +93,7 @@ function checked(file: SafetensorsFile, path: string, key: string, parameter: Pa
   const entry = file.tensors.get(key)
   if (!entry) throw new FileFormatError(`${path}: no tensor ${JSON.stringify(key)}, which ${configName} asks for${didYouMean(key, file.tensors.keys())}`)
   if (entry.shape.join() !== parameter.shape.join()) throw new FileFormatError(`${path}: tensor ${JSON.stringify(key)}: expected shape ${shapeText(parameter.shape)}, as the model and ${configName} say, got ${shapeText(entry.shape)}; the adapter was made for another base`)
-  if (!dtypes[entry.dtype]) throw new FileFormatError(`${path}: tensor ${JSON.stringify(key)}: expected dtype ${Object.keys(dtypes).join(', ')}, got ${entry.dtype}`)
+  if (!floatDtypes[entry.dtype]) throw new FileFormatError(`${path}: tensor ${JSON.stringify(key)}: expected dtype ${Object.keys(floatDtypes).join(', ')}, got ${entry.dtype}`)
   return entry
 }
 

@@ -6,7 +6,7 @@ import { QuantizedTensor } from '../ops/index.ts'
 import { Tensor, unscoped, type Device } from '../tensor/index.ts'
 import type { QuantizationConfig } from './quantizedConfig.ts'
 import type { QuantizedWeight } from './quantizedLayers.ts'
-import { placeOfTensor, readBytes, shapeText, tensorSource } from './tensorFiles.ts'
+import { placeOfTensor, readBytes, shapeText, tensorSource } from '../files/tensorFiles.ts'
 
 // How transformers and bitsandbytes save a Linear4bit: codes under the weight's name, and its state in tensors named below it.
 

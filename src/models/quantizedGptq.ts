@@ -8,7 +8,7 @@ import type { QuantizationConfig } from './quantizedConfig.ts'
 import type { QuantizedWeight } from './quantizedLayers.ts'
 import type { StoredQuantization } from './quantizedStored.ts'
 import { flipSigns, swapNibbles, transposeWords } from './quantizedWords.ts'
-import { floatDtypes, placeOfTensor, readTensor, shapeText } from './tensorFiles.ts'
+import { floatDtypes, placeOfTensor, readTensor, shapeText } from '../files/tensorFiles.ts'
 
 // GPTQ's layout: qweight int32 [in · bits / 32, out], codes along the inputs, the first in the lowest bits; qzeros int32 [groups, out · bits / 32];
 // scales float16 [groups, out]; g_idx int32 [in], the group of each input. A weight is (code - zero) · scale.

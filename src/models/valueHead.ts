@@ -1,6 +1,5 @@
 import { join } from 'node:path'
-import { FileFormatError } from '../errors.ts'
-import { openSafetensors, writeSafetensors } from '../files/index.ts'
+import { loadTensors, saveTensors } from '../files/tensorFiles.ts'
 import { Linear, Module } from '../nn/index.ts'
 import { embedding, linearLogprob, reshape, selectiveLogSoftmax, toDtype, type LogprobResult } from '../ops/index.ts'
 import { bytesOf, scope, Tensor } from '../tensor/index.ts'
@@ -22,31 +21,12 @@ export class ValueHead extends Module {
     for (const [name, parameter] of this.score.namedParameters('value_head.score')) parameter.initialise(name, seed, 'float32', device)
   }
 
-  /** Writes value_head.safetensors. */
-  async save(folder: string): Promise<void> {
-    await writeSafetensors(join(folder, headFile), [...this.namedParameters()].map(([name, { tensor, shape }]) => ({
-      name, dtype: 'F32', shape,
-      writeTo: async (file, offset) => {
-        tensor.device.native.writeFile(tensor.handle, file.fd, offset, headFile)
-        await tensor.device.fence()
-      },
-    })))
-  }
+  #tensors(): [string, Tensor][] { return [...this.namedParameters()].map(([name, { tensor }]) => [name, tensor]) }
 
-  async load(folder: string): Promise<void> {
-    const path = join(folder, headFile)
-    const file = await openSafetensors(path)
-    try {
-      for (const [name, { tensor, shape }] of this.namedParameters()) {
-        const entry = file.tensors.get(name)
-        if (entry?.dtype !== 'F32' || entry.shape.join() !== shape.join()) throw new FileFormatError(`${path}: expected a tensor ${JSON.stringify(name)}, F32 [${shape.join(', ')}]; the checkpoint is of another model`)
-        tensor.device.native.readFile(tensor.handle, file.fd, entry.byteOffset, path)
-      }
-      await this.score.weight.device.fence()
-    } finally {
-      await file.close()
-    }
-  }
+  /** Writes value_head.safetensors. */
+  save(folder: string): Promise<void> { return saveTensors(join(folder, headFile), this.#tensors()) }
+
+  async load(folder: string): Promise<void> { await loadTensors(join(folder, headFile), this.#tensors(), 'another model') }
 }
 
 export interface PolicyValueInput {

@@ -14,7 +14,7 @@ import type { QuantizationConfig } from './quantizedConfig.ts'
 import { layersToQuantize, outputsFirst, quantizeWeight, quantizedLayers, replaceByQuantized } from './quantizedLayers.ts'
 import { findStoredLayers, quantizedSources, readStoredLayers, storedConfig, type StoredLayers } from './quantizedFiles.ts'
 import { parseStoredQuantization, type StoredQuantization } from './quantizedStored.ts'
-import { floatDtypes, placeOfTensor, readTensor, shapeText, tensorSource } from './tensorFiles.ts'
+import { floatDtypes, placeOfTensor, readTensor, shapeText, tensorSource } from '../files/tensorFiles.ts'
 
 /** The parameter name a checkpoint means: base-model checkpoints leave `model.` or `transformer.` out. undefined: nothing of use. */
 function parameterName(model: CausalLanguageModel, stored: string, names: ReadonlyMap<string, unknown>): string | undefined {

@@ -1,6 +1,5 @@
 import { ConfigError, FileFormatError } from '../errors.ts'
-import { openSafetensors, writeSafetensors } from '../files/index.ts'
-import type { TensorSource } from '../files/index.ts'
+import { loadTensors, saveTensors } from '../files/tensorFiles.ts'
 import type { Parameter } from '../nn/index.ts'
 import { Tensor, unscoped } from '../tensor/index.ts'
 import type { Device } from '../tensor/index.ts'
@@ -106,32 +105,15 @@ export class AdamW {
 
   /** Writes the state as safetensors: `<parameter>.exp_avg`, `.exp_avg_sq`, in 8 bits their `_scale`, and for 16-bit parameters `.master`. */
   async save(path: string): Promise<void> {
-    await writeSafetensors(path, [...this.#tensors()].map(([name, tensor]) => source(name, tensor)), { format: 'pt', step: String(this.steps) })
+    await saveTensors(path, this.#tensors(), { format: 'pt', step: String(this.steps) })
   }
 
   /** Reads what save() wrote; throws FileFormatError naming the tensor that does not fit. */
   async load(path: string): Promise<void> {
-    const file = await openSafetensors(path)
-    try {
-      const wanted = new Map(this.#tensors())
-      for (const [name, tensor] of wanted) {
-        const entry = file.tensors.get(name)
-        if (!entry) throw new FileFormatError(`${path}: no tensor "${name}"; the checkpoint was made with other trainable parameters`)
-        if (entry.dtype !== storedDtype(tensor) || entry.shape.join() !== tensor.shape.join()) {
-          throw new FileFormatError(`${path}: tensor "${name}": expected ${storedDtype(tensor)} [${tensor.shape.join(', ')}], got ${entry.dtype} [${entry.shape.join(', ')}]`)
-        }
-      }
-      const extra = [...file.tensors.keys()].find((name) => !wanted.has(name))
-      if (extra !== undefined) throw new FileFormatError(`${path}: tensor "${extra}" belongs to no trainable parameter of this run`)
-      const steps = Number(file.metadata['step'])
-      if (!Number.isInteger(steps) || steps < 0) throw new FileFormatError(`${path}: the metadata must hold a whole number "step"`)
-      // Nothing is read before all of it fits; the file stays open until it is read.
-      for (const [name, tensor] of wanted) tensor.device.native.readFile(tensor.handle, file.fd, file.tensors.get(name)!.byteOffset, path)
-      await this.device.fence()
-      this.steps = steps
-    } finally {
-      await file.close()
-    }
+    const { step } = await loadTensors(path, this.#tensors(), 'other trainable parameters')
+    const steps = Number(step)
+    if (!Number.isInteger(steps) || steps < 0) throw new FileFormatError(`${path}: the metadata must hold a whole number "step"`)
+    this.steps = steps
   }
 
   *#tensors(): Generator<[string, Tensor]> {
@@ -169,16 +151,4 @@ function createState(parameter: Parameter, stateBits: 32 | 8): State {
     const codes = (zero: number): Tensor => Tensor.full(shape, zero, { dtype: 'uint8', device })
     return { parameter, expAvg: codes(127), expAvgSq: codes(0), scales: { expAvg: Tensor.zeros(blocks, { device }), expAvgSq: Tensor.zeros(blocks, { device }) }, master }
   })
-}
-
-const storedDtype = ({ dtype }: Tensor): 'U8' | 'F32' => dtype === 'uint8' ? 'U8' : 'F32'
-
-function source(name: string, tensor: Tensor): TensorSource {
-  return {
-    name, dtype: storedDtype(tensor), shape: tensor.shape,
-    writeTo: async (file, offset) => {
-      tensor.device.native.writeFile(tensor.handle, file.fd, offset, name)
-      await tensor.device.fence()
-    },
-  }
 }

@@ -1,6 +1,6 @@
-import { ConfigError, FileFormatError } from '../../errors.ts'
+import { ConfigError } from '../../errors.ts'
 import { join } from 'node:path'
-import { openSafetensors, writeSafetensors } from '../../files/index.ts'
+import { loadTensors, saveTensors } from '../../files/tensorFiles.ts'
 import type { BaseOutput, CausalLanguageModel } from '../../models/index.ts'
 import { Linear, Module } from '../../nn/index.ts'
 import { add, div, equal, mean, mul, reshape, slice, sqrt, square, sub, sum, toDtype } from '../../ops/index.ts'
@@ -33,32 +33,12 @@ export class StudentWithProjections extends Module {
     })
   }
 
-  /** Writes the projections beside the student. */
-  async save(folder: string): Promise<void> {
-    await writeSafetensors(join(folder, projectionsFile), this.projections.map(({ weight: { tensor, shape } }, i) => ({
-      name: `${i}.weight`, dtype: 'F32', shape,
-      writeTo: async (file, offset) => {
-        tensor.device.native.writeFile(tensor.handle, file.fd, offset, projectionsFile)
-        await tensor.device.fence()
-      },
-    })))
-  }
+  #tensors(): [string, Tensor][] { return this.projections.map(({ weight }, i) => [`${i}.weight`, weight.tensor]) }
 
-  async load(folder: string): Promise<void> {
-    const path = join(folder, projectionsFile)
-    const file = await openSafetensors(path)
-    try {
-      const entries = this.projections.map(({ weight: { tensor, shape } }, i) => {
-        const entry = file.tensors.get(`${i}.weight`)
-        if (entry?.dtype !== 'F32' || entry.shape.join() !== shape.join()) throw new FileFormatError(`${path}: expected a tensor "${i}.weight", F32 [${shape.join(', ')}]; the checkpoint was made with other hiddenLayers`)
-        return [tensor, entry.byteOffset] as const
-      })
-      for (const [tensor, offset] of entries) tensor.device.native.readFile(tensor.handle, file.fd, offset, path)
-      await this.student.device.fence()
-    } finally {
-      await file.close()
-    }
-  }
+  /** Writes the projections beside the student. */
+  save(folder: string): Promise<void> { return saveTensors(join(folder, projectionsFile), this.#tensors()) }
+
+  async load(folder: string): Promise<void> { await loadTensors(join(folder, projectionsFile), this.#tensors(), 'other hiddenLayers') }
 }
 
 /** Refuses pairs of layers that one of the models does not have. */

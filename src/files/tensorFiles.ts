@@ -1,4 +1,8 @@
-import type { CheckpointTensor, SafetensorsDtype, TensorSource } from '../files/index.ts'
+import { FileFormatError } from '../errors.ts'
+import { didYouMean } from '../suggest.ts'
+import { openSafetensors, type SafetensorsDtype } from './safetensors.ts'
+import { writeSafetensors, type TensorSource } from './safetensors-writer.ts'
+import type { CheckpointTensor } from './shards.ts'
 import { Tensor, unscoped, type Device, type DType } from '../tensor/index.ts'
 
 /** Float dtypes of safetensors that become parameters. */
@@ -45,5 +49,37 @@ export function tensorSource(name: string, tensor: Tensor, dtype: DType = tensor
         if (written !== tensor) written.dispose()
       }
     },
+  }
+}
+
+/** Writes tensors by name into one file, as they are. */
+export async function saveTensors(path: string, tensors: Iterable<readonly [string, Tensor]>, metadata: Readonly<Record<string, string>> = { format: 'pt' }): Promise<void> {
+  await writeSafetensors(path, [...tensors].map(([name, tensor]) => tensorSource(name, tensor)), metadata)
+}
+
+/**
+ * Reads what saveTensors() wrote into tensors of the same names, shapes and dtypes, and returns the file's metadata. Nothing is read before all of it
+ * fits. `other` says what an unfit file was made with; throws FileFormatError naming the tensor.
+ */
+export async function loadTensors(path: string, tensors: Iterable<readonly [string, Tensor]>, other: string): Promise<Readonly<Record<string, string>>> {
+  const wanted = new Map(tensors)
+  const file = await openSafetensors(path)
+  try {
+    const found = [...wanted].map(([name, tensor]) => {
+      const entry = file.tensors.get(name)
+      if (!entry) throw new FileFormatError(`${path}: no tensor "${name}"${didYouMean(name, file.tensors.keys())}; the file was made with ${other}`)
+      const dtype = storedDtypes[tensor.dtype]!
+      if (entry.dtype !== dtype || entry.shape.join() !== tensor.shape.join()) {
+        throw new FileFormatError(`${path}: tensor "${name}": expected ${dtype} ${shapeText(tensor.shape)}, got ${entry.dtype} ${shapeText(entry.shape)}; the file was made with ${other}`)
+      }
+      return [tensor, entry.byteOffset] as const
+    })
+    const extra = [...file.tensors.keys()].find((name) => !wanted.has(name))
+    if (extra !== undefined) throw new FileFormatError(`${path}: tensor "${extra}" belongs to nothing here; the file was made with ${other}`)
+    for (const [tensor, offset] of found) tensor.device.native.readFile(tensor.handle, file.fd, offset, path)
+    await found[0]?.[0].device.fence()
+    return file.metadata
+  } finally {
+    await file.close()
   }
 }
