@@ -10,6 +10,7 @@ import { causalTask } from './causalTask.ts'
 import { decisiveModelOptions } from './model.ts'
 import { trainingPart } from './options.ts'
 import type { dataShape, PretrainArguments, SftArguments } from './options.ts'
+import { trainAndSave } from './trainAndSave.ts'
 
 type Arguments = SftArguments | PretrainArguments
 
@@ -71,11 +72,7 @@ export function prepareRun(name: string, args: Arguments, model: CausalLanguageM
   const trainer = new Trainer({ ...task, decisiveOptions: decisiveModelOptions(args) }, trainingPart(args))
   return {
     trainer, model, tokenizer, data,
-    async train(options = {}) {
-      const result = await trainer.train(options)
-      if (result.reason !== 'aborted') await task.save(args.outputDir)
-      return result
-    },
+    train: trainAndSave(trainer, () => task.save(args.outputDir)),
     dispose() {
       trainer.dispose()
       data.close()

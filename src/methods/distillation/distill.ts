@@ -14,6 +14,7 @@ import { Recording } from './recording.ts'
 import { studentOf } from './student.ts'
 import { distillationTask } from './task.ts'
 import { sharedVocabulary } from './vocabulary.ts'
+import { trainAndSave } from '../trainAndSave.ts'
 
 /** Options that contradict each other, or ask for what the others do not give. */
 function checkOptions(args: DistillArguments): void {
@@ -89,11 +90,7 @@ function prepare(args: DistillArguments, { student, teacher, recording, tokenize
   const trainer = new Trainer({ ...task, decisiveOptions: { ...decisiveModelOptions(args), ...decisive(args) } }, trainingPart(args))
   return {
     trainer, model: student, tokenizer, data,
-    async train(options = {}) {
-      const result = await trainer.train(options)
-      if (result.reason !== 'aborted') await modelKeeping(student, tokenizer).save(args.outputDir)
-      return result
-    },
+    train: trainAndSave(trainer, () => modelKeeping(student, tokenizer).save(args.outputDir)),
     dispose() {
       trainer.dispose()
       data.close()

@@ -10,6 +10,7 @@ import { trainingPart } from '../options.ts'
 import { checkVocabulary, sampleTexts } from '../prepare.ts'
 import type { PreferenceArguments, RewardArguments } from './options.ts'
 import type { Windowed } from './task.ts'
+import { trainAndSave } from '../trainAndSave.ts'
 
 /** A prepared run on preference data; dispose() releases everything but the model. */
 export interface PreparedPreferenceRun<E = unknown, B = unknown> {
@@ -73,11 +74,7 @@ export function preparePreferenceRun<E, B>(
   const trainer = new Trainer(task, trainingPart(args))
   return {
     trainer, model, tokenizer, data,
-    async train(options = {}) {
-      const result = await trainer.train(options)
-      if (result.reason !== 'aborted') await task.save(args.outputDir)
-      return result
-    },
+    train: trainAndSave(trainer, () => task.save(args.outputDir)),
     dispose() {
       trainer.dispose()
       release?.()

@@ -20,6 +20,7 @@ import { loadReference, type Reference } from './reference.ts'
 import { replaySource, RolloutLog } from './rolloutLog.ts'
 import { answerEnds, generateRollouts } from './rollouts.ts'
 import { serverSource } from './rolloutServer.ts'
+import { trainAndSave } from '../trainAndSave.ts'
 
 /** What cannot stand in a file of options. */
 export interface PolicyInputs<Row extends object = AnyRow> {
@@ -112,11 +113,7 @@ export async function preparePolicy<Row extends object>(args: PolicyArguments, {
     const keeping = modelKeeping(model, tokenizer)
     return {
       trainer, model, tokenizer, data,
-      async train(options = {}) {
-        const result = await trainer.train(options)
-        if (result.reason !== 'aborted') await keeping.save(args.outputDir)
-        return result
-      },
+      train: trainAndSave(trainer, () => keeping.save(args.outputDir)),
       dispose() {
         trainer.dispose()
         reference?.dispose()

@@ -15,6 +15,7 @@ import { ppoSchema, ppoShape, type PpoArguments, type PpoOptions, type PpoSettin
 import { rewardModelFunction } from './reward.ts'
 import { ppoTask } from './task.ts'
 import { loadPrompts, type PromptData } from '../promptData.ts'
+import { trainAndSave } from '../../trainAndSave.ts'
 
 /** What ppo() takes beside the options that a file can hold. */
 export interface PpoInput<Row extends object = AnyRow> extends PpoOptions {
@@ -89,11 +90,7 @@ export async function ppo<Row extends object = AnyRow>(input: PpoInput<Row>): Pr
     const trainer = own(new Trainer({ ...task, decisiveOptions: { ...decisiveModelOptions(args), ...decisive, valueModel: args.valueModel ?? null } }, trainingPart(args)))
     return {
       trainer, model, tokenizer, data,
-      async train(trainOptions = {}) {
-        const result = await trainer.train(trainOptions)
-        if (result.reason !== 'aborted') await task.saveFinal(args.outputDir)
-        return result
-      },
+      train: trainAndSave(trainer, () => task.saveFinal(args.outputDir)),
       dispose: release,
     }
   } catch (error) {
