@@ -1,4 +1,4 @@
-// Writes adapters for tests/recorded/adapters-virtual/check_saved.py: npx tsx tests/adapters/write-saved.mts FOLDER
+// Writes adapters for tests/recorded/adapters/check_saved.py: npx tsx tests/adapters/write-saved.mts FOLDER
 import { writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import { addAdapter, saveAdapter, type AdapterInput } from '../../src/adapters/index.ts'

@@ -13,8 +13,14 @@ from pathlib import Path
 import peft
 import torch
 from peft import PeftModel
+from transformers import AutoModelForCausalLM
 
-from record import base
+
+
+def base(family):
+    folder = Path(__file__).parent.parent / "models" / family
+    return AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, attn_implementation="eager").eval()
+
 
 result = {"peft": peft.__version__, "torch": torch.__version__, "adapters": {}}
 for folder in sorted(Path(sys.argv[1]).iterdir()):
