@@ -1,5 +1,5 @@
 // The kernels that a training step, a rollout and an adapter launch, at the sizes of an 8B model, with the bytes and operations each needs at least.
-import { activations } from '../../src/ops/operations.ts'
+import { activations, advantageScalings, quantizedFormats } from '../../src/ops/operations.ts'
 import { bytesOf, Tensor } from '../../src/tensor/index.ts'
 import type { Device, DType, Shape } from '../../src/tensor/index.ts'
 
@@ -86,6 +86,23 @@ function attention(name: string, sizes: Sizes, { length, headDim, heads, backwar
   }
 }
 
+/** y = x Wᵀ, or dx = dy W, with NF4 weights: half a byte a number and a float32 scale for 64 of them. */
+function quantized(name: string, rows: number, inner: number, columns: number, backward = false): KernelCase {
+  const block = Math.min(64, inner)
+  const weights = inner * columns
+  return {
+    name, flops: 2 * rows * weights, tensorCores: true, bytes: weights / 2 + 4 * weights / block + 2 * rows * (inner + columns),
+    setup: (make) => {
+      const { kernels } = make.device
+      const [codes, scales, full] = [make.empty([columns, inner / 2], 'uint8'), make.empty([columns, inner / block], 'float32'), make.normal([columns, inner], 'bfloat16', 0.02)]
+      kernels.quantize(codes, scales, 0, full, quantizedFormats.nf4, block)
+      const [x, y] = [make.normal([rows, backward ? columns : inner]), make.empty([rows, backward ? inner : columns])]
+      if (backward) return () => { kernels.quantized_matmul_backward(y, x, codes, scales, 0, quantizedFormats.nf4, true) }
+      return () => { kernels.quantized_matmul(y, x, codes, scales, 0, 0, quantizedFormats.nf4, true) }
+    },
+  }
+}
+
 /** Every case at these sizes. */
 export function kernelCases(s: Sizes): KernelCase[] {
   const { tokens, width, ffn, heads, kvHeads, headDim, vocabulary, logitRows, sequences, cached, parameters } = s
@@ -111,6 +128,11 @@ export function kernelCases(s: Sizes): KernelCase[] {
         return () => { make.device.kernels.attention(out, lse, q, k, v, spans, 1 / Math.sqrt(headDim), true, 0, 0, true) }
       },
     },
+    quantized('nf4 matmul 1 row', 1, width, ffn), quantized('nf4 matmul 16 rows', 16, width, ffn), quantized('nf4 matmul', tokens, width, ffn), quantized('nf4 matmul backward', tokens, width, ffn, true),
+    half('lora_merge r 16', 4 * width * ffn, (make) => {
+      const [weight, b, a] = [make.normal([ffn, width], 'bfloat16', 0.02), make.normal([ffn, 16], 'float32', 0.02), make.normal([16, width], 'float32', 0.02)]
+      return () => { make.device.kernels.lora_merge(weight, b, a, 1e-3, false) }
+    }),
     half('rms_norm with residual', 8 * rows, (make) => {
       const [y, sum, x, residual, weight] = [make.empty([tokens, width]), make.empty([tokens, width]), make.normal([tokens, width]), make.normal([tokens, width]), make.normal([width])]
       const rstd = make.empty([tokens], 'float32')
@@ -170,6 +192,26 @@ export function kernelCases(s: Sizes): KernelCase[] {
         return () => { make.device.kernels.linear_cross_entropy(nll, correct, dhidden, dweight, 0, hidden, weight, 0, id, 0, 0, 1, true, true) }
       },
     },
+    {
+      name: 'linear_divergence', tensorCores: true, flops: 8 * logitRows * width * vocabulary, bytes: 2 * 4 * width * vocabulary + 12 * logits,
+      setup: (make) => {
+        const [divergence, nll, correct] = [make.empty([logitRows], 'float32'), make.empty([logitRows], 'float32'), make.empty([logitRows], 'float32')]
+        const [dhidden, dweight] = [make.empty([logitRows, width]), make.zeros([vocabulary, width], 'float32')]
+        const side = (): [number, number] => [make.normal([logitRows, width]), make.normal([vocabulary, width], 'bfloat16', 0.02)]
+        const [[hidden, weight], [teacherHidden, teacherWeight], id] = [side(), side(), make.ints(labels)]
+        return () => { make.device.kernels.linear_divergence(divergence, nll, correct, dhidden, dweight, 0, hidden, weight, 0, teacherHidden, teacherWeight, 0, id, 0.5, 1, 1, 1, true, true, true) }
+      },
+    },
+    half('adamw_8bit', 16 * parameters, (make) => {
+      const blocks = Math.ceil(parameters / 256)
+      const [p, g, m, v] = [make.normal([parameters], 'float32'), make.normal([parameters], 'float32'), make.zeros([parameters], 'uint8'), make.zeros([parameters], 'uint8')]
+      const [ms, vs] = [make.zeros([blocks], 'float32'), make.zeros([blocks], 'float32')]
+      return () => { make.device.kernels.adamw_8bit(p, m, v, ms, vs, g, 0, 1e-4, 0.9, 0.999, 1e-8, 0.1, 1) }
+    }),
+    half('group_advantages 512 × 8', 4 * 2 * 4096, (make) => {
+      const [advantage, alike, rewards] = [make.empty([4096], 'float32'), make.empty([1], 'int32'), make.normal([4096, 1], 'float32')]
+      return () => { make.device.kernels.group_advantages(advantage, alike, rewards, 0, 8, advantageScalings.group, 1e-4) }
+    }),
     half('adamw', 28 * parameters + 2 * parameters, (make) => {
       const [p, m, v, g] = [make.normal([parameters], 'float32'), make.zeros([parameters], 'float32'), make.zeros([parameters], 'float32'), make.normal([parameters], 'float32')]
       const copy = make.empty([parameters])
