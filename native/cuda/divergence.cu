@@ -282,7 +282,7 @@ void linear_top_divergence(Out divergence, Out nll, Out correct, MaybeOut dhidde
   const int k = static_cast<int>(id.shape[1]);
   with_variant(beta, gradients.wanted(), half, [&](auto side, auto type) {
     const auto row_kernel = linear_top_divergence_kernel<decltype(type), decltype(side)::side>;
-    each_small_chunk(head, vocabulary, gradients, accumulate, [&](const LogitChunk& chunk) {
+    each_chunk(head, vocabulary, gradients, accumulate, [&](const LogitChunk& chunk) {
       const TopArguments top = {id.as<const int32_t>(), logprob.as<const float>(), scratch_of<float>(chunk.rows * k), scratch_of<float>(chunk.rows), k,
                                 renormalise};
       launch(take_top_kernel, {dim3(static_cast<unsigned>(chunk.rows)), dim3(k < 256 ? static_cast<unsigned>(ceil_div(k, 32) * 32) : 256), 0, kernel}, chunk,

@@ -65,12 +65,6 @@ int64_t rows_per_chunk(int64_t tokens, int64_t stride) {
   const int64_t fitting = chunk_bytes / (stride * 4) / tile_rows * tile_rows;
   return even_chunks(tokens, fitting < tile_rows ? tile_rows : fitting, tile_rows);
 }
-// Where the logits of a chunk must stay small: 48 rows of two vocabularies of 152064.
-constexpr int64_t small_bytes = int64_t{60} << 20, small_multiple = 8;
-int64_t rows_per_small_chunk(int64_t tokens, int64_t stride) {
-  const int64_t fitting = small_bytes / (stride * 4) / small_multiple * small_multiple;
-  return even_chunks(tokens, fitting < small_multiple ? small_multiple : fitting, small_multiple);
-}
 
 const void* at_row(const Tensor& x, int64_t row) { return x.as<char>() + row * x.shape[1] * bytes_of(x.dtype); }
 
@@ -192,21 +186,18 @@ bool nothing_to_do(const LinearHead& head, const HeadGradients& gradients, bool 
 
 }  // namespace
 
-void each_chunk(const LinearHead& head, const HeadGradients& gradients, bool accumulate, const std::function<void(const LogitChunk&)>& rows) {
+void each_chunk(const LinearHead& head, int64_t columns, const HeadGradients& gradients, bool accumulate, const std::function<void(const LogitChunk&)>& rows) {
   if (nothing_to_do(head, gradients, accumulate)) return;
-  chunks_of(head, head.vocabulary(), rows_per_chunk(head.tokens(), stride_of(head)), gradients, accumulate, rows);
+  chunks_of(head, columns, rows_per_chunk(head.tokens(), stride_of(head)), gradients, accumulate, rows);
 }
-
-void each_small_chunk(const LinearHead& head, int64_t columns, const HeadGradients& gradients, bool accumulate,
-                      const std::function<void(const LogitChunk&)>& rows) {
-  if (nothing_to_do(head, gradients, accumulate)) return;
-  chunks_of(head, columns, rows_per_small_chunk(head.tokens(), stride_of(head)), gradients, accumulate, rows);
+void each_chunk(const LinearHead& head, const HeadGradients& gradients, bool accumulate, const std::function<void(const LogitChunk&)>& rows) {
+  each_chunk(head, head.vocabulary(), gradients, accumulate, rows);
 }
 
 void each_chunk_pair(const LinearHead& head, const LinearHead& other, int64_t columns, const HeadGradients& gradients, bool accumulate,
                      const std::function<void(const LogitChunk&, const LogitChunk&)>& rows) {
   if (nothing_to_do(head, gradients, accumulate)) return;
-  const int64_t most = rows_per_small_chunk(head.tokens(), stride_of(head) + stride_of(other));
+  const int64_t most = rows_per_chunk(head.tokens(), stride_of(head) + stride_of(other));
   const PreparedHead beside = prepare(other, columns, most);
   chunks_of(head, columns, most, gradients, accumulate, [&](const LogitChunk& chunk) { rows(chunk, fill_chunk(beside, chunk.first, chunk.rows).chunk); });
 }

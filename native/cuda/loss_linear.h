@@ -42,13 +42,11 @@ void check_head(const LinearHead& head, const HeadGradients& gradients, const ch
 // chunk's memory, which is then carried on to them.
 void each_chunk(const LinearHead& head, const HeadGradients& gradients, bool accumulate, const std::function<void(const LogitChunk&)>& rows);
 
-// The same for two heads over the same tokens, whose logits of a chunk exist at once, in less than 64 MiB together. `columns`: so many tokens of both count;
-// rows(chunk, other) sees no more.
+// The same where only the first `columns` tokens count.
+void each_chunk(const LinearHead& head, int64_t columns, const HeadGradients& gradients, bool accumulate, const std::function<void(const LogitChunk&)>& rows);
+// The same for two heads over the same tokens, whose logits of a chunk exist at once, in the memory that one head's take elsewhere.
 void each_chunk_pair(const LinearHead& head, const LinearHead& other, int64_t columns, const HeadGradients& gradients, bool accumulate,
                      const std::function<void(const LogitChunk&, const LogitChunk&)>& rows);
-// The same for one head.
-void each_small_chunk(const LinearHead& head, int64_t columns, const HeadGradients& gradients, bool accumulate,
-                      const std::function<void(const LogitChunk&)>& rows);
 
 // Starts kernel(chunk, arguments…) on a chunk.
 template <class Kernel, class... A> void launch_rows(const char* name, Kernel kernel, const LogitChunk& chunk, const A&... arguments) {
