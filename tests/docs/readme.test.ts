@@ -6,25 +6,18 @@ import type { Command } from 'commander'
 import { describe, expect, test } from 'vitest'
 import { bestOfNCommand } from '../../src/cli/commands/bestOfN.ts'
 import { chatCommand } from '../../src/cli/commands/chat.ts'
-import { cpoCommand } from '../../src/cli/commands/cpo.ts'
-import { dpoCommand } from '../../src/cli/commands/dpo.ts'
 import { distillCommand } from '../../src/cli/commands/distill.ts'
 import { evalCommand } from '../../src/cli/commands/eval.ts'
 import { exportCommand } from '../../src/cli/commands/export.ts'
 import { generateCommand } from '../../src/cli/commands/generate.ts'
-import { grpoCommand } from '../../src/cli/commands/grpo.ts'
 import { infoCommand } from '../../src/cli/commands/info.ts'
 import { inspectCommand } from '../../src/cli/commands/inspect.ts'
-import { ktoCommand } from '../../src/cli/commands/kto.ts'
 import { mergeCommand } from '../../src/cli/commands/merge.ts'
-import { orpoCommand } from '../../src/cli/commands/orpo.ts'
-import { ppoCommand } from '../../src/cli/commands/ppo.ts'
+import { preferenceCommands } from '../../src/cli/commands/preference.ts'
 import { pretrainCommand } from '../../src/cli/commands/pretrain.ts'
 import { quantizeCommand } from '../../src/cli/commands/quantize.ts'
 import { quickstartCommand } from '../../src/cli/commands/quickstart.ts'
-import { rewardCommand } from '../../src/cli/commands/reward.ts'
-import { rlooCommand } from '../../src/cli/commands/rloo.ts'
-import { rrhfCommand } from '../../src/cli/commands/rrhf.ts'
+import { reinforcementCommands } from '../../src/cli/commands/reinforcement.ts'
 import { scoreCommand } from '../../src/cli/commands/score.ts'
 import { sftCommand } from '../../src/cli/commands/sft.ts'
 import { teachCommand } from '../../src/cli/commands/teach.ts'
@@ -47,8 +40,7 @@ const documents = ['README.md', 'CONTRIBUTING.md', 'SECURITY.md', ...readdirSync
 const commands = new Map<string, Command>()
 for (const command of [
   chatCommand(), evalCommand(), exportCommand(), generateCommand(), infoCommand(), inspectCommand(), pretrainCommand(), quantizeCommand(), quickstartCommand(), sftCommand(), distillCommand(), teachCommand(), tokenizerCommand(),
-  cpoCommand(), dpoCommand(), ktoCommand(), orpoCommand(), rewardCommand(), rrhfCommand(), scoreCommand(),
-  bestOfNCommand(), grpoCommand(), mergeCommand(), ppoCommand(), rlooCommand(),
+  ...preferenceCommands(), scoreCommand(), ...reinforcementCommands(), bestOfNCommand(), mergeCommand(),
 ]) {
   if (command.commands.length === 0) commands.set(command.name(), command)
   for (const inner of command.commands) commands.set(`${command.name()} ${inner.name()}`, inner)
