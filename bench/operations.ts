@@ -2,22 +2,12 @@
 import { backwardAll, cpu, noGrad, scope, Tensor } from '../src/tensor/index.ts'
 import { label, makeInputs } from '../tests/cases/case.ts'
 import type { OpCase, Work } from '../tests/cases/case.ts'
+import type { Measurement } from './measurement.ts'
 import { productPeak } from './peaks.ts'
 import type { Peaks } from './peaks.ts'
 import { time } from './quiet.ts'
 import type { Timing } from './quiet.ts'
 
-export interface Measurement extends Timing {
-  readonly name: string
-  readonly isa: string
-  readonly threads: number
-  readonly dtype: string
-  readonly pass: 'forward' | 'forward+backward'
-  readonly unit: 'GFLOP/s' | 'GB/s' | null
-  readonly value: number | null
-  /** The share of the machine's peak, of multiply-adds or of copying. */
-  readonly share: number | null
-}
 
 /** A call is repeated until it takes about this long. */
 const leastSeconds = 2e-3
