@@ -68,13 +68,13 @@ export const sampling = (model: CausalLanguageModel, tokenizer: Tokenizer, promp
 
 /** Puts model, tokenizer, data and task together into a trainer. */
 export function preparePreferenceRun<E, B>(
-  args: AnyArguments & { learningRate: number }, parts: { model: CausalLanguageModel, tokenizer: Tokenizer, data: LoadedPreferences<E>, task: TrainingTask<Windowed<B>>, release?: () => void },
+  args: AnyArguments & { learningRate: number }, parts: { model: CausalLanguageModel, tokenizer: Tokenizer, data: LoadedPreferences<E>, task: TrainingTask<Windowed<B>>, saveFinal?: (folder: string) => Promise<void>, release?: () => void },
 ): PreparedPreferenceRun<E, B> {
-  const { model, tokenizer, data, task, release } = parts
+  const { model, tokenizer, data, task, release, saveFinal = (folder) => task.save(folder) } = parts
   const trainer = new Trainer(task, trainingPart(args))
   return {
     trainer, model, tokenizer, data,
-    train: trainAndSave(trainer, () => task.save(args.outputDir)),
+    train: trainAndSave(trainer, () => saveFinal(args.outputDir)),
     dispose() {
       trainer.dispose()
       release?.()

@@ -1,6 +1,7 @@
 import { z } from 'zod'
 import { trainingShape } from '../../train/options.ts'
 import { modelShape } from '../options.ts'
+import { referenceSyncShape } from '../reference.ts'
 import { policyLossTypes } from './policyWeights.ts'
 
 const strings = z.union([z.string(), z.array(z.string())])
@@ -11,7 +12,8 @@ const pair = (what: string) => z.tuple([z.number(), z.number()]).describe(what)
 const policyShape = {
   model: z.string().min(1).describe('Folder of the model: config.json, safetensors, tokenizer.json'),
   ...modelShape,
-  refModel: z.string().optional().describe('Folder of the reference for beta above 0; by default the model as it is at the start, without its adapters where it has some'),
+  refModel: z.string().optional().describe('Folder of the reference for beta above 0; by default the model as it is at the start, without its new adapter where it has one'),
+  ...referenceSyncShape,
   files: strings.optional().describe('Prompts: files, folders or globs of .jsonl .json .csv .parquet with a column prompt (text or messages); other columns go to the reward functions'),
   columns: z.record(z.string(), z.string()).optional().describe('Where the prompt has another name: prompt=question'),
   evalFiles: strings.optional().describe('Prompts for evaluation, instead of a split'),

@@ -6,6 +6,7 @@ import { Trainer } from '../../train/index.ts'
 import { decisiveModelOptions, loadModel, modelKeeping } from '../model.ts'
 import { trainingPart } from '../options.ts'
 import { checkVocabulary, sampleTexts } from '../prepare.ts'
+import { Reference } from '../reference.ts'
 import type { Advantages, Rewards } from './advantages.ts'
 import { environmentRollouts } from './answers.ts'
 import type { EnvironmentFactory } from './environment/environment.ts'
@@ -16,7 +17,6 @@ import type { ObjectiveOptions } from './policyObjective.ts'
 import type { PolicyArguments } from './policyOptions.ts'
 import { policyTask, promptsPerGeneration } from './policyTask.ts'
 import { loadPrompts, type PromptData } from './promptData.ts'
-import { loadReference, type Reference } from './reference.ts'
 import { replaySource, RolloutLog } from './rolloutLog.ts'
 import { answerEnds, generateRollouts } from './rollouts.ts'
 import { serverSource } from './rolloutServer.ts'
@@ -62,6 +62,7 @@ export async function preparePolicy<Row extends object>(args: PolicyArguments, {
   if (answers % numGenerations !== 0) {
     throw new ConfigError(`numGenerations: a generation is perDeviceTrainBatchSize × stepsPerGeneration = ${perDeviceTrainBatchSize} × ${stepsPerGeneration} = ${answers} answers, which is no multiple of numGenerations ${numGenerations}; change one of them`)
   }
+  if (args.syncRefModel && args.beta === 0) throw new ConfigError('syncRefModel: with beta 0 there is no reference to move; give beta above 0, or leave syncRefModel out')
   if (args.replay !== undefined && args.rolloutServer !== undefined) throw new ConfigError('replay and rolloutServer: give one of them at most')
   const other = args.replay !== undefined ? 'replay' : args.rolloutServer !== undefined ? 'rolloutServer' : undefined
   if (environment && other !== undefined) throw new ConfigError(`${other}: it gives single answers, but an environment takes part in conversations; leave out ${other} or the environment`)
@@ -78,8 +79,7 @@ export async function preparePolicy<Row extends object>(args: PolicyArguments, {
     if (data.train.length < perGeneration) {
       throw new ConfigError(`files: there are ${data.train.length} prompts, but a generation takes ${perGeneration}; add prompts, raise numGenerations or lower perDeviceTrainBatchSize`)
     }
-    if (args.beta > 0) reference = await loadReference(model, args.model, args.refModel)
-    const { run } = reference ?? {}
+    if (args.beta > 0) reference = await Reference.of(model, args)
     const talks = environment && environmentRollouts<Row>(model, tokenizer, [...data.train, ...data.eval], { environment, maxTurns: args.maxTurns, environmentTimeout: args.environmentTimeout })
     const runner = new RewardRunner(talks ? [...functions, talks.reward] : functions, { maxConcurrency: args.rewardConcurrency, timeout: args.rewardTimeout })
     const conversational = data.train.some(({ prompt }) => typeof prompt !== 'string')
@@ -98,7 +98,7 @@ export async function preparePolicy<Row extends object>(args: PolicyArguments, {
       },
       dynamicSamplingRounds: args.dynamicSamplingRounds, maskTruncatedCompletions: args.maskTruncatedCompletions, batchSize: perDeviceTrainBatchSize,
       needsOld: !isAligned || (method.klInReward && reference !== undefined) || args.replay !== undefined || args.rolloutServer !== undefined, klInReward: method.klInReward,
-      reference: run, advantages: method.advantages, samplesToLog: args.numCompletionsToLog,
+      reference: reference && ((body) => reference!.run(body)), advantages: method.advantages, samplesToLog: args.numCompletionsToLog,
       ...(log ? { onGeneration: (step, groups, rollouts) => log.write(step, groups, rollouts.map(({ advantage }) => advantage)) } : {}),
     }
     const task = policyTask({
@@ -109,7 +109,7 @@ export async function preparePolicy<Row extends object>(args: PolicyArguments, {
     const decisiveOptions = { ...decisiveModelOptions(args), ...decisivePolicyOptions(args), rewards: runner.names }
     const warned = data.leftOut > 0 ? [`${data.leftOut} rows are left out, as their prompts are longer than maxPromptLength ${maxPromptLength!}`] : []
     const sample = args.samplePrompts.length > 0 ? { sample: () => sampleTexts(model, tokenizer, args.samplePrompts) } : {}
-    const trainer = new Trainer({ ...task, ...sample, decisiveOptions, batches: warnOnce(task.batches.bind(task), warned) }, trainingPart(args))
+    const trainer = new Trainer({ ...reference ? reference.keptBy(task, args) : task, ...sample, decisiveOptions, batches: warnOnce(task.batches.bind(task), warned) }, trainingPart(args))
     const keeping = modelKeeping(model, tokenizer)
     return {
       trainer, model, tokenizer, data,
@@ -130,7 +130,7 @@ export async function preparePolicy<Row extends object>(args: PolicyArguments, {
 const decisiveNames = [
   'numGenerations', 'beta', 'epsilon', 'epsilonHigh', 'delta', 'importanceSamplingLevel', 'lossType', 'scaleRewards', 'multiObjectiveAggregation', 'useBiasCorrectionKl', 'topEntropyQuantile', 'entropyCoef',
   'offPolicyMaskThreshold', 'sapoTemperaturePos', 'sapoTemperatureNeg', 'vespoPos', 'vespoNeg', 'normalizeAdvantages', 'rewardClipRange', 'maxCompletionLength', 'temperature', 'topP', 'topK', 'minP',
-  'repetitionPenalty', 'stopStrings', 'stepsPerGeneration', 'numIterations', 'maskTruncatedCompletions', 'dynamicSamplingRounds', 'maxTurns', 'rewardWeights', 'maxPromptLength', 'evalSplit',
+  'repetitionPenalty', 'stopStrings', 'syncRefModel', 'refModelMixupAlpha', 'refModelSyncSteps', 'stepsPerGeneration', 'numIterations', 'maskTruncatedCompletions', 'dynamicSamplingRounds', 'maxTurns', 'rewardWeights', 'maxPromptLength', 'evalSplit',
 ]
 const decisivePolicyOptions = (args: Readonly<Record<string, unknown>>): Record<string, unknown> => Object.fromEntries(decisiveNames.map((name) => [name, args[name] ?? null]))
 

@@ -3,12 +3,10 @@ import { mkdtempSync, readFileSync, rmSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { afterAll, afterEach, beforeAll, describe, expect, test } from 'vitest'
-import { addAdapter } from '../../../src/adapters/index.ts'
 import { ConfigError, DataError } from '../../../src/errors.ts'
 import { grpo } from '../../../src/methods/reinforcement/grpo.ts'
 import type { GrpoOptions, RlooOptions } from '../../../src/methods/reinforcement/policyOptions.ts'
 import type { PolicyInputs, PolicyRun } from '../../../src/methods/reinforcement/preparePolicy.ts'
-import { loadReference } from '../../../src/methods/reinforcement/reference.ts'
 import { rloo } from '../../../src/methods/reinforcement/rloo.ts'
 import { AutoModelForCausalLM } from '../../../src/models/index.ts'
 import { rewardEach } from '../../../src/rewards/index.ts'
@@ -157,28 +155,6 @@ describe('RLOO', () => {
   test('with normalised advantages, clipped rewards and several iterations', async () => {
     const { logs } = await rlooRun({ normalizeAdvantages: true, rewardClipRange: [-0.5, 0.5], numIterations: 2, perDeviceTrainBatchSize: 4, stepsPerGeneration: 2 })
     expect(logs.every((log) => Number.isFinite(log['loss']))).toBe(true)
-  })
-})
-
-describe('the reference', () => {
-  test('is the model without its adapters where it has some', async () => {
-    const own = await AutoModelForCausalLM.fromPretrained(model)
-    await addAdapter(own, { type: 'lora', r: 2, targetModules: ['q_proj'] })
-    const reference = await loadReference(own, model, undefined)
-    reference.run((one) => { expect(one).toBe(own) })
-    reference.dispose()
-    own.dispose()
-  })
-
-  test('is another folder where one is named', async () => {
-    const own = await AutoModelForCausalLM.fromPretrained(model)
-    const reference = await loadReference(own, 'nowhere', model)
-    reference.run((one) => {
-      expect(one).not.toBe(own)
-      expect(one.numParameters({ onlyTrainable: true })).toBe(0)
-    })
-    reference.dispose()
-    own.dispose()
   })
 })
 
