@@ -2,11 +2,12 @@
 import { parseArgs } from 'node:util'
 import { cpu, setDefaultDevice } from '../src/tensor/index.ts'
 import { label } from '../tests/cases/case.ts'
-import { fusedCases } from '../tests/cases/index.ts'
-import { kernelCases } from '../tests/cases/kernels.ts'
+import { smallCases, timedCases } from '../tests/cases/timed/index.ts'
+import { dtypesOf } from './calls.ts'
 import type { Measurement } from './measurement.ts'
 import { measure } from './operations.ts'
 import { measurePeaks } from './peaks.ts'
+import { TorchOperations } from './peers/operations.ts'
 import { line, readRun, RunFile } from './report.ts'
 import { steps } from './steps/index.ts'
 import { measureStep } from './stepRuns.ts'
@@ -49,8 +50,8 @@ const withOperations = values.all || !values.steps
 const withSteps = values.all || values.steps
 
 const operations = withOperations
-  ? isas.flatMap((isa) => [...fusedCases, ...kernelCases].filter(({ benchOnly }) => benchOnly || values.small).flatMap((opCase) =>
-    (['float32', 'bfloat16'] as const).filter((dtype) => filter.test(`${label(opCase)} ${isa} ${dtype}`)).map((dtype) => ({ opCase, isa, dtype }))))
+  ? isas.flatMap((isa) => [...values.small ? smallCases : [], ...timedCases].flatMap((opCase) =>
+    dtypesOf(opCase).filter((dtype) => filter.test(`${label(opCase)} ${isa} ${dtype}`)).map((dtype) => ({ opCase, isa, dtype }))))
   : []
 const chosenSteps = withSteps ? steps.filter(({ name, dtype }) => filter.test(`${name} ${values.isa ?? best} ${dtype}`)) : []
 if (values.list) {
@@ -67,13 +68,18 @@ const show = (m: Measurement): void => {
   console.log(line(m, earlier))
 }
 
+const failed = (name: string, reason: string): void => { console.error(`${name}: ${reason}`) }
+const labels = new RegExp(values.peers === '-' ? '^$' : values.peers)
+const torch = TorchOperations.installed(labels, threads, 'cpu')
 for (const { opCase, isa, dtype } of operations) {
   cpu.isa = isa
-  for await (const m of measure(opCase, dtype, peaks, Number(values.seconds ?? 0.6))) show(m)
+  const seconds = Number(values.seconds ?? 0.6)
+  // Peers once, beside the instruction set that comes first.
+  for await (const m of measure(opCase, dtype, { device: cpu, peaks, seconds, limit: Number(values.limit ?? 10 * seconds), peers: isa === isas[0] ? torch : [], failed })) show(m)
 }
+for (const peer of torch) peer.stop()
 const stepSeconds = Number(values.seconds ?? 3)
-const peers = new RegExp(values.peers === '-' ? '^$' : values.peers)
 for (const step of chosenSteps) {
-  const options = { peaks, isa: values.isa ?? best, threads, seconds: stepSeconds, limit: Number(values.limit ?? 10 * stepSeconds), peers }
-  for await (const m of measureStep(step, { ...options, failed: (name, reason) => { console.error(`${name}: ${reason}`) } })) show(m)
+  const options = { peaks, isa: values.isa ?? best, threads, seconds: stepSeconds, limit: Number(values.limit ?? 10 * stepSeconds), peers: labels, failed }
+  for await (const m of measureStep(step, options)) show(m)
 }

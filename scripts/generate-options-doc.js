@@ -1,6 +1,7 @@
-// Writes the tables of options in docs/ from the schemas that check the options; --check only compares. Run `npm run build:ts` first.
+// Writes the tables of options in docs/ from the schemas that check the options; --check only compares.
 import { readFileSync, writeFileSync } from 'node:fs'
 import { fileURLToPath } from 'node:url'
+import { register } from 'tsx/esm/api'
 import { z } from 'zod'
 
 const code = (text) => `\`${text}\``
@@ -75,15 +76,16 @@ export function withTables(text, tables) {
 export const documents = ['docs/training.md', 'docs/generation.md', 'docs/distillation.md', 'docs/quantization.md', 'docs/export.md', 'docs/preference.md', 'docs/grpo.md', 'docs/ppo.md', 'docs/adapters.md', 'docs/virtual-tokens.md']
 
 if (process.argv[1] === fileURLToPath(import.meta.url)) {
-  const { pretrainSchema, sftSchema } = await import('../dist/methods/options.js')
-  const { distillSchema, teachSchema } = await import('../dist/methods/distillation/options.js')
-  const { generateSchema } = await import('../dist/generate/index.js')
-  const { quantizeFolderSchema } = await import('../dist/quantization/index.js')
-  const { cpoSchema, dpoSchema, ktoSchema, orpoSchema, rewardSchema, rrhfSchema } = await import('../dist/methods/preference/options.js')
+  register()
+  const { pretrainSchema, sftSchema } = await import('../src/methods/options.ts')
+  const { distillSchema, teachSchema } = await import('../src/methods/distillation/options.ts')
+  const { generateSchema } = await import('../src/generate/index.ts')
+  const { quantizeFolderSchema } = await import('../src/quantization/index.ts')
+  const { cpoSchema, dpoSchema, ktoSchema, orpoSchema, rewardSchema, rrhfSchema } = await import('../src/methods/preference/options.ts')
   const preferenceSchemas = { dpo: dpoSchema, kto: ktoSchema, orpo: orpoSchema, cpo: cpoSchema, rrhf: rrhfSchema, reward: rewardSchema }
-  const { bestOfNSchema, grpoSchema, ppoSchema, rlooSchema } = await import('../dist/methods/reinforcement/index.js')
-  const { adapterSchema } = await import('../dist/adapters/index.js')
-  const { exportSchema } = await import('../dist/export/index.js')
+  const { bestOfNSchema, grpoSchema, ppoSchema, rlooSchema } = await import('../src/methods/reinforcement/index.ts')
+  const { adapterSchema } = await import('../src/adapters/index.ts')
+  const { exportSchema } = await import('../src/export/index.ts')
   const tables = optionTables({ sftSchema, pretrainSchema, generateSchema, distillSchema, teachSchema, quantizeFolderSchema, exportSchema, preferenceSchemas, policySchemas: { grpo: grpoSchema, rloo: rlooSchema, ppo: ppoSchema, bestOfN: bestOfNSchema }, adapterSchema })
   for (const document of documents) {
     const path = new URL(`../${document}`, import.meta.url)

@@ -1,7 +1,7 @@
 import { ConfigError } from '../errors.ts'
 import { activeAdapters, addAdapter, hasAdapters, loadAdapter, loadAdapterWeights, saveAdapter } from '../adapters/index.ts'
 import { AutoModelForCausalLM, weightBytes } from '../models/index.ts'
-import type { CausalLanguageModel } from '../models/index.ts'
+import type { CausalLanguageModel, PretrainedModel } from '../models/index.ts'
 import { loadWeights } from '../models/weights.ts'
 import { bytesOf } from '../tensor/index.ts'
 import { Tokenizer } from '../tokenizers/index.ts'
@@ -34,13 +34,13 @@ async function textEncoder(folder: string, { adapter, tokenizer }: ModelArgument
 }
 
 /** Sets what is trained, and whether layers are recomputed. */
-export function prepareModel(model: CausalLanguageModel, args: Freezing & { gradientCheckpointing: boolean }): void {
+export function prepareModel(model: PretrainedModel, args: Freezing & { gradientCheckpointing: boolean }): void {
   applyFreezing(model, args)
   if (args.gradientCheckpointing) model.gradientCheckpointingEnable()
 }
 
 /** Leaves only the parameters that are to be trained with requiresGrad. */
-export function applyFreezing(model: CausalLanguageModel, { trainable, freeze }: Freezing): void {
+export function applyFreezing(model: PretrainedModel, { trainable, freeze }: Freezing): void {
   if (hasAdapters(model) && (trainable || freeze.length)) throw new ConfigError('trainable, freeze: an adapter says itself what is trained; leave them out, or choose adapter: { type: "freeze" }')
   if (trainable) {
     model.requiresGrad_(false)
@@ -51,7 +51,7 @@ export function applyFreezing(model: CausalLanguageModel, { trainable, freeze }:
 }
 
 /** How a task keeps its model, or of a model with adapters the active one: the parts of a TrainingTask that save, load and describe it. */
-export function modelKeeping(model: CausalLanguageModel, tokenizer: Tokenizer | undefined): {
+export function modelKeeping(model: PretrainedModel, tokenizer: Tokenizer | undefined): {
   description: string, saveBytes: number, save: (folder: string) => Promise<void>, load: (folder: string) => Promise<void>
 } {
   const names = hasAdapters(model) ? activeAdapters(model) : undefined

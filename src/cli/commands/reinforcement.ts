@@ -1,6 +1,6 @@
 import { Command } from 'commander'
 import type { z } from 'zod'
-import { grpo, grpoSchema, ppo, ppoSchema, rloo, rlooSchema, type PolicyRun } from '../../methods/index.ts'
+import { grpo, grpoSchema, onlineDpo, onlineDpoSchema, ppo, ppoSchema, rloo, rlooSchema, type PolicyRun } from '../../methods/index.ts'
 import { addFlags, readOptions } from '../flags.ts'
 import { describePolicyRun, runTraining, type TrainableRun } from '../run.ts'
 
@@ -16,9 +16,10 @@ function policyCommand<S extends z.ZodObject>(name: string, description: string,
     })
 }
 
-/** grpo, rloo and ppo. */
+/** grpo, rloo, online-dpo and ppo. */
 export const reinforcementCommands = (): Command[] => [
   policyCommand('grpo', 'train from rewards of groups of answers: GRPO, DAPO, Dr. GRPO, GSPO, CISPO, SAPO, VESPO', grpoSchema, (args) => grpo(args)),
   policyCommand('rloo', 'train from rewards with the other answers as baseline: RLOO', rlooSchema, (args) => rloo(args)),
+  policyCommand('online-dpo', 'learn from pairs of own answers that rewards, a reward model or a judge rank: online DPO', onlineDpoSchema, (args) => onlineDpo(args)),
   policyCommand('ppo', 'train from rewards with a value model: PPO', ppoSchema, (args) => ppo(args)),
 ]

@@ -54,7 +54,7 @@ export async function dpo(options: DpoOptions): Promise<PreparedPreferenceRun<Pa
       decisiveOptions: decisive(args, ['lossType', 'lossWeights', 'beta', 'labelSmoothing', 'fDivergenceType', 'fAlphaDivergenceCoef', 'ldAlpha', 'useWeighting', 'discopopTau', 'refModel', 'precomputeRefLogProbs', 'syncRefModel', 'refModelMixupAlpha', 'refModelSyncSteps']),
       ...sampling(model, tokenizer, args.samplePrompts),
     })
-    const run = preparePreferenceRun(args, { model, tokenizer, data, task: reference.keptBy(task, args), saveFinal: task.save, release: () => reference?.dispose() })
+    const run = preparePreferenceRun(args, { model, tokenizer, data, task: reference.keptBy(task, args), final: task, release: () => reference?.dispose() })
     if (args.precomputeRefLogProbs) {
       const examples = batchesInOrder([...data.train, ...data.eval ?? []], args.precomputeRefBatchSize ?? args.perDeviceTrainBatchSize)
       const logps = (pairs: readonly PairExample[], other: CausalLanguageModel): readonly Tensor[] => {

@@ -70,7 +70,7 @@ export async function kto(options: KtoOptions): Promise<PreparedPreferenceRun<Un
       ...sampling(model, tokenizer, args.samplePrompts),
     })
     const kept = lossType === 'bco' ? { ...task, ...running.keptBy(task) } : task
-    const run = preparePreferenceRun(args, { model, tokenizer, data: loaded, task: reference.keptBy(kept, args), saveFinal: kept.save, release() { reference?.dispose(); running.dispose() } })
+    const run = preparePreferenceRun(args, { model, tokenizer, data: loaded, task: reference.keptBy(kept, args), final: kept, release() { reference?.dispose(); running.dispose() } })
     if (args.precomputeRefLogProbs) {
       // A row's partner is of its own batch, so the batches must be those of training.
       for (const [rows, size] of [[train, args.perDeviceTrainBatchSize], [data.eval ?? [], args.perDeviceEvalBatchSize]] as const) {

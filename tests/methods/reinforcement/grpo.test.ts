@@ -108,7 +108,7 @@ describe('a run repeats and resumes to the bit', () => {
   })
 
   test('the number of answers at a time decides nothing', async () => {
-    expect((await run({ generationBatchSize: 3 })).hash).toBe((await run()).hash)
+    expect((await run({ maxBatchSize: 3 })).hash).toBe((await run()).hash)
   })
 })
 
@@ -192,7 +192,7 @@ test('evaluation gives the mean reward of held-out prompts, always with the same
 describe('bad input', () => {
   test.each<[string, Partial<GrpoOptions>, PolicyInputs<Row>]>([
     ['which is no multiple of numGenerations 3', { numGenerations: 3 }, given],
-    ['reward: name at least one reward function', {}, { rows }],
+    ['reward: nothing judges the answers; name a reward function', {}, { rows }],
     ['rewardWeights: expected 2, one for each reward function, got 1', { rewardWeights: [1] }, given],
     ['files: there are 2 prompts, but a generation takes 4', { perDeviceTrainBatchSize: 16 }, { ...given, rows: rows.slice(0, 2) }],
     ['files: give the prompts', {}, { rewards: [share] }],
