@@ -152,7 +152,10 @@ export class DecodeGraphs {
   of(model: CausalLanguageModel, cache: KeyValueCache, parts: readonly DecodeRow[], { bf16, make }: { bf16: boolean, make: boolean }): DecodeGraph | undefined {
     let longest = 256
     for (const { sequence } of parts) longest = Math.max(longest, sequence.capacity)
-    const length = Math.min(2 ** Math.ceil(Math.log2(longest)), model.config.maxPositionEmbeddings)
+    const { config } = model
+    // Rotary frequencies of longer sequences are others, and no graph is asked for there.
+    const most = config.kind === 'decoder' && config.rope.type === 'longrope' ? config.rope.originalMaxPositionEmbeddings : config.maxPositionEmbeddings
+    const length = Math.min(2 ** Math.ceil(Math.log2(longest)), most)
     const key = `${parts.length} ${length}`
     let graph = this.#graphs.get(key)
     if (graph || !make) return graph

@@ -120,11 +120,7 @@ export class GenerationEngine {
   }
 
   async #step(): Promise<void> {
-    for (const entry of this.#requests) {
-      if (!entry.signal?.aborted) continue
-      entry.answer.abort()
-      this.#finish(entry)
-    }
+    for (const entry of this.#requests) if (entry.signal?.aborted) this.#abort(entry)
     this.#schedule.admit()
     const batches = this.#batches(this.#schedule.plan())
     const decoding = batches.length === 1 && batches[0]!.every(isDecoding) ? batches[0]!.length : 0
@@ -147,6 +143,10 @@ export class GenerationEngine {
   #take(entry: Request, tokenId: number, logprob: number): void {
     // The caller may have disposed of the engine meanwhile.
     if (!entry.sequence) return
+    if (entry.signal?.aborted) {
+      this.#abort(entry)
+      return
+    }
     const token = entry.answer.push(tokenId, logprob)
     try {
       entry.onToken?.(token)
@@ -156,6 +156,11 @@ export class GenerationEngine {
       return
     }
     if (entry.answer.finished) this.#finish(entry)
+  }
+
+  #abort(entry: Request): void {
+    entry.answer.abort()
+    this.#finish(entry)
   }
 
   #finish(entry: Request): void {
