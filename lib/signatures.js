@@ -34,6 +34,7 @@ export const signatures = {
   embedding_backward: '(InOut dweight, In dy, In id, bool accumulate)',
   softmax: '(Out y, In x)',
   softmax_backward: '(Out dx, In dy, In y)',
+  top_k: '(Out value, Out index, In x)',
   cross_entropy: '(Out nll, Out lse, In logits, In labels, double smoothing)',
   cross_entropy_backward: '(Out dlogits, In dnll, In logits, In lse, In labels, double smoothing)',
   linear_cross_entropy: '(Out nll, Out correct, MaybeOut dhidden, MaybeInOut dweight, MaybeInOut dbias, In hidden, In weight, MaybeIn bias, In labels, double smoothing, double soft_cap, double gradient_scale, bool accumulate, bool half)',

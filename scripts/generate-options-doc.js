@@ -61,11 +61,11 @@ function adapterTables({ options }, pick) {
   return Object.fromEntries(kinds.filter(([type]) => type !== 'bitfit'))
 }
 
-/** GRPO's and PPO's options beside those of SFT, RLOO's where they are not GRPO's, and all of rejection sampling. */
-function policyTables({ grpo, rloo, ppo, bestOfN }, sft, pick) {
-  const [own, other, values] = [grpo, rloo, ppo].map(jsonSchema)
+/** The options of GRPO, PPO and online DPO beside those of SFT, RLOO's where they are not GRPO's, and all of rejection sampling. */
+function policyTables({ grpo, rloo, ppo, onlineDpo, bestOfN }, sft, pick) {
+  const [own, other, values, online] = [grpo, rloo, ppo, onlineDpo].map(jsonSchema)
   const differs = (a, b) => (name) => JSON.stringify(a.properties[name]) !== JSON.stringify(b.properties[name])
-  return { grpo: pick(own, differs(own, sft)), rloo: pick(other, differs(other, own)), ppo: pick(values, differs(values, sft)), bestOfN: pick(jsonSchema(bestOfN), () => true) }
+  return { grpo: pick(own, differs(own, sft)), rloo: pick(other, differs(other, own)), ppo: pick(values, differs(values, sft)), onlineDpo: pick(online, differs(online, sft)), bestOfN: pick(jsonSchema(bestOfN), () => true) }
 }
 
 /** The text with each table in its place, between `<!-- options: name -->` and `<!-- end of options -->`. */
@@ -73,7 +73,7 @@ export function withTables(text, tables) {
   return text.replace(/(<!-- options: (\w+) -->\n)[\s\S]*?(<!-- end of options -->)/g, (_, open, name, close) => `${open}${tables[name]}\n${close}`)
 }
 
-export const documents = ['docs/training.md', 'docs/generation.md', 'docs/distillation.md', 'docs/quantization.md', 'docs/export.md', 'docs/preference.md', 'docs/grpo.md', 'docs/ppo.md', 'docs/adapters.md', 'docs/virtual-tokens.md']
+export const documents = ['docs/training.md', 'docs/generation.md', 'docs/distillation.md', 'docs/quantization.md', 'docs/export.md', 'docs/preference.md', 'docs/grpo.md', 'docs/ppo.md', 'docs/online-dpo.md', 'docs/adapters.md', 'docs/virtual-tokens.md']
 
 if (process.argv[1] === fileURLToPath(import.meta.url)) {
   register()
@@ -83,10 +83,10 @@ if (process.argv[1] === fileURLToPath(import.meta.url)) {
   const { quantizeFolderSchema } = await import('../src/quantization/index.ts')
   const { cpoSchema, dpoSchema, ktoSchema, orpoSchema, rewardSchema, rrhfSchema } = await import('../src/methods/preference/options.ts')
   const preferenceSchemas = { dpo: dpoSchema, kto: ktoSchema, orpo: orpoSchema, cpo: cpoSchema, rrhf: rrhfSchema, reward: rewardSchema }
-  const { bestOfNSchema, grpoSchema, ppoSchema, rlooSchema } = await import('../src/methods/reinforcement/index.ts')
+  const { bestOfNSchema, grpoSchema, onlineDpoSchema, ppoSchema, rlooSchema } = await import('../src/methods/reinforcement/index.ts')
   const { adapterSchema } = await import('../src/adapters/index.ts')
   const { exportSchema } = await import('../src/export/index.ts')
-  const tables = optionTables({ sftSchema, pretrainSchema, generateSchema, distillSchema, teachSchema, quantizeFolderSchema, exportSchema, preferenceSchemas, policySchemas: { grpo: grpoSchema, rloo: rlooSchema, ppo: ppoSchema, bestOfN: bestOfNSchema }, adapterSchema })
+  const tables = optionTables({ sftSchema, pretrainSchema, generateSchema, distillSchema, teachSchema, quantizeFolderSchema, exportSchema, preferenceSchemas, policySchemas: { grpo: grpoSchema, rloo: rlooSchema, ppo: ppoSchema, onlineDpo: onlineDpoSchema, bestOfN: bestOfNSchema }, adapterSchema })
   for (const document of documents) {
     const path = new URL(`../${document}`, import.meta.url)
     const before = readFileSync(path, 'utf8')

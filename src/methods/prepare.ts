@@ -2,7 +2,7 @@ import { ConfigError } from '../errors.ts'
 import { loadDataset } from '../data/index.ts'
 import type { LoadDatasetOptions, LoadedDataset } from '../data/index.ts'
 import { generate } from '../generate/index.ts'
-import type { AnyModelConfig, CausalLanguageModel } from '../models/index.ts'
+import type { AnyModelConfig, CausalLanguageModel, PretrainedModel } from '../models/index.ts'
 import { Tokenizer } from '../tokenizers/index.ts'
 import { Trainer } from '../train/trainer.ts'
 import type { Batch } from '../data/index.ts'
@@ -50,9 +50,9 @@ export function checkLengths({ train, eval: held }: LoadedDataset, { maxPosition
 }
 
 /** What a prepared run holds; dispose() releases everything but the model. */
-export interface PreparedRun {
+export interface PreparedRun<M extends PretrainedModel = CausalLanguageModel> {
   trainer: Trainer<Batch>
-  model: CausalLanguageModel
+  model: M
   tokenizer: Tokenizer
   data: LoadedDataset
   /** Trains, and saves the final model and tokenizer into outputDir. */

@@ -1,9 +1,9 @@
 import { ShapeError } from '../errors.ts'
 import { Embedding, LayerNorm, Linear, type LinearLayer, Module } from '../nn/index.ts'
 import { add, dropout, embedding, reshape, Spans } from '../ops/index.ts'
-import { checkpoint, scope, Tensor } from '../tensor/index.ts'
+import { checkpoint, scope, Tensor, type Device } from '../tensor/index.ts'
 import { selfAttention, type LayerContext } from './attention.ts'
-import { flattenBatch, type BatchInput, type FlatBatch, type TokenInput } from './batch.ts'
+import { flattenBatch, type BatchInput, type FlatBatch, type TokenArray, type TokenInput } from './batch.ts'
 import type { EncoderConfig } from './config.ts'
 import { PretrainedModel, type BaseOutput, type OutputChoice } from './pretrainedModel.ts'
 
@@ -179,6 +179,14 @@ export function firstTokens(hidden: Tensor, cuSeqlens: Int32Array): Tensor {
   return embedding(hidden, Tensor.from(rows, [rows.length], { device: hidden.device }))
 }
 
+/** Lays a batch out, flat and without padding; also checks token types. */
+export function flattenEncoderBatch(input: BatchInput & Pick<EncoderInput, 'tokenTypeIds'>, { vocabSize, typeVocabSize, modelType }: EncoderConfig, device: Device): FlatBatch {
+  const types = Array.from<number | TokenArray>(input.tokenTypeIds ?? []).flatMap((one) => (typeof one === 'number' ? one : Array.from(one)))
+  const wrong = types.find((type) => !(type >= 0 && type < typeVocabSize))
+  if (wrong !== undefined) throw new ShapeError(`tokenTypeIds: expected ${typeVocabSize === 1 ? '0, the only type' : `0 to ${typeVocabSize - 1}, the types`} ${modelType} has, got ${wrong}`)
+  return flattenBatch(input, vocabSize, device)
+}
+
 /** An encoder without a head: BertModel or RobertaModel, as its config says. */
 export class EncoderModel extends PretrainedModel {
   config: EncoderConfig
@@ -202,18 +210,17 @@ export class EncoderModel extends PretrainedModel {
   /** Runs the model, without padding: all sequences one after another, each seeing only itself. */
   forward(input: EncoderInput): EncoderOutput {
     return scope(() => {
-      const batch = flattenBatch(input, this.config.vocabSize, this.device)
+      const batch = flattenEncoderBatch(input, this.config, this.device)
       const output = this.run(batch, input, this.gradientCheckpointing)
       return { ...output, ...(this.pooler ? { poolerOutput: this.pooler.forward(firstTokens(output.lastHiddenState, batch.cuSeqlens)) } : {}), cuSeqlens: batch.cuSeqlens }
     })
   }
 
-  override base(input: EncoderInput): BaseOutput { return scope(() => this.run(flattenBatch(input, this.config.vocabSize, this.device), input, this.gradientCheckpointing)) }
+  override base(input: EncoderInput): BaseOutput { return scope(() => this.run(flattenEncoderBatch(input, this.config, this.device), input, this.gradientCheckpointing)) }
 
   /** @internal Runs embeddings and layers on a batch that is laid out already. */
   run(batch: FlatBatch, { outputHiddenStates = false, outputAttentions = false }: OutputChoice, gradientCheckpointing: boolean): BaseOutput {
-    const { tokenTypeIds, labels } = batch
-    if (tokenTypeIds && this.config.typeVocabSize < 2) throw new ShapeError(`tokenTypeIds: ${this.config.modelType} has one type of token; leave them out`)
+    const { labels } = batch
     const hiddenStates: Tensor[] | undefined = outputHiddenStates ? [] : undefined
     const attentions: Tensor[][] | undefined = outputAttentions ? [] : undefined
     const context: LayerContext = { spans: batch.spans, rope: undefined, cache: undefined, slots: undefined, virtual: undefined, attentions }

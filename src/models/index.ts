@@ -15,6 +15,7 @@ export { quantizeOption, quantizeSchema, resolveQuantization, weightFormats, typ
 export { linearLayers, quantizedLayers, quantizeLayers, weightBytes } from './quantizedLayers.ts'
 export { disableDropout } from './dropout.ts'
 export { Classifier, readBaseConfig, type ClassifierOptions } from './sequenceClassification.ts'
+export { classificationLoss, type ClassificationLabels } from './classificationLoss.ts'
 export { problemTypes, type ClassifierKind, type ProblemType } from './classifierLabels.ts'
 export { EncoderModel, type EncoderInput, type EncoderOutput } from './encoder.ts'
 export { EncoderClassifier } from './encoderClassifier.ts'

@@ -2,9 +2,9 @@ import { ConfigError } from '../errors.ts'
 import { type Embedding, LayerNorm, Linear, type LinearLayer, Module, Parameter, zeros } from '../nn/index.ts'
 import { crossEntropy, embedding, ignoreIndex, linearCrossEntropy, mul, sum } from '../ops/index.ts'
 import { scope, Tensor } from '../tensor/index.ts'
-import { flattenBatch, type FlatBatch, type TokenInput } from './batch.ts'
+import type { FlatBatch, TokenInput } from './batch.ts'
 import type { ActivationName, EncoderConfig } from './config.ts'
-import { EncoderModel, type EncoderInput } from './encoder.ts'
+import { EncoderModel, flattenEncoderBatch, type EncoderInput } from './encoder.ts'
 import { logitsOf } from './logits.ts'
 import { PretrainedModel, type BaseOutput } from './pretrainedModel.ts'
 
@@ -70,7 +70,7 @@ export abstract class MaskedLanguageModel extends PretrainedModel {
   override base(input: MaskedInput): BaseOutput { return scope(() => this.encoder.run(this.#layOut(input), input, this.gradientCheckpointing)) }
 
   /** Labels stand at the token they are about: nothing is shifted. */
-  #layOut(input: MaskedInput): FlatBatch { return flattenBatch({ ...input, labels: undefined, shiftLabels: input.labels }, this.config.vocabSize, this.device) }
+  #layOut(input: MaskedInput): FlatBatch { return flattenEncoderBatch({ ...input, labels: undefined, shiftLabels: input.labels }, this.config, this.device) }
 
   #loss(hidden: Tensor, values: Int32Array, { numItems, labelSmoothing = 0 }: MaskedInput): Pick<MaskedOutput, 'loss' | 'nll' | 'correct' | 'numLabels'> {
     const counted = Array.from(values.keys()).filter((t) => values[t] !== ignoreIndex)

@@ -30,7 +30,7 @@ import * as anneal from '../../src/index.ts'
 import { distillSchema, teachSchema } from '../../src/methods/distillation/options.ts'
 import { pretrainSchema, sftSchema } from '../../src/methods/options.ts'
 import { cpoSchema, dpoSchema, ktoSchema, orpoSchema, rewardSchema, rrhfSchema } from '../../src/methods/preference/options.ts'
-import { bestOfNSchema, grpoSchema, ppoSchema, rlooSchema } from '../../src/methods/reinforcement/index.ts'
+import { bestOfNSchema, grpoSchema, onlineDpoSchema, ppoSchema, rlooSchema } from '../../src/methods/reinforcement/index.ts'
 import { quantizeFolderSchema } from '../../src/quantization/index.ts'
 
 const preferenceSchemas = { dpo: dpoSchema, kto: ktoSchema, orpo: orpoSchema, cpo: cpoSchema, rrhf: rrhfSchema, reward: rewardSchema }
@@ -106,7 +106,7 @@ test("the table of names names what exists", () => {
   const prototypes = [anneal.Tokenizer, anneal.Trainer, anneal.CausalLanguageModel, anneal.Module, anneal.AdamW].flatMap((one) => Object.getOwnPropertyNames(one.prototype))
   const fields = ['optimizer', 'step', 'model', 'tokenizer', 'train', 'fromConfig', 'fromPretrained']
   const schemas = [
-    sftSchema, pretrainSchema, generateSchema, distillSchema, teachSchema, ...Object.values(preferenceSchemas), grpoSchema, rlooSchema, ppoSchema, bestOfNSchema, quantizeFolderSchema, exportSchema, mergeSchema, ...adapterSchema.options,
+    sftSchema, pretrainSchema, generateSchema, distillSchema, teachSchema, ...Object.values(preferenceSchemas), grpoSchema, rlooSchema, ppoSchema, onlineDpoSchema, bestOfNSchema, quantizeFolderSchema, exportSchema, mergeSchema, ...adapterSchema.options,
   ]
   const options = schemas.flatMap(({ shape }) => Object.keys(shape))
   const known = new Set([...Object.keys(anneal), ...prototypes, ...fields, ...options])
@@ -126,7 +126,7 @@ test('the tables of options are those of the schemas', async () => {
   const script = await import(pathToFileURL(join(root, 'scripts/generate-options-doc.js')).href) as {
     documents: string[], optionTables: (schemas: object) => Record<string, string>, withTables: (text: string, tables: Record<string, string>) => string,
   }
-  const tables = script.optionTables({ sftSchema, pretrainSchema, generateSchema, distillSchema, teachSchema, quantizeFolderSchema, exportSchema, preferenceSchemas, policySchemas: { grpo: grpoSchema, rloo: rlooSchema, ppo: ppoSchema, bestOfN: bestOfNSchema }, adapterSchema })
+  const tables = script.optionTables({ sftSchema, pretrainSchema, generateSchema, distillSchema, teachSchema, quantizeFolderSchema, exportSchema, preferenceSchemas, policySchemas: { grpo: grpoSchema, rloo: rlooSchema, ppo: ppoSchema, onlineDpo: onlineDpoSchema, bestOfN: bestOfNSchema }, adapterSchema })
   expect(Object.keys(tables).sort()).toEqual(script.documents.flatMap((document) => [...read(document).matchAll(/<!-- options: (\w+) -->/g)].map(([, name]) => name!)).sort())
   for (const document of script.documents) expect(read(document) === script.withTables(read(document), tables), `${document}: run node scripts/generate-options-doc.js`).toBe(true)
 })
