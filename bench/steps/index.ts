@@ -2,12 +2,10 @@
 import { adapterSteps } from './adapters.ts'
 import { generationSteps } from './generation.ts'
 import { pretrainSteps } from './pretrain.ts'
-import { reinforcementSteps } from './reinforcement.ts'
 import type { Step } from './step.ts'
 
 export const steps: readonly Step[] = [
   ...pretrainSteps,
   ...adapterSteps,
   ...generationSteps,
-  ...reinforcementSteps,
 ]
