@@ -13,6 +13,7 @@ import type { GeneratedToken, GenerationOutput } from './output.ts'
 import { sampleTokens, type SampledTokens } from './sampler.ts'
 import { PrefixGroup, Schedule, type Entry, type Part } from './schedule.ts'
 
+/** The size of a generation engine, and what it generates with. */
 export interface EngineOptions {
   /** Tokens of all answers under way together, their prompts included, that the key-value cache holds. */
   slots: number
@@ -24,6 +25,7 @@ export interface EngineOptions {
   bf16?: boolean
 }
 
+/** One answer that an engine is asked for. */
 export interface GenerationRequest {
   promptIds: Int32Array
   config: GenerationConfig

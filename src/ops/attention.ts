@@ -38,6 +38,7 @@ export class Spans {
   dispose(): void { this.tensor.dispose() }
 }
 
+/** What `attention` takes beside queries, keys and values. */
 export interface AttentionOptions {
   /** Multiplies the scores; 1 / sqrt(headDim) by default. */
   scale?: number
