@@ -4,12 +4,12 @@ import { mkdirSync, readFileSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { AutoModelForCausalLM, distill, sft, teach, trainTokenizer, type PreparedRun } from 'anneal'
 import glob from 'fast-glob'
+import { jsonl, size } from './shared.ts'
 
 const folder = process.argv[2] ?? 'distilled'
 const path = (name: string): string => join(folder, name)
 mkdirSync(folder, { recursive: true })
-const texts = glob.sync('node_modules/*/*.md').sort().map((file) => readFileSync(file, 'utf8').slice(0, 4000)).slice(0, 150)
-writeFileSync(path('text.jsonl'), texts.map((text) => `${JSON.stringify({ text })}\n`).join(''))
+const texts = glob.sync('node_modules/*/*.md').sort().map((file) => readFileSync(file, 'utf8').slice(0, 4000)).slice(0, size(150, 20))
 writeFileSync(path('text.txt'), texts.join('\n'))
 
 const special = '<|endoftext|>'
@@ -36,10 +36,10 @@ async function heldOut(run: PreparedRun): Promise<number> {
 }
 
 // Teacher and students see the same data, split alike.
-const data = { files: path('text.jsonl'), cacheDir: path('cache'), evalSplit: 0.1, maxLength: 128, packing: 'wrapped', seed: 42 } as const
-const training = { ...data, perDeviceTrainBatchSize: 8, learningRate: 3e-3, warmupRatio: 0.1, saveStrategy: 'no', maxSteps: 100 } as const
+const data = { files: jsonl(path('text.jsonl'), texts.map((text) => ({ text }))), cacheDir: path('cache'), evalSplit: 0.1, maxLength: 128, packing: 'wrapped', seed: 42 } as const
+const training = { ...data, perDeviceTrainBatchSize: 8, learningRate: 3e-3, warmupRatio: 0.1, saveStrategy: 'no', maxSteps: size(100, 3) } as const
 const [teacher, student] = [path('teacher'), await newModel('student', 2)]
-console.log('teacher of 4 layers:', (await heldOut(await sft({ ...training, model: await newModel('start', 4), outputDir: teacher, maxSteps: 250 }))).toFixed(3))
+console.log('teacher of 4 layers:', (await heldOut(await sft({ ...training, model: await newModel('start', 4), outputDir: teacher, maxSteps: size(250, 3) }))).toFixed(3))
 
 // The teacher runs once; any number of students can learn from what it said.
 const { rows, meanTail } = await teach({ ...data, teacher, output: path('recording'), topK: 64 })
