@@ -1,5 +1,5 @@
 // What distillation buys: a teacher, then students of half its layers from three seeds, on hard labels alone and distilled, on Markdown of this machine.
-// npx tsx bench/halfDepth.ts [--teacher-steps 600] [--steps 200] [--seeds 3] [--folder FOLDER]. Prints the held-out cross-entropy of each; ends with 1
+// npx tsx bench/halfDepth.ts [--teacher-steps 250] [--steps 60] [--seeds 3] [--folder FOLDER]. Prints the held-out cross-entropy of each; ends with 1
 // unless the distilled student is better for every seed.
 import { mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
@@ -10,7 +10,7 @@ import { distill, sft, type PreparedRun } from '../src/methods/index.ts'
 import { AutoModelForCausalLM } from '../src/models/index.ts'
 import { trainTokenizer } from '../src/tokenizers/index.ts'
 
-const { values } = parseArgs({ options: { 'teacher-steps': { type: 'string', default: '600' }, steps: { type: 'string', default: '200' }, seeds: { type: 'string', default: '3' }, folder: { type: 'string' } } })
+const { values } = parseArgs({ options: { 'teacher-steps': { type: 'string', default: '250' }, steps: { type: 'string', default: '60' }, seeds: { type: 'string', default: '3' }, folder: { type: 'string' } } })
 const folder = values.folder ?? mkdtempSync(join(tmpdir(), 'anneal-half-depth-'))
 mkdirSync(folder, { recursive: true })
 const path = (name: string): string => join(folder, name)
