@@ -17,16 +17,17 @@ function output(script: string): string {
   return stdout
 }
 
-test('importing takes less than three times 60 ms of processor time', () => {
-  const measure = (): number => Number(output(`
-    const before = process.cpuUsage()
-    await import(${JSON.stringify(entry)})
-    const { user, system } = process.cpuUsage(before)
-    console.log((user + system) / 1000)`))
-  // Other processes only make it slower: the first measurement that is good enough decides.
-  let best = Infinity
-  for (let round = 0; round < 8 && best >= 180; round++) best = Math.min(best, measure())
-  expect(best).toBeLessThan(180)
+test('importing takes less than three times 60 ms of processor time, or on a slow machine four times what Node takes to start', () => {
+  const measure = (): boolean => {
+    const [startup, time] = JSON.parse(output(`
+      const before = process.cpuUsage()
+      await import(${JSON.stringify(entry)})
+      const { user, system } = process.cpuUsage(before)
+      console.log(JSON.stringify([(before.user + before.system) / 1000, (user + system) / 1000]))`)) as [number, number]
+    return time < Math.max(180, 4 * startup)
+  }
+  // Other processes only make it slower: one measurement that is good enough decides.
+  expect(Array.from({ length: 5 }).some(measure)).toBe(true)
 }, 180_000)
 
 test('importing loads no package but the addon', () => {
