@@ -29,7 +29,7 @@ function documents(bytes: number): string[] {
   return [...found]
 }
 
-const texts = documents(2e6)
+const texts = documents(1e6)
 writeFileSync(path('text.jsonl'), texts.map((text) => `${JSON.stringify({ text })}\n`).join(''))
 writeFileSync(path('text.txt'), texts.join('\n\n'))
 const tokenizer = await trainTokenizer({ type: 'bpe', files: [path('text.txt')], vocabSize: 1024, specialTokens: ['<|endoftext|>'], roles: { eosToken: '<|endoftext|>', padToken: '<|endoftext|>' }, outputDir: path('tokenizer') })
@@ -37,7 +37,7 @@ const tokenizer = await trainTokenizer({ type: 'bpe', files: [path('text.txt')],
 /** A folder with a new model. */
 async function create(name: string, layers: number, seed: number): Promise<string> {
   const model = AutoModelForCausalLM.fromConfig({
-    modelType: 'llama', hiddenSize: 128, intermediateSize: 344, numHiddenLayers: layers, numAttentionHeads: 4, numKeyValueHeads: 4, tieWordEmbeddings: true,
+    modelType: 'llama', hiddenSize: 96, intermediateSize: 256, numHiddenLayers: layers, numAttentionHeads: 4, numKeyValueHeads: 4, tieWordEmbeddings: true,
     vocabSize: tokenizer.embeddingRows, maxPositionEmbeddings: 128, eosTokenId: tokenizer.eosTokenId, bosTokenId: null,
   }, { seed })
   await model.savePretrained(path(name))
