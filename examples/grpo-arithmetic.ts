@@ -16,12 +16,16 @@ function uniform(): number {
 }
 const below = (n: number): number => Math.floor(uniform() * n)
 
-const sums = Array.from({ length: 100 }, (_, i) => ({ prompt: `${Math.floor(i / 10)}+${i % 10}=`, answer: Math.floor(i / 10) + i % 10 }))
+const largest = 19
+const sums = Array.from({ length: (largest + 1) ** 2 }, (_, i) => {
+  const [a, b] = [Math.floor(i / (largest + 1)), i % (largest + 1)]
+  return { prompt: `${a}+${b}=`, answer: a + b }
+})
 const order = sums.map((sum) => ({ sum, at: uniform() })).sort((a, b) => a.at - b.at).map(({ sum }) => sum)
-const [heldOut, questions] = [order.slice(0, 20), order.slice(20)]
+const [heldOut, questions] = [order.slice(0, 200), order.slice(200)]
 
 // "3+4:" is always followed by the sum, "3+4=" one time in five, else by any number: the model can add, but "=" does not yet ask it to.
-const lines = Array.from({ length: 100 }, () => order.flatMap(({ prompt, answer }) => [prompt.replace('=', ':') + String(answer), prompt + String(below(5) === 0 ? answer : below(19))])).flat()
+const lines = Array.from({ length: 60 }, () => order.flatMap(({ prompt, answer }) => [prompt.replace('=', ':') + String(answer), prompt + String(below(5) === 0 ? answer : below(2 * largest + 1))])).flat()
 const text = `${outputDir}/sums.jsonl`
 writeFileSync(text, lines.map((line) => JSON.stringify({ text: line })).join('\n'))
 await trainTokenizer({ type: 'bpe', files: [text], vocabSize: 257, specialTokens: ['<|endoftext|>'], roles: { eosToken: '<|endoftext|>', padToken: '<|endoftext|>' }, outputDir: `${outputDir}/tokenizer` })
@@ -35,8 +39,8 @@ await first.train()
 first.dispose()
 
 const run = await grpo<typeof sums[number]>({
-  model: `${outputDir}/pretrained`, outputDir: `${outputDir}/grpo`, seed, maxSteps: 60, learningRate: 3e-4, lrSchedulerType: 'constant', perDeviceTrainBatchSize: 256, numGenerations: 16,
-  generationBatchSize: 256, maxCompletionLength: 4, evalStrategy: 'steps', evalSteps: 10, saveStrategy: 'no',
+  model: `${outputDir}/pretrained`, outputDir: `${outputDir}/grpo`, seed, maxSteps: 100, learningRate: 3e-4, lrSchedulerType: 'constant', perDeviceTrainBatchSize: 256, numGenerations: 16,
+  generationBatchSize: 256, maxCompletionLength: 4, evalStrategy: 'steps', evalSteps: 20, saveStrategy: 'no',
 }, { rows: questions, evalRows: heldOut, rewards: [numericMatch()] })
 const before = (await run.trainer.evaluate())['reward']!
 console.log(`held-out accuracy before: ${(100 * before).toFixed(0)} %`)

@@ -5,6 +5,7 @@ import { dpoSteps } from './dpo.ts'
 import { generationSteps } from './generation.ts'
 import { pretrainSteps } from './pretrain.ts'
 import { sftSteps } from './sft.ts'
+import { reinforcementSteps } from './reinforcement.ts'
 import type { Step } from './step.ts'
 
 export const steps: readonly Step[] = [
@@ -14,4 +15,5 @@ export const steps: readonly Step[] = [
   ...dpoSteps,
   ...distillSteps,
   ...generationSteps,
+  ...reinforcementSteps,
 ]

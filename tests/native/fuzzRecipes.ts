@@ -22,6 +22,7 @@ export const recipes: Readonly<Record<string, readonly ArgumentRecipe[]>> = {
   attention_backward: [
     f(9, 4, 16), f(12, 2, 16), f(12, 2, 16), f(9, 4, 16), f(9, 4, 16), f(12, 2, 16), f(12, 2, 16), f(9, 4, 16), f32(9, 4), spans, 0.25, true, 3, 2, false,
   ],
+  top_k: [f(3, 4), index(33, 3, 4), f(3, 33)],
   scatter_rows: [f(7, 2, 3), f(3, 2, 3), index(7, 3)], gather_rows: [f(3, 2, 3), f(7, 2, 3), index(7, 3)],
   rms_norm: [f(3, 33), f32(3), f(3, 33), f(3, 33), f(3, 33), f(33), 1e-6, 1], rms_norm_backward: [f(3, 33), f32(33), f(3, 33), f(3, 33), f(3, 33), f(33), f32(3), 0, true],
   layer_norm: [f(3, 33), f32(3), f32(3), f(3, 33), f(3, 33), f(3, 33), f(33), f(33), 1e-5],
