@@ -28,6 +28,7 @@ export interface Kernels {
   layer_norm(y: Handle, mean: Handle, rstd: Handle, sum: Handle | 0, x: Handle, residual: Handle | 0, weight: Handle, bias: Handle | 0, eps: number): void
   layer_norm_backward(dx: Handle, dweight: Handle | 0, dbias: Handle | 0, dy: Handle, dsum: Handle | 0, x: Handle, weight: Handle, mean: Handle, rstd: Handle, accumulate: boolean): void
   rope(y: Handle, x: Handle, cos: Handle, sin: Handle, position: Handle, interleaved: boolean, inverse: boolean): void
+  rope_pair(y: Handle, otherY: Handle, x: Handle, otherX: Handle, cos: Handle, sin: Handle, position: Handle, interleaved: boolean, inverse: boolean): void
   activation(y: Handle, x: Handle, activation: number): void
   activation_backward(dx: Handle, dy: Handle, x: Handle, activation: number): void
   gated_activation(y: Handle, gate: Handle, up: Handle, activation: number): void

@@ -24,6 +24,6 @@ export {
 export { dequantize, quantize, QuantizedTensor } from './quantization.ts'
 export type { QuantizeOptions } from './quantization.ts'
 export { quantizedMatmul } from './quantizedMatmul.ts'
-export { rope } from './rope.ts'
+export { rope, ropePair } from './rope.ts'
 export type { RopeOptions } from './rope.ts'
 export { softmax } from './softmax.ts'

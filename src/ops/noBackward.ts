@@ -11,7 +11,7 @@ export const noBackward = {
   slice: 'its gradient is slice_into', slice_into: 'writes into memory that has no gradient', gather_last: 'its gradient is scatter_add_last',
   scatter_add_last: 'is the gradient of gather_last', gemm: 'its gradients are gemm', sum_rows: 'is the gradient of a bias',
   scatter_rows: 'writes a key/value cache, which has no gradient', gather_rows: 'reads a key/value cache, which has no gradient',
-  rope: 'its gradient is the inverse rotation', dropout: 'is its own gradient',
+  rope: 'its gradient is the inverse rotation', rope_pair: 'its gradient is the inverse rotation', dropout: 'is its own gradient',
   linear_cross_entropy: 'computes its gradient in the forward pass',
   linear_divergence: 'computes its gradient in the forward pass', linear_top_divergence: 'computes its gradient in the forward pass',
   sum_squares: 'measures gradients', clip_factor: 'measures gradients', adamw: 'updates parameters', count_non_finite: 'counts',
