@@ -1,7 +1,7 @@
 import { ConfigError, ShapeError } from '../errors.ts'
 import type { JsonValue } from '../files/index.ts'
 import { type Embedding, Linear, type LinearLayer, Module } from '../nn/index.ts'
-import { crossEntropy, embedding, linearCrossEntropy, linearLogprob, mul, reshape, selectiveLogSoftmax, slice, sum, toDtype, type LogprobResult } from '../ops/index.ts'
+import { AttentionPlans, crossEntropy, embedding, linearCrossEntropy, linearLogprob, mul, reshape, selectiveLogSoftmax, slice, sum, toDtype, type LogprobResult } from '../ops/index.ts'
 import { isRecording } from '../tensor/autograd.ts'
 import { bytesOf, noGrad, scope, Tensor, type Device, type DType } from '../tensor/index.ts'
 import { usesHalf } from '../ops/compute.ts'
@@ -126,7 +126,7 @@ export abstract class CausalLanguageModel extends Module {
     const attentions: Tensor[][] | undefined = input.outputAttentions ? [] : undefined
     const recompute = this.gradientCheckpointing && this.training && !attentions && !cache
     const virtual = virtualContext(this.virtualTokens, batch.virtual, this.config, this.dtype)
-    const all = this.hidden(batch, { spans: batch.spans, cache, slots: batch.slots, attentions, virtual }, { hiddenStates, recompute })
+    const all = this.#pass(batch, { spans: batch.spans, cache, slots: batch.slots, attentions, virtual }, { hiddenStates, recompute })
     if (cache) cacheSequences?.forEach((sequence, i) => { cache.advance(sequence, batch.added[i]! + batch.lengths[i]!) })
     const own = (states: Tensor): Tensor => dropVirtual(states, virtual)
     return {
@@ -140,7 +140,17 @@ export abstract class CausalLanguageModel extends Module {
    * the device and the cache is not advanced, so that the calls can be captured as a graph.
    */
   decode(batch: FlatBatch, cache: KeyValueCache): Tensor {
-    return scope(() => this.logits(this.hidden(batch, { spans: batch.spans, cache, slots: batch.slots, attentions: undefined, virtual: undefined }, { hiddenStates: undefined, recompute: false })))
+    return scope(() => this.logits(this.#pass(batch, { spans: batch.spans, cache, slots: batch.slots, attentions: undefined, virtual: undefined }, { hiddenStates: undefined, recompute: false })))
+  }
+
+  /** hidden() with the plans that its layers share. */
+  #pass(batch: FlatBatch, context: Omit<LayerContext, 'rope' | 'plans'>, options: RunOptions): Tensor {
+    const plans = new AttentionPlans(context.spans)
+    try {
+      return this.hidden(batch, { ...context, plans }, options)
+    } finally {
+      plans.dispose()
+    }
   }
 
   #loss(hidden: Tensor, labels: Tensor, numLabels: number | undefined, { numItems, labelSmoothing = 0 }: ForwardInput): Pick<ForwardOutput, 'loss' | 'nll' | 'correct' | 'numLabels'> {

@@ -1,7 +1,7 @@
 export { activation, gatedActivation, gelu, geluTanh, relu, silu, swiglu } from './activation.ts'
 export { gae, groupAdvantages } from './advantages.ts'
 export type { GaeOptions, GaeResult, GroupAdvantages, GroupAdvantagesOptions } from './advantages.ts'
-export { attention, attentionProbabilities, Spans } from './attention.ts'
+export { attention, AttentionPlans, attentionProbabilities, Spans } from './attention.ts'
 export type { AttentionOptions, Span } from './attention.ts'
 export { linearDivergence, linearTopDivergence, logitsDivergence, logitsTopDivergence } from './divergence.ts'
 export type { DivergenceOptions, DivergenceResult, OutputLayer, RecordedDistributions, Tail, TopDivergenceOptions } from './divergence.ts'

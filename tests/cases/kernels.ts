@@ -14,7 +14,7 @@ export const kernelCases: readonly OpCase[] = [
   {
     op: 'adamw', name: '16M parameters', inputs: [fixed([parameters]), fixed([parameters]), fixed([parameters]), constant([parameters])], benchOnly: true,
     run(p, m, v, g) {
-      kernels.adamw(p.handle, m.handle, v.handle, 0, g.handle, 0, 1e-4, 0.9, 0.999, 1e-8, 0.1, 3)
+      kernels.adamw([p.handle], [m.handle], [v.handle], [], [g.handle], 0, [1e-4], 0.9, 0.999, 1e-8, [0.1], 3)
       return p
     },
     // Parameter and both moments are read and written.
@@ -24,7 +24,7 @@ export const kernelCases: readonly OpCase[] = [
     op: 'sumSquares', name: '16M numbers', inputs: [constant([parameters])], benchOnly: true, forward: { bytes: (size) => parameters * size },
     run(x) {
       const y = Tensor.empty([1], { dtype: 'float64' })
-      kernels.sum_squares(y.handle, x.handle, false)
+      kernels.sum_squares(y.handle, [x.handle], false)
       return y
     },
   },
