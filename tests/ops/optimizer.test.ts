@@ -5,7 +5,9 @@ import { cpu, Tensor } from '../../src/tensor/index.ts'
 import type { DType } from '../../src/tensor/index.ts'
 import { roundToBfloat16 } from '../cases/case.ts'
 import { randomNumbers } from '../cases/random.ts'
+import { runOn } from './adapterKernels.ts'
 import { normalisedError, sameBits, toNumbers } from './compare.ts'
+import { describeParameterLists } from './parameterLists.ts'
 
 const [threads, isa] = [cpu.threads, cpu.isa]
 afterAll(() => {
@@ -97,6 +99,8 @@ describe.each(cpu.isas)('%s', (name) => {
     }
   })
 })
+
+describe('lists of parameters', () => { describeParameterLists(runOn((body) => { body() })) })
 
 test.each([[0.25, 1, 1], [16, 1, 1 / (4 + 1e-6)], [16, 0, 1], [16, -1, 1], [0, 1, 1], [1, 1, 1 / (1 + 1e-6)], [Infinity, 1, NaN], [NaN, 1, NaN], [NaN, 0, NaN]])(
   'sum of squares %d and largest norm %d give the factor %d', async (squares, maxNorm, factor) => {
