@@ -46,5 +46,4 @@ export interface Native {
 
 export declare const native: Native
 
-/** The path of a device library: CUDA's, or the emulator's that runs the same kernels in tests. */
-export declare function deviceLibrary(kind: 'cuda' | 'simt'): string
+export { deviceLibrary } from './load.js'

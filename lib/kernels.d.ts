@@ -39,6 +39,7 @@ export interface Kernels {
   embedding_backward(dweight: Handle, dy: Handle, id: Handle, accumulate: boolean): void
   softmax(y: Handle, x: Handle): void
   softmax_backward(dx: Handle, dy: Handle, y: Handle): void
+  top_k(value: Handle, index: Handle, x: Handle): void
   cross_entropy(nll: Handle, lse: Handle, logits: Handle, labels: Handle, smoothing: number): void
   cross_entropy_backward(dlogits: Handle, dnll: Handle, logits: Handle, lse: Handle, labels: Handle, smoothing: number): void
   linear_cross_entropy(nll: Handle, correct: Handle, dhidden: Handle | 0, dweight: Handle | 0, dbias: Handle | 0, hidden: Handle, weight: Handle, bias: Handle | 0, labels: Handle, smoothing: number, softCap: number, gradientScale: number, accumulate: boolean, half: boolean): void

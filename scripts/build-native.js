@@ -1,10 +1,11 @@
-// Builds the native addon for this machine when the package is installed: with cmake where there is one, else with node-gyp. Names what is missing
-// and the command that installs it.
+// Builds the native addon for this machine: with cmake where there is one, else with node-gyp. Names what is missing and the command that installs it.
+// When the package is installed it does so only where the platform's package with the binary is missing or cannot be loaded.
 import { spawnSync } from 'node:child_process'
 import { existsSync } from 'node:fs'
 import { createRequire } from 'node:module'
 import { availableParallelism } from 'node:os'
 import { fileURLToPath } from 'node:url'
+import { platformPackage } from '../lib/load.js'
 
 const require = createRequire(import.meta.url)
 const root = fileURLToPath(new URL('..', import.meta.url))
@@ -12,10 +13,10 @@ const root = fileURLToPath(new URL('..', import.meta.url))
 const has = (command) => spawnSync(command, ['--version'], { stdio: 'ignore' }).status === 0
 const run = (command, args) => spawnSync(command, args, { cwd: root, stdio: 'inherit' }).status === 0
 
-/** Whether a package with the binary for this platform is installed. */
+/** Whether the package with the binary for this platform is installed and can be loaded. */
 function hasPlatformPackage() {
   try {
-    require.resolve(`@anneal/${process.platform}-${process.arch}`)
+    require(platformPackage)
     return true
   } catch {
     return false
@@ -25,7 +26,8 @@ function hasPlatformPackage() {
 const packages = { linux: 'Debian, Ubuntu: apt-get install g++ cmake make', darwin: 'macOS: xcode-select --install && brew install cmake' }
 
 function main() {
-  if (process.env.ANNEAL_SKIP_BUILD || process.env.ANNEAL_ADDON || hasPlatformPackage()) return true
+  const installing = process.env.npm_lifecycle_event === 'install'
+  if (process.env.ANNEAL_SKIP_BUILD || (installing && (process.env.ANNEAL_ADDON || hasPlatformPackage()))) return true
   const compiler = [process.env.CXX, 'c++', 'g++', 'clang++'].filter(Boolean).find(has)
   if (!compiler) {
     console.error(`anneal: no C++ compiler was found (tried c++, g++, clang++). It needs one with C++20, such as g++ 11 or clang 14.\n  ${packages[process.platform] ?? 'install g++ or clang'}`)

@@ -1,6 +1,6 @@
-// Writes lib/kernels.d.ts from the signatures that the built addon reports about itself; --check only compares.
+// Writes lib/kernels.d.ts and lib/signatures.js from what the built addon reports about itself; --check only compares.
 import { readFileSync, writeFileSync } from 'node:fs'
-import { native } from '../lib/index.js'
+import { loadAddon } from '../lib/load.js'
 
 const types = {
   In: 'Handle', Out: 'Handle', InOut: 'Handle', MaybeIn: 'Handle', MaybeOut: 'Handle', MaybeInOut: 'Handle',
@@ -31,12 +31,20 @@ export function kernelTypes(signatures) {
   ].join('\n')
 }
 
-const path = new URL('../lib/kernels.d.ts', import.meta.url)
+/** The text of lib/signatures.js, by which a build of other sources is recognised when it is loaded. */
+export function kernelSignatures(signatures) {
+  const lines = Object.entries(signatures).map(([name, parameters]) => `  ${name}: '${parameters}',`)
+  return ['// Generated from native/kernels.def by `npm run gen`; run it after changing the list.', 'export const signatures = {', ...lines, '}', ''].join('\n')
+}
+
 if (process.argv[1] === new URL(import.meta.url).pathname) {
-  const text = kernelTypes(native.signatures)
-  if (!process.argv.includes('--check')) writeFileSync(path, text)
-  else if (readFileSync(path, 'utf8') !== text) {
-    console.error('lib/kernels.d.ts does not match the addon; run `npm run gen`')
-    process.exit(1)
+  const { signatures } = loadAddon().addon
+  for (const [file, text] of [['lib/kernels.d.ts', kernelTypes(signatures)], ['lib/signatures.js', kernelSignatures(signatures)]]) {
+    const path = new URL(`../${file}`, import.meta.url)
+    if (!process.argv.includes('--check')) writeFileSync(path, text)
+    else if (readFileSync(path, 'utf8') !== text) {
+      console.error(`${file} does not match the addon; run \`npm run gen\``)
+      process.exitCode = 1
+    }
   }
 }

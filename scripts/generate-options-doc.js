@@ -1,6 +1,7 @@
-// Writes the tables of options in docs/ from the schemas that check the options; --check only compares. Run `npm run build:ts` first.
+// Writes the tables of options in docs/ from the schemas that check the options; --check only compares.
 import { readFileSync, writeFileSync } from 'node:fs'
 import { fileURLToPath } from 'node:url'
+import { register } from 'tsx/esm/api'
 import { z } from 'zod'
 
 const code = (text) => `\`${text}\``
@@ -60,11 +61,11 @@ function adapterTables({ options }, pick) {
   return Object.fromEntries(kinds.filter(([type]) => type !== 'bitfit'))
 }
 
-/** GRPO's and PPO's options beside those of SFT, RLOO's where they are not GRPO's, and all of rejection sampling. */
-function policyTables({ grpo, rloo, ppo, bestOfN }, sft, pick) {
-  const [own, other, values] = [grpo, rloo, ppo].map(jsonSchema)
+/** The options of GRPO, PPO and online DPO beside those of SFT, RLOO's where they are not GRPO's, and all of rejection sampling. */
+function policyTables({ grpo, rloo, ppo, onlineDpo, bestOfN }, sft, pick) {
+  const [own, other, values, online] = [grpo, rloo, ppo, onlineDpo].map(jsonSchema)
   const differs = (a, b) => (name) => JSON.stringify(a.properties[name]) !== JSON.stringify(b.properties[name])
-  return { grpo: pick(own, differs(own, sft)), rloo: pick(other, differs(other, own)), ppo: pick(values, differs(values, sft)), bestOfN: pick(jsonSchema(bestOfN), () => true) }
+  return { grpo: pick(own, differs(own, sft)), rloo: pick(other, differs(other, own)), ppo: pick(values, differs(values, sft)), onlineDpo: pick(online, differs(online, sft)), bestOfN: pick(jsonSchema(bestOfN), () => true) }
 }
 
 /** The text with each table in its place, between `<!-- options: name -->` and `<!-- end of options -->`. */
@@ -72,19 +73,20 @@ export function withTables(text, tables) {
   return text.replace(/(<!-- options: (\w+) -->\n)[\s\S]*?(<!-- end of options -->)/g, (_, open, name, close) => `${open}${tables[name]}\n${close}`)
 }
 
-export const documents = ['docs/training.md', 'docs/generation.md', 'docs/distillation.md', 'docs/quantization.md', 'docs/export.md', 'docs/preference.md', 'docs/grpo.md', 'docs/ppo.md', 'docs/adapters.md', 'docs/virtual-tokens.md']
+export const documents = ['docs/training.md', 'docs/generation.md', 'docs/distillation.md', 'docs/quantization.md', 'docs/export.md', 'docs/preference.md', 'docs/grpo.md', 'docs/ppo.md', 'docs/online-dpo.md', 'docs/adapters.md', 'docs/virtual-tokens.md']
 
 if (process.argv[1] === fileURLToPath(import.meta.url)) {
-  const { pretrainSchema, sftSchema } = await import('../dist/methods/options.js')
-  const { distillSchema, teachSchema } = await import('../dist/methods/distillation/options.js')
-  const { generateSchema } = await import('../dist/generate/index.js')
-  const { quantizeFolderSchema } = await import('../dist/quantization/index.js')
-  const { cpoSchema, dpoSchema, ktoSchema, orpoSchema, rewardSchema, rrhfSchema } = await import('../dist/methods/preference/options.js')
+  register()
+  const { pretrainSchema, sftSchema } = await import('../src/methods/options.ts')
+  const { distillSchema, teachSchema } = await import('../src/methods/distillation/options.ts')
+  const { generateSchema } = await import('../src/generate/index.ts')
+  const { quantizeFolderSchema } = await import('../src/quantization/index.ts')
+  const { cpoSchema, dpoSchema, ktoSchema, orpoSchema, rewardSchema, rrhfSchema } = await import('../src/methods/preference/options.ts')
   const preferenceSchemas = { dpo: dpoSchema, kto: ktoSchema, orpo: orpoSchema, cpo: cpoSchema, rrhf: rrhfSchema, reward: rewardSchema }
-  const { bestOfNSchema, grpoSchema, ppoSchema, rlooSchema } = await import('../dist/methods/reinforcement/index.js')
-  const { adapterSchema } = await import('../dist/adapters/index.js')
-  const { exportSchema } = await import('../dist/export/index.js')
-  const tables = optionTables({ sftSchema, pretrainSchema, generateSchema, distillSchema, teachSchema, quantizeFolderSchema, exportSchema, preferenceSchemas, policySchemas: { grpo: grpoSchema, rloo: rlooSchema, ppo: ppoSchema, bestOfN: bestOfNSchema }, adapterSchema })
+  const { bestOfNSchema, grpoSchema, onlineDpoSchema, ppoSchema, rlooSchema } = await import('../src/methods/reinforcement/index.ts')
+  const { adapterSchema } = await import('../src/adapters/index.ts')
+  const { exportSchema } = await import('../src/export/index.ts')
+  const tables = optionTables({ sftSchema, pretrainSchema, generateSchema, distillSchema, teachSchema, quantizeFolderSchema, exportSchema, preferenceSchemas, policySchemas: { grpo: grpoSchema, rloo: rlooSchema, ppo: ppoSchema, onlineDpo: onlineDpoSchema, bestOfN: bestOfNSchema }, adapterSchema })
   for (const document of documents) {
     const path = new URL(`../${document}`, import.meta.url)
     const before = readFileSync(path, 'utf8')

@@ -4,6 +4,11 @@
 
 namespace anneal::cuda {
 
+#if defined(__CUDACC__)
+// Counts a block's arrival: the number before, which starts again at 0 after `count` of them. The emulator has its own, which tells its race detector.
+ANNEAL_DEVICE uint32_t arrive(uint32_t* counter, uint32_t count) { return atomicInc(counter, count - 1); }
+#endif
+
 // Whether this is the last of `count` blocks to call it with this counter (of arrivals()), which is 0 again then; what the others wrote before is there for
 // all of its threads. All threads call it; room: a word of shared memory.
 ANNEAL_DEVICE bool last_of_blocks(uint32_t* counter, uint32_t count, uint32_t* room) {

@@ -21,9 +21,6 @@ namespace anneal::cuda {
 using Shared = uint32_t;
 ANNEAL_DEVICE Shared to_shared(const void* p) { return static_cast<uint32_t>(__cvta_generic_to_shared(p)); }
 
-// Counts a block's arrival: the number before, which starts again at 0 after `count` of them. See last_of_blocks().
-ANNEAL_DEVICE uint32_t arrive(uint32_t* counter, uint32_t count) { return atomicInc(counter, count - 1); }
-
 // Four 8×8 matrices of 16-bit numbers; lane i gives the address of row i % 8 of matrix i / 8.
 ANNEAL_DEVICE void ldmatrix_x4(uint32_t (&r)[4], Shared a) {
   asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0,%1,%2,%3}, [%4];" : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3]) : "r"(a) : "memory");

@@ -3,24 +3,17 @@ import { readFileSync } from 'node:fs'
 import { Command, CommanderError } from 'commander'
 import { bestOfNCommand } from './commands/bestOfN.ts'
 import { chatCommand } from './commands/chat.ts'
-import { cpoCommand } from './commands/cpo.ts'
 import { distillCommand } from './commands/distill.ts'
-import { dpoCommand } from './commands/dpo.ts'
 import { evalCommand } from './commands/eval.ts'
 import { exportCommand } from './commands/export.ts'
 import { generateCommand } from './commands/generate.ts'
-import { grpoCommand } from './commands/grpo.ts'
 import { infoCommand } from './commands/info.ts'
 import { inspectCommand } from './commands/inspect.ts'
-import { ktoCommand } from './commands/kto.ts'
-import { orpoCommand } from './commands/orpo.ts'
-import { ppoCommand } from './commands/ppo.ts'
+import { preferenceCommands } from './commands/preference.ts'
 import { pretrainCommand } from './commands/pretrain.ts'
 import { quantizeCommand } from './commands/quantize.ts'
 import { quickstartCommand } from './commands/quickstart.ts'
-import { rewardCommand } from './commands/reward.ts'
-import { rlooCommand } from './commands/rloo.ts'
-import { rrhfCommand } from './commands/rrhf.ts'
+import { reinforcementCommands } from './commands/reinforcement.ts'
 import { scoreCommand } from './commands/score.ts'
 import { sftCommand } from './commands/sft.ts'
 import { teachCommand } from './commands/teach.ts'
@@ -49,7 +42,7 @@ const program = new Command('anneal')
   })
   .allowExcessArguments()
 
-for (const command of [quickstartCommand(), infoCommand(), tokenizerCommand(), pretrainCommand(), sftCommand(), rewardCommand(), scoreCommand(), dpoCommand(), ktoCommand(), orpoCommand(), cpoCommand(), rrhfCommand(), distillCommand(), teachCommand(), grpoCommand(), rlooCommand(), ppoCommand(), bestOfNCommand(), generateCommand(), chatCommand(), evalCommand(), exportCommand(), quantizeCommand(), mergeCommand(), inspectCommand()]) {
+for (const command of [quickstartCommand(), infoCommand(), tokenizerCommand(), pretrainCommand(), sftCommand(), ...preferenceCommands(), scoreCommand(), distillCommand(), teachCommand(), ...reinforcementCommands(), bestOfNCommand(), generateCommand(), chatCommand(), evalCommand(), exportCommand(), quantizeCommand(), mergeCommand(), inspectCommand()]) {
   program.addCommand(command.exitOverride())
 }
 

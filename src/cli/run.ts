@@ -1,6 +1,6 @@
 import { AnnealError } from '../errors.ts'
 import { memoryEstimate, type CausalLanguageModel } from '../models/index.ts'
-import type { PreparedPreferenceRun, PreparedRun } from '../methods/index.ts'
+import type { PolicyRun, PreparedPreferenceRun, PreparedRun } from '../methods/index.ts'
 import type { DType } from '../tensor/index.ts'
 import { ProgressLogger } from '../train/loggers/index.ts'
 import { bold, bytesText, dim, print, yellow } from './terminal.ts'
@@ -48,13 +48,22 @@ export function describePreferenceRun({ data: { train, eval: held, stats, warnin
   describeSteps(trainer, warnings)
 }
 
+/** The same of a run on prompts. */
+export function describePolicyRun({ data, model, trainer }: Pick<PolicyRun, 'data' | 'model'> & { trainer: Steps }): void {
+  describeModel(model)
+  print(`data: ${data.train.length} prompts to train on, ${data.eval.length} held out`)
+  describeSteps(trainer, [], 'answers')
+}
+
 function describeModel(model: CausalLanguageModel): void {
   print(bold(`${model.config.architecture}, ${(model.numParameters() / 1e6).toFixed(1)}M parameters, ${(model.numParameters({ onlyTrainable: true }) / 1e6).toFixed(1)}M trained`))
 }
 
-function describeSteps({ args, totalSteps }: Pick<PreparedPreferenceRun['trainer'], 'args' | 'totalSteps'>, warnings: readonly string[]): void {
+type Steps = Pick<PreparedPreferenceRun['trainer'], 'args' | 'totalSteps'>
+
+function describeSteps({ args, totalSteps }: Steps, warnings: readonly string[], items = 'rows'): void {
   for (const warning of warnings) print(yellow(`warning: ${warning}`))
-  print(`${totalSteps} steps of ${args.perDeviceTrainBatchSize} × ${args.gradientAccumulationSteps} rows, ${args.bf16 ? 'bfloat16 products' : 'float32'}; output in ${args.outputDir}`)
+  print(`${totalSteps} steps of ${args.perDeviceTrainBatchSize} × ${args.gradientAccumulationSteps} ${items}, ${args.bf16 ? 'bfloat16 products' : 'float32'}; output in ${args.outputDir}`)
 }
 
 /** Bytes of weights, gradients, optimizer and activations, before anything large is allocated. */
@@ -66,7 +75,7 @@ export function describeMemory(run: Pick<PreparedRun, 'model'> & { rows: number;
 }
 
 /** What runTraining needs of a prepared run. */
-export interface TrainableRun extends Pick<PreparedRun, 'train' | 'dispose'> { trainer: Pick<PreparedRun['trainer'], 'on' | 'args'> }
+export interface TrainableRun extends Pick<PreparedRun, 'train' | 'dispose'> { trainer: Pick<PreparedRun['trainer'], 'on' | 'args' | 'totalSteps'> }
 
 /** Trains with a progress line; SIGINT finishes the step, saves and exits with 130. */
 export async function runTraining(run: TrainableRun): Promise<void> {

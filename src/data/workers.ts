@@ -18,9 +18,9 @@ export type WorkerReply =
   | { kind: 'done', stats: ExampleStats }
   | { kind: 'failed', name: string, code: string | undefined, message: string }
 
-/** The compiled worker: beside this file, or in dist/ when this is the TypeScript source (Node cannot start a worker from it). */
+/** The compiled worker: beside this module, or in dist/ when this is the TypeScript source (Node cannot start a worker from it). */
 export function workerPath(here = import.meta.url): string {
-  const compiled = here.endsWith('.ts') ? here.replace(/\/src\/data\/workers\.ts$/, '/dist/data/tokenizeWorker.js') : new URL('./tokenizeWorker.js', here).href
+  const compiled = here.endsWith('.ts') ? here.replace(/\/src\/data\/workers\.ts$/, '/dist/tokenizeWorker.js') : new URL('./tokenizeWorker.js', here).href
   const path = fileURLToPath(compiled)
   if (!existsSync(path)) throw new ConfigError(`workers: the compiled worker ${path} is missing; run npm run build:ts, or set workers: 0`)
   return path

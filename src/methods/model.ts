@@ -1,7 +1,7 @@
 import { ConfigError } from '../errors.ts'
 import { activeAdapters, addAdapter, hasAdapters, loadAdapter, loadAdapterWeights, saveAdapter } from '../adapters/index.ts'
-import { AutoModelForCausalLM, weightBytes } from '../models/index.ts'
-import type { CausalLanguageModel } from '../models/index.ts'
+import { AutoModelForCausalLM, AutoModelForMaskedLM, weightBytes } from '../models/index.ts'
+import type { CausalLanguageModel, MaskedLanguageModel, PretrainedModel } from '../models/index.ts'
 import { loadWeights } from '../models/weights.ts'
 import { bytesOf } from '../tensor/index.ts'
 import { Tokenizer } from '../tokenizers/index.ts'
@@ -9,11 +9,29 @@ import type { ModelArguments } from './options.ts'
 
 type Freezing = Pick<ModelArguments, 'trainable' | 'freeze'>
 
-/** The model of a folder, as a method's options say, ready to be trained. */
-export async function loadModel(folder: string, args: ModelArguments & { gradientCheckpointing: boolean, seed: number }): Promise<CausalLanguageModel> {
-  const { adapter, adapterPath, quantize } = args
+type Loading = ModelArguments & { gradientCheckpointing: boolean, seed: number }
+
+/** The causal language model of a folder, as a method's options say, ready to be trained. */
+export async function loadModel(folder: string, args: Loading): Promise<CausalLanguageModel> {
+  const { quantize } = args
+  checkAdapterChoice(args)
+  return adapted(await AutoModelForCausalLM.fromPretrained(folder, { dtype: args.dtype, device: args.device, ...(quantize === undefined ? {} : { quantize }) }), folder, args)
+}
+
+/** The masked language model of a folder, ready to be trained. */
+export async function loadMaskedModel(folder: string, args: Loading): Promise<MaskedLanguageModel> {
+  checkAdapterChoice(args)
+  if (args.quantize !== undefined) throw new ConfigError('quantize: an encoder is trained in full precision; leave quantize out')
+  return adapted(await AutoModelForMaskedLM.fromPretrained(folder, { dtype: args.dtype, device: args.device }), folder, args)
+}
+
+function checkAdapterChoice({ adapter, adapterPath }: Pick<ModelArguments, 'adapter' | 'adapterPath'>): void {
   if (adapter && adapterPath !== undefined) throw new ConfigError('adapter, adapterPath: a new adapter, or one to go on with; not both')
-  const model = await AutoModelForCausalLM.fromPretrained(folder, { dtype: args.dtype, device: args.device, ...(quantize === undefined ? {} : { quantize }) })
+}
+
+/** The model with the adapter that the options name. */
+async function adapted<M extends PretrainedModel>(model: M, folder: string, args: Loading): Promise<M> {
+  const { adapter, adapterPath } = args
   try {
     if (adapter) await addAdapter(model, adapter, { seed: args.seed, baseModel: folder, ...await textEncoder(folder, args) })
     else if (adapterPath !== undefined) await loadAdapter(model, adapterPath, { isTrainable: true, baseModel: folder })
@@ -34,13 +52,13 @@ async function textEncoder(folder: string, { adapter, tokenizer }: ModelArgument
 }
 
 /** Sets what is trained, and whether layers are recomputed. */
-export function prepareModel(model: CausalLanguageModel, args: Freezing & { gradientCheckpointing: boolean }): void {
+export function prepareModel(model: PretrainedModel, args: Freezing & { gradientCheckpointing: boolean }): void {
   applyFreezing(model, args)
   if (args.gradientCheckpointing) model.gradientCheckpointingEnable()
 }
 
 /** Leaves only the parameters that are to be trained with requiresGrad. */
-export function applyFreezing(model: CausalLanguageModel, { trainable, freeze }: Freezing): void {
+export function applyFreezing(model: PretrainedModel, { trainable, freeze }: Freezing): void {
   if (hasAdapters(model) && (trainable || freeze.length)) throw new ConfigError('trainable, freeze: an adapter says itself what is trained; leave them out, or choose adapter: { type: "freeze" }')
   if (trainable) {
     model.requiresGrad_(false)
@@ -51,7 +69,7 @@ export function applyFreezing(model: CausalLanguageModel, { trainable, freeze }:
 }
 
 /** How a task keeps its model, or of a model with adapters the active one: the parts of a TrainingTask that save, load and describe it. */
-export function modelKeeping(model: CausalLanguageModel, tokenizer: Tokenizer | undefined): {
+export function modelKeeping(model: PretrainedModel, tokenizer: Tokenizer | undefined): {
   description: string, saveBytes: number, save: (folder: string) => Promise<void>, load: (folder: string) => Promise<void>
 } {
   const names = hasAdapters(model) ? activeAdapters(model) : undefined

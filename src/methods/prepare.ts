@@ -2,7 +2,7 @@ import { ConfigError } from '../errors.ts'
 import { loadDataset } from '../data/index.ts'
 import type { LoadDatasetOptions, LoadedDataset } from '../data/index.ts'
 import { generate } from '../generate/index.ts'
-import type { CausalLanguageModel, ModelConfig } from '../models/index.ts'
+import type { AnyModelConfig, CausalLanguageModel, PretrainedModel } from '../models/index.ts'
 import { Tokenizer } from '../tokenizers/index.ts'
 import { Trainer } from '../train/trainer.ts'
 import type { Batch } from '../data/index.ts'
@@ -18,7 +18,7 @@ type Arguments = SftArguments | PretrainArguments
 export type DataArguments = Pick<SftArguments, keyof typeof dataShape | 'maxLength' | 'packing' | 'seed'>
 
 /** A vocabulary that the embedding does not cover would read past its end. */
-export function checkVocabulary(tokenizer: Tokenizer, config: ModelConfig, where: string): void {
+export function checkVocabulary(tokenizer: Tokenizer, config: AnyModelConfig, where: string): void {
   if (tokenizer.embeddingRows > config.vocabSize) {
     throw new ConfigError(`${where}: the tokenizer has ids up to ${tokenizer.embeddingRows - 1}, but the model's embedding has ${config.vocabSize} rows; use the model's own tokenizer or a model with a larger vocabulary`)
   }
@@ -35,7 +35,7 @@ export async function loadData(args: DataArguments, tokenizer: Tokenizer, extra:
 }
 
 /** A row longer than the model's positions, less those of virtual tokens, would fail in the middle of a run. */
-export function checkLengths({ train, eval: held }: LoadedDataset, { maxPositionEmbeddings }: ModelConfig, virtualTokens = 0): void {
+export function checkLengths({ train, eval: held }: LoadedDataset, { maxPositionEmbeddings }: AnyModelConfig, virtualTokens = 0): void {
   const room = maxPositionEmbeddings - virtualTokens
   for (const dataset of held ? [train, held] : [train]) {
     for (let i = 0; i < dataset.length; i++) {
@@ -50,9 +50,9 @@ export function checkLengths({ train, eval: held }: LoadedDataset, { maxPosition
 }
 
 /** What a prepared run holds; dispose() releases everything but the model. */
-export interface PreparedRun {
+export interface PreparedRun<M extends PretrainedModel = CausalLanguageModel> {
   trainer: Trainer<Batch>
-  model: CausalLanguageModel
+  model: M
   tokenizer: Tokenizer
   data: LoadedDataset
   /** Trains, and saves the final model and tokenizer into outputDir. */

@@ -8,6 +8,7 @@ import { pretrainSchema } from './options.ts'
 import type { PretrainArguments, PretrainOptions } from './options.ts'
 import { checkVocabulary, loadData, prepareRun } from './prepare.ts'
 import type { PreparedRun } from './prepare.ts'
+import { pretrainMasked, type PreparedMaskedRun } from './pretrainMasked.ts'
 
 /** The config of a new model: the user's, with the tokenizer's vocabulary and special tokens. */
 export function newModelConfig(modelConfig: Readonly<Record<string, unknown>>, tokenizer: Tokenizer, maxLength: number): ModelConfig {
@@ -27,11 +28,18 @@ export async function pretrainConfig(args: PretrainArguments, tokenizer: Tokeniz
 }
 
 /**
- * Causal language modelling on text: from scratch (`modelConfig` and `tokenizer`), or continued from a model folder. Returns the run, ready to
- * train().
+ * Language modelling on text: from scratch (`modelConfig` and `tokenizer`), or continued from a model folder. A decoder learns to predict the next token;
+ * with `mlm` an encoder learns to predict masked ones. Returns the run, ready to train().
  */
-export async function pretrain(options: PretrainOptions): Promise<PreparedRun> {
+export function pretrain(options: PretrainOptions & { mlm: true }): Promise<PreparedMaskedRun>
+export function pretrain(options: PretrainOptions & { mlm?: false | undefined }): Promise<PreparedRun>
+export async function pretrain(options: PretrainOptions): Promise<PreparedRun | PreparedMaskedRun> {
   const args = parseOptions(pretrainSchema, options, 'pretrain')
+  return args.mlm ? pretrainMasked(args) : pretrainCausal(args)
+}
+
+async function pretrainCausal(args: PretrainArguments): Promise<PreparedRun> {
+  if (args.wholeWordMask) throw new ConfigError('wholeWordMask: only masked language models have it; add mlm: true')
   const folder = args.tokenizer ?? args.model
   if (folder === undefined) throw new ConfigError('tokenizer: a new model needs one; train it with `anneal tokenizer train` or name a folder that has one')
   const tokenizer = await Tokenizer.fromPretrained(folder)

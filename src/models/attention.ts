@@ -1,4 +1,4 @@
-import { attention, type AttentionPlans, attentionProbabilities, concat, dropout, matmul, permute, reshape, slice, type Spans } from '../ops/index.ts'
+import { attention, attentionProbabilities, concat, dropout, matmul, permute, reshape, slice, type AttentionPlans, type Spans } from '../ops/index.ts'
 import { unscoped, type Tensor } from '../tensor/index.ts'
 import type { KeyValueCache } from './cache.ts'
 import type { RopeRows } from './ropeTables.ts'
@@ -25,10 +25,12 @@ export interface SelfAttentionOptions {
   window: number
   /** Probability of dropping an attention weight; 0 outside training. */
   dropout: number
+  /** Whether a token sees only those before it. Default true; false in encoders. */
+  causal?: boolean
 }
 
-/** Causal self-attention of new tokens over themselves and what the cache holds of their sequences. q [tokens, heads, headDim]. */
-export function selfAttention(q: Tensor, k: Tensor, v: Tensor, context: LayerContext, { layer, scale, window, dropout: p }: SelfAttentionOptions): Tensor {
+/** Self-attention of new tokens over themselves and what the cache holds of their sequences. q [tokens, heads, headDim]. */
+export function selfAttention(q: Tensor, k: Tensor, v: Tensor, context: LayerContext, { layer, scale, window, dropout: p, causal = true }: SelfAttentionOptions): Tensor {
   const { spans, plans, cache, slots, attentions, virtual } = context
   let [keys, values] = [k, v]
   if (cache && slots) {
@@ -45,7 +47,7 @@ export function selfAttention(q: Tensor, k: Tensor, v: Tensor, context: LayerCon
       [keys, values] = [joinKeys(virtualKeys, k, virtual.places), joinKeys(virtualValues, v, virtual.places)]
     }
   }
-  const options = { scale, window, causal: true, plans }
+  const options = { scale, window, causal, plans }
   if (p === 0 && !attentions) return attention(q, keys, values, spans, options)
   const probabilities = attentionProbabilities(q, keys, values, spans, options)
   attentions?.push(probabilities.map((one) => unscoped(() => reshape(one, one.shape))))

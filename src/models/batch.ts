@@ -51,8 +51,12 @@ export interface FlatBatch {
   readonly spans: Spans
   /** int32 [tokens], shifted. */
   readonly labels: Tensor | undefined
+  /** The same as numbers, unless they were given as a tensor. */
+  readonly labelValues?: Int32Array | undefined
   /** How many labels count; undefined when they are only known to the device. */
   readonly numLabels: number | undefined
+  /** int32 [tokens], where given: which of two texts a token belongs to. */
+  readonly tokenTypeIds?: Tensor | undefined
   /** int32 [tokens]: where in the cache each token's key and value go. */
   readonly slots: Tensor | undefined
 }
@@ -125,7 +129,7 @@ function checkRange(name: string, ids: Int32Array, vocabSize: number, ignored?: 
 }
 
 /** Lays a batch out for the model: flat, unpadded, with labels shifted. Throws ShapeError naming the input that does not fit. */
-export function flattenBatch(input: BatchInput, vocabSize: number, device: Device, virtual?: VirtualTokens): FlatBatch {
+export function flattenBatch(input: BatchInput & { readonly tokenTypeIds?: TokenInput | undefined }, vocabSize: number, device: Device, virtual?: VirtualTokens): FlatBatch {
   const { inputIds, attentionMask: mask, cache, cacheSequences } = input
   const onDevice = inputIds instanceof Tensor
   if (onDevice && (inputIds.dtype !== 'int32' || inputIds.rank !== 1)) {
@@ -169,6 +173,7 @@ export function flattenBatch(input: BatchInput, vocabSize: number, device: Devic
     virtual: placesOf(virtual, lengths, added, cacheSequences, device),
     spans: spansOf(lengths, added, inside, cacheSequences, device),
     labels: labels ? ints(labels) : input.shiftLabels instanceof Tensor ? input.shiftLabels : undefined,
+    labelValues: labels, tokenTypeIds: input.tokenTypeIds && ints(flat('tokenTypeIds', input.tokenTypeIds)),
     numLabels: labels?.reduce((sum, label) => sum + (label === ignoreIndex ? 0 : 1), 0),
     slots: cacheSequences && ints(slotsOf(lengths, added, inside, cacheSequences, tokens)),
   }

@@ -1,27 +1,24 @@
 import { ConfigError, ShapeError } from '../errors.ts'
-import type { JsonValue } from '../files/index.ts'
-import { type Embedding, Linear, type LinearLayer, Module } from '../nn/index.ts'
-import { AttentionPlans, crossEntropy, embedding, linearCrossEntropy, linearLogprob, mul, reshape, selectiveLogSoftmax, slice, sum, toDtype, type LogprobResult } from '../ops/index.ts'
+import { Linear, type LinearLayer } from '../nn/index.ts'
+import { crossEntropy, embedding, linearCrossEntropy, linearLogprob, mul, reshape, selectiveLogSoftmax, slice, sum, withPlans, type LogprobResult } from '../ops/index.ts'
 import { isRecording } from '../tensor/autograd.ts'
-import { bytesOf, noGrad, scope, Tensor, type Device, type DType } from '../tensor/index.ts'
-import { usesHalf } from '../ops/compute.ts'
+import { noGrad, scope, Tensor } from '../tensor/index.ts'
 import type { LayerContext } from './attention.ts'
 import { flattenBatch, type BatchInput, type FlatBatch } from './batch.ts'
 import type { KeyValueCache } from './cache.ts'
 import type { ModelConfig } from './config.ts'
 import type { RunOptions } from './layers.ts'
-import type { QuantizationConfig } from './quantizedConfig.ts'
+import { logitsOf } from './logits.ts'
+import { PretrainedModel, type BaseOutput, type OutputChoice } from './pretrainedModel.ts'
 import { resizeTokenEmbeddings } from './resize.ts'
-import { dropVirtual, virtualContext, type VirtualTokens } from './virtualTokens.ts'
-import { savePretrained, type SaveOptions } from './weights.ts'
+import { dropVirtual, virtualContext } from './virtualTokens.ts'
+import type { SaveOptions } from './weights.ts'
 
-export interface ForwardInput extends BatchInput {
+export interface ForwardInput extends BatchInput, OutputChoice {
   /** Default: only without labels. */
   readonly outputLogits?: boolean
   /** Logits of the last so many tokens of each sequence only; 0, the default: of all. */
   readonly logitsToKeep?: number
-  readonly outputHiddenStates?: boolean
-  readonly outputAttentions?: boolean
   /** The loss is the sum over labels divided by this. Default: the number of labels that count. */
   readonly numItems?: number
   readonly labelSmoothing?: number
@@ -45,48 +42,15 @@ export interface ForwardOutput {
   readonly cuSeqlens: Int32Array
 }
 
-/** What the layers make of a batch, before the output layer. */
-export interface BaseOutput {
-  /** What the output layer takes: the normalised hidden states, [tokens, hiddenSize]. */
-  readonly lastHiddenState: Tensor
-  readonly hiddenStates?: readonly Tensor[]
-  /** As in ForwardOutput; differentiable. */
-  readonly attentions?: readonly (readonly Tensor[])[]
-  /** int32 [tokens], shifted, where labels were given. */
-  readonly labels?: Tensor
-}
-
 /** A causal language model: layers of some kind, and a head that gives logits. */
-export abstract class CausalLanguageModel extends Module {
-  abstract config: ModelConfig
+export abstract class CausalLanguageModel extends PretrainedModel {
+  abstract override config: ModelConfig
   abstract lm_head: LinearLayer
-  /** generation_config.json as read; written back by savePretrained(). */
-  generationConfig: { [key: string]: JsonValue } | undefined
-  /** How the linear layers are quantised, where they are. */
-  quantizationConfig: QuantizationConfig | undefined
-  /** Trained tokens before every sequence, as prefix and prompt tuning have them. */
-  virtualTokens: VirtualTokens | undefined
-  /** Whether layers are recomputed in backward() rather than kept. */
-  gradientCheckpointing = false
-
-  /** The property that holds everything but the head; base-model checkpoints leave its name out. */
-  abstract readonly baseModelPrefix: string
-  /** Buffers of old checkpoints that hold nothing of use. */
-  abstract readonly ignoredTensors: RegExp
 
   /** The last hidden states [tokens, hiddenSize], normalised. */
   protected abstract hidden(batch: FlatBatch, context: Omit<LayerContext, 'rope'>, options: RunOptions): Tensor
 
-  gradientCheckpointingEnable(): void { this.gradientCheckpointing = true }
-  gradientCheckpointingDisable(): void { this.gradientCheckpointing = false }
-
-  /** Token ids to hidden states. */
-  abstract getInputEmbeddings(): Embedding
-
-  /** Where the model computes. */
-  get device(): Device { return this.getInputEmbeddings().weight.device }
-  /** The dtype of the embeddings, and of what flows between layers. */
-  get dtype(): DType { return this.getInputEmbeddings().weight.dtype }
+  override getOutputEmbeddings(): LinearLayer { return this.lm_head }
 
   /**
    * Runs the model. Everything is computed without padding, all sequences one after another, each seeing only itself. With labels the loss comes
@@ -111,7 +75,7 @@ export abstract class CausalLanguageModel extends Module {
   }
 
   /** Runs the layers alone, for losses that take the output layer in chunks. */
-  base(input: BatchInput & Pick<ForwardInput, 'outputHiddenStates' | 'outputAttentions'>): BaseOutput {
+  override base(input: BatchInput & OutputChoice): BaseOutput {
     return scope(() => {
       const batch = flattenBatch(input, this.config.vocabSize, this.device, this.virtualTokens)
       const { hidden, hiddenStates, attentions } = this.#run(input, batch)
@@ -145,12 +109,7 @@ export abstract class CausalLanguageModel extends Module {
 
   /** hidden() with the plans that its layers share. */
   #pass(batch: FlatBatch, context: Omit<LayerContext, 'rope' | 'plans'>, options: RunOptions): Tensor {
-    const plans = new AttentionPlans(context.spans)
-    try {
-      return this.hidden(batch, { ...context, plans }, options)
-    } finally {
-      plans.dispose()
-    }
+    return withPlans(context.spans, (plans) => this.hidden(batch, { ...context, plans }, options))
   }
 
   #loss(hidden: Tensor, labels: Tensor, numLabels: number | undefined, { numItems, labelSmoothing = 0 }: ForwardInput): Pick<ForwardOutput, 'loss' | 'nll' | 'correct' | 'numLabels'> {
@@ -166,17 +125,7 @@ export abstract class CausalLanguageModel extends Module {
   }
 
   /** Logits [rows, vocabulary] of hidden states [rows, hiddenSize]; float32 where the model has 16 bits. */
-  logits(hidden: Tensor): Tensor {
-    const head = this.lm_head
-    if (bytesOf(hidden.dtype) !== 2) return head.forward(hidden)
-    if (!(head instanceof Linear)) return toDtype(head.forward(hidden), 'float32')
-    if (isRecording() && (hidden.requiresGrad || head.weight.requiresGrad)) return head.forward(toDtype(hidden, 'float32'))
-    // The product is summed in float32 anyway; rounding it to 16 bits would only lose what sampling and log-probabilities need.
-    const weight = head.weight.tensor
-    const logits = Tensor.empty([hidden.dim(0), head.outFeatures], { device: hidden.device })
-    logits.device.kernels.gemm(logits.handle, 0, hidden.handle, weight.handle, head.bias?.tensor.handle ?? 0, false, true, false, 0, usesHalf(hidden.dtype, weight.dtype))
-    return logits
-  }
+  logits(hidden: Tensor): Tensor { return logitsOf(this.lm_head, hidden) }
 
   /**
    * log p of each token under the model and the entropy of its distribution, float32 [tokens], differentiable: entry t is about the token at t + 1
@@ -202,10 +151,9 @@ export abstract class CausalLanguageModel extends Module {
    */
   resizeTokenEmbeddings(count: number): void { resizeTokenEmbeddings(this, count) }
 
-  /** Writes config.json, generation_config.json and safetensors so that transformers loads them. */
-  async savePretrained(folder: string, options: SaveOptions = {}): Promise<void> {
+  override async savePretrained(folder: string, options: SaveOptions = {}): Promise<void> {
     if (this.virtualTokens) throw new ConfigError('the model has virtual tokens, which its folder cannot hold; save the adapter with saveAdapter(), or the base in withoutAdapters()')
-    await savePretrained(this, folder, options)
+    await super.savePretrained(folder, options)
   }
 }
 

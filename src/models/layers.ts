@@ -1,4 +1,4 @@
-import { add, AttentionPlans, Spans } from '../ops/index.ts'
+import { add, Spans, withPlans } from '../ops/index.ts'
 import { checkpoint, scope, type Tensor } from '../tensor/index.ts'
 import type { LayerContext } from './attention.ts'
 
@@ -67,17 +67,13 @@ function recomputed(layer: ResidualLayer, number: number, input: Tensor, context
   return checkpoint((x, ...others) => {
     const [cos, sin, row] = others.splice(0, tables.length)
     const [key, value, rows] = others
-    const ownSpans = new Spans(spans.spans, x.device)
-    const plans = new AttentionPlans(ownSpans)
-    const own: LayerContext = {
-      ...context, spans: ownSpans, plans, rope: cos && sin && row ? { cos, sin, row } : undefined,
+    const own: Omit<LayerContext, 'plans'> = {
+      ...context, spans: new Spans(spans.spans, x.device), rope: cos && sin && row ? { cos, sin, row } : undefined,
       virtual: key && value && rows ? { kind: 'keysAndValues', places: { rows, kept: undefined, slots: undefined }, at: () => [key, value] } : undefined,
     }
-    try {
-      const [branch, residual] = layer.forward(x, null, own)
+    return withPlans(own.spans, (plans) => {
+      const [branch, residual] = layer.forward(x, null, { ...own, plans })
       return add(branch, residual)
-    } finally {
-      plans.dispose()
-    }
+    })
   }, input, ...tables, ...prefix)
 }

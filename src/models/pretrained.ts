@@ -40,7 +40,7 @@ export function buildModel(config: ModelConfig): CausalLanguageModel {
   return config.kind === 'gpt2' ? new Gpt2LMHeadModel(config) : new DecoderForCausalLM(config)
 }
 
-function checkDtype(dtype: string, known: readonly string[]): void {
+export function checkDtype(dtype: string, known: readonly string[]): void {
   if (!known.includes(dtype)) throw new ConfigError(`dtype: expected ${known.join(', ')}, got ${JSON.stringify(dtype)}${didYouMean(dtype, known)}`)
 }
 

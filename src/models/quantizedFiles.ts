@@ -2,7 +2,7 @@ import { ConfigError, FileFormatError } from '../errors.ts'
 import type { CheckpointTensor, CheckpointWeights, JsonValue, TensorSource } from '../files/index.ts'
 import { Conv1D, Linear, QuantizedLinear } from '../nn/index.ts'
 import type { Device } from '../tensor/index.ts'
-import type { CausalLanguageModel } from './causal.ts'
+import type { PretrainedModel } from './pretrainedModel.ts'
 import { readAwq } from './quantizedAwq.ts'
 import { bitsandbytesConfig, bitsandbytesSources, isBitsandbytes, readBitsandbytes, type LayerTensors } from './quantizedBitsandbytes.ts'
 import type { QuantizationConfig } from './quantizedConfig.ts'
@@ -21,7 +21,7 @@ export interface StoredLayers {
 }
 
 /** Finds them. Throws FileFormatError where config.json says nothing of them, or where a quantised layer of the model has no codes. */
-export function findStoredLayers(model: CausalLanguageModel, weights: CheckpointWeights, stored: StoredQuantization | undefined): StoredLayers {
+export function findStoredLayers(model: PretrainedModel, weights: CheckpointWeights, stored: StoredQuantization | undefined): StoredLayers {
   const byPrefix = new Map<string, Map<string, CheckpointTensor>>()
   const modules = [...model.namedModules()].filter(([, module]) => module instanceof Linear || module instanceof Conv1D || module instanceof QuantizedLinear)
   const short = (name: string): string => (name.startsWith(`${model.baseModelPrefix}.`) ? name.slice(model.baseModelPrefix.length + 1) : name)
@@ -53,7 +53,7 @@ export function findStoredLayers(model: CausalLanguageModel, weights: Checkpoint
 }
 
 /** Reads the quantised layers one after another and puts them in place. */
-export async function readStoredLayers(model: CausalLanguageModel, { layers }: StoredLayers, stored: StoredQuantization | undefined, device: Device): Promise<void> {
+export async function readStoredLayers(model: PretrainedModel, { layers }: StoredLayers, stored: StoredQuantization | undefined, device: Device): Promise<void> {
   if (!stored) return
   for (const [name, { prefix, tensors }] of layers) {
     const layer = model.getModule(name) as Linear | Conv1D | QuantizedLinear
@@ -66,11 +66,11 @@ export async function readStoredLayers(model: CausalLanguageModel, { layers }: S
 }
 
 /** The names of the linear layers that are not quantised. */
-const plainLayers = (model: CausalLanguageModel): string[] =>
+const plainLayers = (model: PretrainedModel): string[] =>
   [...linearLayers(model)].filter(([, layer]) => !(layer instanceof QuantizedLinear)).map(([name]) => name)
 
 /** How a model that was read is quantised, from its layers. */
-export function storedConfig(model: CausalLanguageModel): QuantizationConfig | undefined {
+export function storedConfig(model: PretrainedModel): QuantizationConfig | undefined {
   const layers = [...quantizedLayers(model).values()]
   const first = layers[0]
   if (!first) return undefined
@@ -83,7 +83,7 @@ export function storedConfig(model: CausalLanguageModel): QuantizationConfig | u
 }
 
 /** What to write of the quantised layers, and what config.json says of them. Throws ConfigError where formats are mixed that no file holds together. */
-export async function quantizedSources(model: CausalLanguageModel, dtype: string): Promise<{ tensors: TensorSource[], config: { [key: string]: JsonValue } }> {
+export async function quantizedSources(model: PretrainedModel, dtype: string): Promise<{ tensors: TensorSource[], config: { [key: string]: JsonValue } }> {
   const layers = quantizedLayers(model)
   const config = storedConfig(model)!
   const withZeros = config.zeroPoints

@@ -3,17 +3,18 @@ import { Conv1D, Linear, matchesName, NestedScales, QuantizedLinear, type Linear
 import { quantize, QuantizedTensor, transpose } from '../ops/index.ts'
 import { bytesOf, noGrad, Tensor, unscoped } from '../tensor/index.ts'
 import { didYouMean } from '../suggest.ts'
-import type { CausalLanguageModel } from './causal.ts'
+import type { PretrainedModel } from './pretrainedModel.ts'
 import type { QuantizationConfig } from './quantizedConfig.ts'
 
 /** A quantised weight [out, in], and its scales in 8 bits where they were quantised too. */
 export interface QuantizedWeight { weight: QuantizedTensor, nested: NestedScales | null }
 
 /** Every linear layer of the model but its head, by name, plain or quantised. */
-export function linearLayers(model: CausalLanguageModel): Map<string, LinearLayer> {
+export function linearLayers(model: PretrainedModel): Map<string, LinearLayer> {
   const layers = new Map<string, LinearLayer>()
+  const head = model.getOutputEmbeddings()
   for (const [name, module] of model.namedModules()) {
-    if (module !== model.lm_head && (module instanceof Linear || module instanceof Conv1D || module instanceof QuantizedLinear)) layers.set(name, module)
+    if (module !== head && (module instanceof Linear || module instanceof Conv1D || module instanceof QuantizedLinear)) layers.set(name, module)
   }
   return layers
 }
@@ -22,7 +23,7 @@ export function linearLayers(model: CausalLanguageModel): Map<string, LinearLaye
 const isSkipped = (name: string, pattern: string): boolean => matchesName(pattern, name) || `.${name}.`.includes(`.${pattern}.`)
 
 /** The layers that a config quantises. Throws ConfigError where a name in skipModules means none, or a block does not fit. */
-export function layersToQuantize(model: CausalLanguageModel, { format, block, skipModules }: QuantizationConfig): Map<string, Linear | Conv1D> {
+export function layersToQuantize(model: PretrainedModel, { format, block, skipModules }: QuantizationConfig): Map<string, Linear | Conv1D> {
   const layers = linearLayers(model)
   for (const pattern of skipModules) {
     if (pattern === 'lm_head' || [...layers.keys()].some((name) => isSkipped(name, pattern))) continue
@@ -78,7 +79,7 @@ async function doubleQuantized({ shape, format, block, codes, scales }: Quantize
 }
 
 /** Puts quantised weights in the place of a linear layer's; the layer's own weight is released. */
-export function replaceByQuantized(model: CausalLanguageModel, name: string, { weight, nested }: QuantizedWeight): void {
+export function replaceByQuantized(model: PretrainedModel, name: string, { weight, nested }: QuantizedWeight): void {
   const layer = model.getModule(name) as Linear | Conv1D | QuantizedLinear
   if (layer instanceof QuantizedLinear) { layer.replaceWeight(weight, nested); return }
   model.replaceModule(name, new QuantizedLinear(weight, layer.bias, nested))
@@ -86,7 +87,7 @@ export function replaceByQuantized(model: CausalLanguageModel, name: string, { w
 }
 
 /** Rounds every chosen layer of a loaded model to the nearest codes, one after another. */
-export async function quantizeLayers(model: CausalLanguageModel, config: QuantizationConfig): Promise<void> {
+export async function quantizeLayers(model: PretrainedModel, config: QuantizationConfig): Promise<void> {
   for (const [name, layer] of layersToQuantize(model, config)) {
     const stored = layer.weight.tensor
     const weight = outputsFirst(layer, stored)

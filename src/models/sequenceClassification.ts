@@ -1,28 +1,26 @@
 import { join } from 'node:path'
 import { ConfigError, ShapeError } from '../errors.ts'
-import { readJsonObject, type JsonValue } from '../files/index.ts'
+import { readJsonObject } from '../files/index.ts'
 import { Linear } from '../nn/index.ts'
-import { embedding, toDtype } from '../ops/index.ts'
-import { bytesOf, defaultDevice, device as deviceOf, scope, Tensor, type Device, type DType } from '../tensor/index.ts'
+import { embedding } from '../ops/index.ts'
+import { defaultDevice, device as deviceOf, scope, Tensor, type Device, type DType } from '../tensor/index.ts'
 import type { BatchInput, TokenArray } from './batch.ts'
-import type { CausalLanguageModel } from './causal.ts'
-import { parseConfig, type ModelConfig, type RawConfig } from './config.ts'
+import { CausalLanguageModel } from './causal.ts'
+import { architecturePart, classifierConfig, isClassifier, newLabels, storedLabels, storedProblemType, withoutArchitectures, type ClassifierKind, type LabelOptions, type ProblemType } from './classifierLabels.ts'
+import { isEncoderConfig, parseConfig, parseEncoderConfig, type AnyModelConfig, type ModelConfig, type RawConfig } from './config.ts'
 import { disableDropout } from './dropout.ts'
+import type { EncoderInput } from './encoder.ts'
+import { buildEncoderClassifier, EncoderClassifier } from './encoderClassifier.ts'
+import { logitsOf } from './logits.ts'
 import { AutoModelForCausalLM, buildModel, type FromPretrainedOptions } from './pretrained.ts'
+import type { PretrainedModel } from './pretrainedModel.ts'
 import { loadWeights } from './weights.ts'
 
-/** One answer a sequence, from its last token, or one a token. */
-export type ClassifierKind = 'sequence' | 'token'
-
-const architecturePart = { sequence: 'ForSequenceClassification', token: 'ForTokenClassification' } as const
-const languageModelPart = /ForCausalLM$|LMHeadModel$/
-
-export interface ClassifierOptions extends Omit<FromPretrainedOptions, 'quantize'> {
+export interface ClassifierOptions extends Omit<FromPretrainedOptions, 'quantize'>, LabelOptions {
   /** Default 'sequence'. */
   kind?: ClassifierKind
-  /** Outputs of a new head, whose names are `id2label`'s. Default 1 for sequences, as a reward model has, and 2 for tokens. */
-  numLabels?: number
-  id2label?: readonly string[]
+  /** What the labels are; written to config.json. Default: what stands there. */
+  problemType?: ProblemType | undefined
   /** Of a new head's initial weights. Default 42. */
   seed?: number
   /** Written to config.json, as transformers needs it to find the last token of padded rows. */
@@ -31,86 +29,101 @@ export interface ClassifierOptions extends Omit<FromPretrainedOptions, 'quantize
   withoutDropout?: boolean
 }
 
-const isClassifier = (name: unknown): name is string => typeof name === 'string' && /For(?:Sequence|Token)Classification$/.test(name)
-
-/** config.json of a language model or a classifier: what both say of the decoder. */
-export async function readDecoderConfig(folder: string): Promise<ModelConfig> {
+/** config.json of a language model or a classifier: what both say of the layers. */
+export async function readBaseConfig(folder: string): Promise<AnyModelConfig> {
   const path = join(folder, 'config.json')
   const raw = await readJsonObject(path)
+  if (isEncoderConfig(raw)) return parseEncoderConfig(raw, path)
   return parseConfig([raw.architectures].flat().some(isClassifier) ? withoutArchitectures(raw) : raw, path)
 }
 
 /**
- * A decoder with a linear layer on its last hidden states, as transformers' ForSequenceClassification (on each sequence's last token, without bias)
- * and ForTokenClassification (on every token, with bias). transformers loads what it saves, and the other way round.
+ * A classifier of sequences or tokens, as transformers' ForSequenceClassification and ForTokenClassification; transformers loads what it saves, and the
+ * other way round. A decoder's linear layer stands on each sequence's last token (without bias) or on every token (with bias), an encoder's on what its
+ * family makes of the first token, or on every token.
  */
 export class Classifier {
-  /** The decoder, with the head in the language model's place: train, freeze, adapt and save this. */
-  readonly model: CausalLanguageModel
+  /** The model with the head in the language model's place: train, freeze, adapt and save this. */
+  readonly model: PretrainedModel
   readonly kind: ClassifierKind
-  readonly head: Linear
   /** The head's name in the checkpoint. */
-  get headName(): string { return headName(this.model.config, this.kind) }
+  readonly headName: string
   /** The labels' names, in the order of the outputs. */
   readonly labels: readonly string[]
+  readonly problemType: ProblemType | undefined
+  /** The layer that gives the labels' logits. */
+  readonly head: Linear
 
-  private constructor(model: CausalLanguageModel, kind: ClassifierKind, labels: readonly string[], withoutDropout: boolean) {
-    if (withoutDropout) disableDropout(model)
-    const { config } = model
+  private constructor(model: PretrainedModel, kind: ClassifierKind, labels: readonly string[], problemType: ProblemType | undefined, head: { layer: Linear, name: string }) {
     this.model = model
     this.kind = kind
     this.labels = labels
-    this.head = new Linear(config.hiddenSize, labels.length, { bias: kind === 'token', deviation: config.initializerRange })
-    replaceHead(model, headName(config, kind), this.head)
-    model.config = classifierConfig(config, kind, labels)
+    this.problemType = problemType
+    this.headName = head.name
+    this.head = head.layer
   }
 
   get numLabels(): number { return this.labels.length }
 
+  /** The model, where it is a decoder. Throws ConfigError for an encoder, where `purpose` says who needs one. */
+  decoder(purpose: string): CausalLanguageModel {
+    if (this.model instanceof CausalLanguageModel) return this.model
+    throw new ConfigError(`${purpose}: expected a decoder, whose tokens see only those before them, got ${this.model.config.architecture}`)
+  }
+
   /**
-   * A classifier from a model folder: a saved one with its head, or a causal language model with a new one. Throws ConfigError where the folder holds
-   * a classifier of another kind or number of labels.
+   * A classifier from a model folder: a saved one with its head, or a language model with a new one. Throws ConfigError where the folder holds a
+   * classifier of another kind or number of labels.
    */
   static async fromPretrained(folder: string, options: ClassifierOptions = {}): Promise<Classifier> {
     const { kind = 'sequence', seed = 42, dtype = 'float32', device = defaultDevice(), padTokenId, withoutDropout = false } = options
     const path = join(folder, 'config.json')
-    const raw = { ...await readJsonObject(path), ...options.config }
+    const raw: RawConfig = { ...await readJsonObject(path), ...options.config, ...padTokenId === undefined ? {} : { pad_token_id: padTokenId } }
     const architecture = [raw.architectures].flat().find(isClassifier)
-    const pad = padTokenId === undefined ? {} : { pad_token_id: padTokenId }
-    if (architecture === undefined) {
-      const model = await AutoModelForCausalLM.fromPretrained(folder, { dtype, device, config: { ...options.config, ...pad } })
-      const classifier = new Classifier(model, kind, newLabels(options, kind), withoutDropout)
-      for (const [name, parameter] of classifier.head.namedParameters(headName(model.config, kind))) parameter.initialise(name, seed, model.dtype, model.device)
-      return classifier
-    }
-    if (!architecture.endsWith(architecturePart[kind])) throw new ConfigError(`${path}: architectures: expected a model ${architecturePart[kind]}, or a causal language model, got ${JSON.stringify(architecture)}`)
-    const labels = storedLabels(raw, path)
+    if (architecture !== undefined && !architecture.endsWith(architecturePart[kind])) throw new ConfigError(`${path}: architectures: expected a model ${architecturePart[kind]}, or a language model, got ${JSON.stringify(architecture)}`)
+    const labels = architecture === undefined ? newLabels(options, kind) : storedLabels(raw, path)
     const wanted = options.id2label?.length ?? options.numLabels
     if (wanted !== undefined && wanted !== labels.length) throw new ConfigError(`${path}: expected ${wanted} label${wanted === 1 ? '' : 's'}, got ${labels.length}: ${labels.join(', ')}`)
-    const classifier = new Classifier(buildModel(parseConfig(withoutArchitectures({ ...raw, ...pad }), path)), kind, labels, withoutDropout)
-    await loadWeights(classifier.model, folder, dtype, deviceOf(device))
-    return classifier
+    const problemType = options.problemType ?? storedProblemType(raw, path)
+    const isNew = architecture === undefined
+    if (isEncoderConfig(raw)) {
+      const model = buildEncoderClassifier(classifierConfig(parseEncoderConfig(raw, path), kind, labels, problemType), kind, labels.length)
+      if (withoutDropout) disableDropout(model)
+      await loadWeights(model, folder, dtype, deviceOf(device), undefined, isNew ? { names: model.newTensors, seed } : undefined)
+      return new Classifier(model, kind, labels, problemType, { layer: model.output, name: 'classifier' })
+    }
+    const model = isNew
+      ? await AutoModelForCausalLM.fromPretrained(folder, { dtype, device, config: { ...options.config, ...padTokenId === undefined ? {} : { pad_token_id: padTokenId } } })
+      : buildModel(parseConfig(withoutArchitectures(raw), path))
+    if (withoutDropout) disableDropout(model)
+    const head = new Linear(model.config.hiddenSize, labels.length, { bias: kind === 'token', deviation: model.config.initializerRange })
+    const name = decoderHeadName(model.config, kind)
+    replaceHead(model, name, head)
+    model.config = classifierConfig(model.config, kind, labels, problemType)
+    if (isNew) for (const [full, parameter] of head.namedParameters(name)) parameter.initialise(full, seed, model.dtype, model.device)
+    else await loadWeights(model, folder, dtype, deviceOf(device))
+    return new Classifier(model, kind, labels, problemType, { layer: head, name })
   }
 
   /** Logits of each sequence, [sequences, labels]; float32 where the model has 16 bits. A sequence must not be empty. */
-  forward(input: BatchInput): Tensor {
+  forward(input: BatchInput | EncoderInput): Tensor {
+    const { model } = this
+    if (model instanceof EncoderClassifier) return model.forward(input)
     return scope(() => {
       const cuSeqlens = boundsOf(input)
       const rows = Int32Array.from(cuSeqlens.slice(1), (end, i) => {
         if (end <= cuSeqlens[i]!) throw new ShapeError(`inputIds: sequence ${i} is empty; a classifier needs at least one token`)
         return end - 1
       })
-      const hidden = this.model.base(input).lastHiddenState
-      return this.#logits(embedding(hidden, Tensor.from(rows, [rows.length], { device: hidden.device })))
+      const hidden = model.base(input).lastHiddenState
+      return logitsOf(this.head, embedding(hidden, Tensor.from(rows, [rows.length], { device: hidden.device })))
     })
   }
 
   /** Logits of each token, [tokens, labels]. */
-  tokenLogits(input: BatchInput): Tensor { return scope(() => this.#logits(this.model.base(input).lastHiddenState)) }
-
-  #logits(hidden: Tensor): Tensor {
-    const logits = this.head.forward(hidden)
-    return bytesOf(logits.dtype) === 2 ? toDtype(logits, 'float32') : logits
+  tokenLogits(input: BatchInput | EncoderInput): Tensor {
+    const { model } = this
+    return model instanceof EncoderClassifier ? model.forward(input) : scope(() => logitsOf(this.head, model.base(input).lastHiddenState))
   }
 
   get device(): Device { return this.model.device }
@@ -120,7 +133,7 @@ export class Classifier {
 }
 
 /** transformers calls GPT-2's token head otherwise than all others. */
-const headName = (config: ModelConfig, kind: ClassifierKind): string => (config.kind === 'gpt2' && kind === 'token' ? 'classifier' : 'score')
+const decoderHeadName = (config: ModelConfig, kind: ClassifierKind): string => (config.kind === 'gpt2' && kind === 'token' ? 'classifier' : 'score')
 
 /** Puts another head into the tree of modules. The language model's is left out of it, so that it is neither saved nor trained nor given memory. */
 function replaceHead(model: CausalLanguageModel, name: string, head: Linear): void {
@@ -130,34 +143,8 @@ function replaceHead(model: CausalLanguageModel, name: string, head: Linear): vo
   Object.defineProperty(model, name, { value: head, enumerable: true, writable: true, configurable: true })
 }
 
-function classifierConfig(config: ModelConfig, kind: ClassifierKind, labels: readonly string[]): ModelConfig {
-  const architecture = config.architecture.replace(languageModelPart, architecturePart[kind])
-  const raw: RawConfig = {
-    ...config.raw, id2label: Object.fromEntries(labels.map((label, i) => [String(i), label])), label2id: Object.fromEntries(labels.map((label, i) => [label, i])),
-  }
-  return { ...config, architecture, raw }
-}
-
-function newLabels({ numLabels, id2label }: ClassifierOptions, kind: ClassifierKind): readonly string[] {
-  const count = numLabels ?? id2label?.length ?? (kind === 'sequence' ? 1 : 2)
-  if (!Number.isInteger(count) || count < 1) throw new ConfigError(`numLabels: expected a whole number from 1, got ${count}`)
-  if (id2label && id2label.length !== count) throw new ConfigError(`id2label: expected ${count} names, as numLabels says, got ${id2label.length}`)
-  return id2label ?? Array.from({ length: count }, (_, i) => `LABEL_${i}`)
-}
-
-/** The labels of a saved classifier; config.json leaves them out where they are transformers' own two. */
-function storedLabels({ id2label, num_labels: count }: RawConfig, path: string): readonly string[] {
-  if (id2label === undefined || id2label === null) return Array.from({ length: typeof count === 'number' ? count : 2 }, (_, i) => `LABEL_${i}`)
-  const table = id2label as { readonly [key: string]: JsonValue }
-  const labels = typeof table === 'object' && !Array.isArray(table) ? Object.keys(table).map((_, i) => table[i]) : []
-  if (labels.length === 0 || labels.some((label) => typeof label !== 'string')) throw new ConfigError(`${path}: id2label: expected names by the numbers "0", "1", …, got ${JSON.stringify(id2label)}`)
-  return labels as string[]
-}
-
-const withoutArchitectures = ({ architectures: _, ...rest }: RawConfig): RawConfig => rest
-
 /** Where the sequences of an input begin and end. */
-function boundsOf({ inputIds, cuSeqlens, attentionMask }: BatchInput): number[] {
+function boundsOf({ inputIds, cuSeqlens, attentionMask }: BatchInput | EncoderInput): number[] {
   if (cuSeqlens) return Array.from(cuSeqlens)
   if (inputIds instanceof Tensor) return [0, inputIds.size]
   const nested = typeof inputIds[0] === 'object' ? inputIds as readonly TokenArray[] : [inputIds as TokenArray]

@@ -74,7 +74,7 @@ export class PolicyWithValue extends Module {
       this.value = head
       this.#head = head.score
     } else {
-      this.value = value.model
+      this.value = value.decoder('valueModel')
       this.#head = value.head
     }
   }

@@ -8,7 +8,7 @@ import { didYouMean } from '../suggest.ts'
 import { unscoped, type Device, type DType, type Tensor } from '../tensor/index.ts'
 import { AdapterPart } from '../nn/index.ts'
 import { configToJson } from './config.ts'
-import type { CausalLanguageModel } from './causal.ts'
+import type { PretrainedModel } from './pretrainedModel.ts'
 import type { RawConfig } from './configs/common.ts'
 import type { QuantizationConfig } from './quantizedConfig.ts'
 import { layersToQuantize, outputsFirst, quantizeWeight, quantizedLayers, replaceByQuantized } from './quantizedLayers.ts'
@@ -16,19 +16,25 @@ import { findStoredLayers, quantizedSources, readStoredLayers, storedConfig, typ
 import { parseStoredQuantization, type StoredQuantization } from './quantizedStored.ts'
 import { floatDtypes, placeOfTensor, readTensor, shapeText, tensorSource } from '../files/tensorFiles.ts'
 
-/** The parameter name a checkpoint means: base-model checkpoints leave `model.` or `transformer.` out. undefined: nothing of use. */
-function parameterName(model: CausalLanguageModel, stored: string, names: ReadonlyMap<string, unknown>): string | undefined {
-  if (names.has(stored)) return stored
-  if (model.ignoredTensors.test(stored)) return undefined
-  const prefixed = `${model.baseModelPrefix}.${stored}`
-  return names.has(prefixed) ? prefixed : stored
+/** LayerNorm's parameters as TensorFlow calls them, in BERT's first checkpoints. */
+const oldNames: readonly (readonly [RegExp, string])[] = [[/(?<=(?:^|\.)LayerNorm\.)gamma$/, 'weight'], [/(?<=(?:^|\.)LayerNorm\.)beta$/, 'bias']]
+
+/**
+ * The parameter name a checkpoint means: base-model checkpoints leave `model.` or `transformer.` out, and base models read those that have it.
+ * undefined: nothing of use.
+ */
+function parameterName(model: PretrainedModel, inFile: string, names: ReadonlyMap<string, unknown>): string | undefined {
+  const stored = oldNames.reduce((name, [old, now]) => name.replace(old, now), inFile)
+  const prefix = `${model.baseModelPrefix}.`
+  const known = [stored, stored.startsWith(prefix) ? stored.slice(prefix.length) : prefix + stored].find((name) => names.has(name))
+  return known ?? (model.ignoredTensors.test(stored) ? undefined : stored)
 }
 
 /**
  * Pairs each parameter with its tensor in the file, but for those of layers that lie there quantised. Nothing is allocated before every name, shape
  * and dtype fits.
  */
-function matchTensors(model: CausalLanguageModel, weights: CheckpointWeights, stored: StoredLayers): Map<string, CheckpointTensor> {
+function matchTensors(model: PretrainedModel, weights: CheckpointWeights, stored: StoredLayers, mayBeNew: RegExp | undefined): { found: Map<string, CheckpointTensor>, fresh: string[] } {
   const names = new Map([...model.everyName()].filter(([name]) => !stored.weights.has(name)))
   const unique = new Map([...model.namedParameters()].filter(([name]) => names.has(name)).map(([name, parameter]) => [parameter, name]))
   const found = new Map<string, CheckpointTensor>()
@@ -51,12 +57,13 @@ function matchTensors(model: CausalLanguageModel, weights: CheckpointWeights, st
     if (found.has(name)) throw new FileFormatError(`${weights.folder}: tensor ${JSON.stringify(name)} is there twice, with and without "${model.baseModelPrefix}."`)
     found.set(name, entry)
   }
-  const missing = [...unique.values()].filter((name) => !found.has(name))
+  const absent = [...unique.values()].filter((name) => !found.has(name))
+  const missing = absent.filter((name) => !mayBeNew?.test(name))
   if (missing.length) {
     const more = missing.length > 1 ? ` and ${missing.length - 1} more` : ''
     throw new FileFormatError(`${weights.folder}: no tensor ${JSON.stringify(missing[0])}${more} in the checkpoint, which ${model.config.architecture} needs${didYouMean(missing[0]!, weights.tensors.keys())}`)
   }
-  return found
+  return { found, fresh: absent }
 }
 
 /** float16 is for storage only. */
@@ -80,10 +87,12 @@ function dtypeToQuantize(entry: CheckpointTensor, dtype: DType | 'auto'): DType 
 /**
  * Fills the parameters from a model folder, tensor by tensor: at no time are there more than the weights and one tensor of the file.
  * `dtype` 'auto' keeps each tensor's own, with float32 for float16. With `quantize` the linear layers are rounded to codes as they are read. Layers that
- * lie in the folder quantised, as bitsandbytes, GPTQ or AWQ write them, are read as they are. Throws FileFormatError naming the tensor that is missing,
- * unknown or of another shape.
+ * lie in the folder quantised, as bitsandbytes, GPTQ or AWQ write them, are read as they are. Parameters whose names `fresh` has, those of a new head,
+ * may be missing and get initial values. Throws FileFormatError naming the tensor that is missing, unknown or of another shape.
  */
-export async function loadWeights(model: CausalLanguageModel, folder: string, dtype: DType | 'auto', device: Device, quantize?: QuantizationConfig): Promise<void> {
+export async function loadWeights(
+  model: PretrainedModel, folder: string, dtype: DType | 'auto', device: Device, quantize?: QuantizationConfig, fresh?: { names: RegExp, seed: number },
+): Promise<void> {
   const stored = await readStored(folder)
   if (quantize && stored) throw new ConfigError(`quantize: the weights of ${folder} are quantised already, by ${stored.method}; leave quantize out, or start from the model before it was quantised`)
   const weights = await openCheckpoint(folder)
@@ -91,7 +100,8 @@ export async function loadWeights(model: CausalLanguageModel, folder: string, dt
     const layers = findStoredLayers(model, weights, stored)
     const parameters = new Map(model.namedParameters())
     const chosen = new Map([...quantize ? layersToQuantize(model, quantize) : []].map(([name, layer]) => [`${name}.weight`, { name, layer }]))
-    for (const [name, entry] of matchTensors(model, weights, layers)) {
+    const matched = matchTensors(model, weights, layers, fresh?.names)
+    for (const [name, entry] of matched.found) {
       const target = chosen.get(name)
       if (!target) {
         parameters.get(name)!.replace(unscoped(() => readTensor(entry, dtype === 'auto' ? ownDtype(entry) : dtype, device)))
@@ -106,6 +116,7 @@ export async function loadWeights(model: CausalLanguageModel, folder: string, dt
         weight.dispose()
       }
     }
+    for (const name of matched.fresh) parameters.get(name)!.initialise(name, fresh!.seed, dtype === 'auto' ? model.dtype : dtype, device)
     await readStoredLayers(model, layers, stored, device)
     await device.fence()
     if (quantize) model.quantizationConfig = quantize
@@ -130,7 +141,7 @@ export interface SaveOptions {
 }
 
 /** The values of the parameters to write, in the model's order; converted ones live for their own turn only. */
-function parameterSources(model: CausalLanguageModel, { dtype, stateDict }: SaveOptions): TensorSource[] {
+function parameterSources(model: PretrainedModel, { dtype, stateDict }: SaveOptions): TensorSource[] {
   const names = new Map(model.everyName())
   for (const name of stateDict?.keys() ?? []) if (!names.has(name)) throw new ConfigError(`stateDict: the model has no parameter ${JSON.stringify(name)}${didYouMean(name, names.keys())}`)
   return [...model.namedParameters()].map(([name, parameter]) => {
@@ -148,7 +159,7 @@ const json = (value: unknown): string => `${JSON.stringify(value, undefined, 2)}
  * Writes config.json, generation_config.json and the weights into a folder; each file appears complete or not at all. Quantised layers are written as
  * bitsandbytes (nf4, fp4) or GPTQ (int4, int8) has them, so that transformers loads them.
  */
-export async function savePretrained(model: CausalLanguageModel, folder: string, options: SaveOptions = {}): Promise<void> {
+export async function savePretrained(model: PretrainedModel, folder: string, options: SaveOptions = {}): Promise<void> {
   if (model.virtualTokens || [...model.namedModules()].some(([, module]) => module instanceof AdapterPart)) {
     throw new ConfigError('savePretrained: the model carries adapters, which a model folder has no place for; write them with saveAdapter(), or put them into the weights with mergeAndUnload() first')
   }

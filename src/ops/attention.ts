@@ -162,6 +162,16 @@ export function attention(q: Tensor, k: Tensor, v: Tensor, spans: Spans, options
   return op([q, k, v], complete(q, k, v, spans, options))
 }
 
+/** Runs `body` with plans that the attentions over these spans share. */
+export function withPlans<T>(spans: Spans, body: (plans: AttentionPlans) => T): T {
+  const plans = new AttentionPlans(spans)
+  try {
+    return body(plans)
+  } finally {
+    plans.dispose()
+  }
+}
+
 /** The attention probabilities themselves, per sequence [heads, queries, keys], computed plainly: for looking at, not for training. */
 export function attentionProbabilities(q: Tensor, k: Tensor, v: Tensor, spans: Spans, options: AttentionOptions = {}): Tensor[] {
   return attentionDefinition(q, k, v, complete(q, k, v, spans, options)).probabilities

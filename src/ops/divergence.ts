@@ -18,10 +18,10 @@ function logSoftmax(x: Tensor): Tensor {
 }
 
 /**
- * The generalised Jensen–Shannon divergence of each row of log-probabilities, [rows]: with M = (1 - beta) S + beta T it is
+ * @internal The generalised Jensen–Shannon divergence of each row of log-probabilities, [rows]: with M = (1 - beta) S + beta T it is
  * beta KL(T ‖ M) + (1 - beta) KL(S ‖ M); at beta 0 KL(T ‖ S), at beta 1 KL(S ‖ T) (GKD, arXiv 2306.13649).
  */
-function rowDivergence(student: Tensor, teacher: Tensor, beta: number): Tensor {
+export function rowDivergence(student: Tensor, teacher: Tensor, beta: number): Tensor {
   const [s, t] = [exp(student), exp(teacher)]
   const total = (p: Tensor, a: Tensor, b: Tensor): Tensor => sum(mul(p, sub(a, b)), [-1])
   if (beta === 0) return total(t, teacher, student)

@@ -20,5 +20,5 @@ export const noBackward = {
   lora_merge: 'updates a weight in place', lora_merge_quantized: 'updates a weight in place',
   group_advantages: 'advantages are constants', gae: 'advantages and returns are constants', policy_loss: 'computes its gradient in the forward pass',
   adamw_8bit: 'updates parameters',
-  sample: 'draws a token, which has no gradient',
+  sample: 'draws a token, which has no gradient', top_k: 'its gradient is scatter_add_last',
 } satisfies Record<Unpaired, string>

@@ -1,12 +1,12 @@
 import { existsSync } from 'node:fs'
-import { extname, resolve } from 'node:path'
-import { pathToFileURL } from 'node:url'
+import { resolve } from 'node:path'
 import { ConfigError } from '../errors.ts'
 import { didYouMean } from '../suggest.ts'
 import { exactMatch, numericMatch } from './match.ts'
 import { jsonValid } from './json.ts'
 import { repetitionPenalty } from './shape.ts'
 import { thinkFormat } from './format.ts'
+import { importModule } from './importModule.ts'
 import type { RewardFunction } from './types.ts'
 
 /** The reward functions that a name is enough for; each reads its column of the data. */
@@ -27,7 +27,6 @@ function named(name: string): RewardFunction {
   return namedRewards[name]!()
 }
 
-/** Node strips types itself from version 22.18 on; before, tsx does where it is installed. */
 async function loadModule(path: string): Promise<RewardFunction[]> {
   const file = resolve(path)
   if (!existsSync(file)) throw new ConfigError(`reward: ${path}: there is no such file`)
@@ -43,35 +42,4 @@ async function loadModule(path: string): Promise<RewardFunction[]> {
 function defaultOf(module: unknown): unknown {
   const given = (module as { default?: unknown }).default
   return typeof given === 'object' && given !== null && !Array.isArray(given) && 'default' in given ? given.default : given
-}
-
-async function importModule(file: string, path: string): Promise<unknown> {
-  const url = pathToFileURL(file).href
-  const isTypeScript = /^\.[cm]?ts$/.test(extname(file))
-  try {
-    if (isTypeScript && !stripsTypes()) {
-      const tsx = await tsxLoader()
-      if (tsx) return await tsx.tsImport(url, import.meta.url)
-      throw new ConfigError(`reward: ${path}: this Node.js (${process.version}) does not run TypeScript; use Node.js 22.18 or newer, install tsx beside anneal, or give a .js module`)
-    }
-    return await import(url) as unknown
-  } catch (error) {
-    if (error instanceof ConfigError) throw error
-    throw new ConfigError(`reward: ${path}: the module cannot be loaded: ${error instanceof Error ? error.message : String(error)}`, { cause: error })
-  }
-}
-
-/** 'strip' or 'transform' where Node runs TypeScript; older versions do not have the field. */
-const stripsTypes = (): boolean => Boolean((process.features as { typescript?: string | false }).typescript)
-
-interface TsxLoader { tsImport(specifier: string, parent: string): Promise<unknown> }
-
-async function tsxLoader(): Promise<TsxLoader | undefined> {
-  // Named by a variable, as it need not be installed.
-  const name = 'tsx/esm/api'
-  try {
-    return await import(name) as TsxLoader
-  } catch {
-    return undefined
-  }
 }

@@ -52,7 +52,8 @@ export class Pattern {
     return new Pattern(text.replace(/[\\^$.*+?()[\]{}|]/g, String.raw`\$&`), where)
   }
 
-  static readonly gpt2: Pattern = new Pattern(gpt2, 'the GPT-2 pattern')
+  static #gpt2: Pattern | undefined
+  static get gpt2(): Pattern { return Pattern.#gpt2 ??= new Pattern(gpt2, 'the GPT-2 pattern') }
 
   /** All matches if they cover the text without a gap; undefined if they do not. */
   cover(text: string): string[] | undefined {

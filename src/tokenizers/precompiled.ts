@@ -2,7 +2,7 @@ import { TokenizerError } from '../errors.ts'
 import { utf8 } from './byteLevel.ts'
 
 const decoder = new TextDecoder('utf-8', { fatal: true, ignoreBOM: true })
-const segmenter = new Intl.Segmenter('und', { granularity: 'grapheme' })
+let segmenter: Intl.Segmenter | undefined
 
 /**
  * SentencePiece's precompiled_charsmap: a double-array trie (darts-clone) from byte strings to offsets in a pool of
@@ -77,6 +77,7 @@ export class PrecompiledMap {
 }
 
 function* graphemes(text: string): Generator<string> {
+  segmenter ??= new Intl.Segmenter('und', { granularity: 'grapheme' })
   for (const { segment } of segmenter.segment(text)) yield segment
 }
 

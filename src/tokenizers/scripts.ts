@@ -9,7 +9,7 @@ const names = ('Latin Han Common Inherited Cyrillic Greek Arabic Hebrew Hiragana
   'Pahawh_Hmong Palmyrene Pau_Cin_Hau Phags_Pa Phoenician Psalter_Pahlavi Rejang Runic Samaritan Saurashtra Sharada Shavian ' +
   'Siddham SignWriting Sinhala Sora_Sompeng Sundanese Syloti_Nagri Syriac Tagalog Tagbanwa Tai_Le Tai_Tham Tai_Viet Takri ' +
   'Tangut Thaana Tibetan Tifinagh Tirhuta Ugaritic Vai Warang_Citi Yi').split(' ')
-const scripts = names.map((name) => ({ name, pattern: new RegExp(`^\\p{Script=${name}}$`, 'u') }))
+let scripts: { name: string, pattern: RegExp }[] | undefined
 const known = new Map<string, string>()
 
 /** The script of a character, with the Japanese ones counted as Han; 'Any' for a blank, which belongs to every script. */
@@ -17,6 +17,7 @@ export function scriptOf(char: string): string {
   if (char === ' ') return 'Any'
   const seen = known.get(char)
   if (seen !== undefined) return seen
+  scripts ??= names.map((name) => ({ name, pattern: new RegExp(`^\\p{Script=${name}}$`, 'u') }))
   const raw = char === '\u30fc' ? 'Han' : scripts.find(({ pattern }) => pattern.test(char))?.name ?? 'Any'
   const script = raw === 'Hiragana' || raw === 'Katakana' ? 'Han' : raw
   known.set(char, script)

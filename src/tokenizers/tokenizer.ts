@@ -242,6 +242,11 @@ export class Tokenizer {
     return at === bytes.length ? ends : undefined
   }
 
+  /** How many bytes of text each token stands for; undefined where that depends on the tokens around it. */
+  tokenByteLengths(ids: ArrayLike<number>): Int32Array | undefined {
+    return this.#decoder?.byteLevelOnly ? Int32Array.from(ids, (id) => tokenBytes(this.idToToken(id) ?? '').length) : undefined
+  }
+
   encodeBatch(texts: readonly string[], options: EncodeOptions = {}): number[][] {
     return texts.map((text) => this.encode(text, options))
   }

@@ -47,6 +47,8 @@ export interface TrainingTask<B> {
   batches(step: number): TaskStep<B> | Promise<TaskStep<B>>
   /** Enqueues the loss of one batch. Called inside a scope(). */
   loss(batch: B, numItems: number): LossResult
+  /** Called once an optimizer step is enqueued, with the number of steps done. */
+  afterStep?(step: number): void
   /** Held-out batches with their number of items; undefined where there are none. */
   evaluation?(): Iterable<{ batch: B; numItems: number }>
   /** Held-out metrics of a task that evaluates in its own way, such as by the rewards of what it generates; instead of evaluation(). */

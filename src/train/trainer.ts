@@ -181,6 +181,7 @@ export class Trainer<B> {
       running = next
       runningBatch = batch
       this.step++
+      this.task.afterStep?.(this.step)
       const due = this.#due()
       if (due.any || this.step === this.totalSteps) await settle()
       if (due.log) this.#log(batch!)

@@ -2,7 +2,7 @@
 import { loraLinear, quantize, quantizedMatmul } from '../../src/ops/index.ts'
 import type { QuantizedFormat, QuantizedTensor, QuantizeOptions } from '../../src/ops/index.ts'
 import { Tensor } from '../../src/tensor/index.ts'
-import { float, roundToBfloat16 } from './case.ts'
+import { float, roundToBfloat16, sharing } from './case.ts'
 import type { OpCase } from './case.ts'
 import { randomNumbers } from './random.ts'
 
@@ -11,6 +11,15 @@ export function quantizedWeight(output: number, input: number, options: Quantize
   const random = randomNumbers(`weight ${output} ${input}`)
   const numbers = Float32Array.from({ length: output * input }, () => roundToBfloat16(2 * random() - 1))
   return quantize(Tensor.from(numbers, [output, input]), options)
+}
+
+/** A large weight of noise. */
+export function quantizedNoise(output: number, input: number, options: QuantizeOptions): QuantizedTensor {
+  const full = Tensor.empty([output, input])
+  full.device.kernels.random_uniform(full.handle, -1, 1, 1, 1)
+  const weight = quantize(full, options)
+  full.dispose()
+  return weight
 }
 
 const bits: Record<QuantizedFormat, number> = { nf4: 4, fp4: 4, int4: 4, int8: 8, dynamic: 8, dynamic_unsigned: 8 }
@@ -38,7 +47,7 @@ const quantizedCases = products.map(({ rows, input, output, options, bias = fals
   return {
     op: 'quantizedMatmul', name: `${rows}x${input}x${output} ${format} by ${block}${zeroPoints ? ' with zeros' : ''}${bias ? ' bias' : ''}`, benchOnly,
     inputs: [float([rows, input]), ...bias ? [float([output])] : []],
-    run: (x, ...rest) => quantizedMatmul(x, quantizedWeight(output, input, options), rest[0] ?? null),
+    ...sharing(() => (benchOnly ? quantizedNoise : quantizedWeight)(output, input, options), (weight, x, ...rest) => quantizedMatmul(x, weight, rest[0] ?? null)),
     forward: { flops, bytes: (size) => packed + rows * (input + output) * size }, backward: { flops },
   }
 })

@@ -27,6 +27,12 @@ export type Input = FloatInput | IntegerInput
 /** Floating-point operations and bytes moved at least. */
 export interface Work { readonly flops?: number; readonly bytes?: (bytesPerNumber: number) => number }
 
+/** What the timed calls of a case share: made once, outside of them. */
+export interface PreparedCase { readonly run: OpCase['run']; readonly dispose: () => void }
+
+/** The same computation in another library: a formula of bench/peers/operations.py over the same inputs, and what it needs besides. */
+export interface PeerFormula { readonly formula: string; readonly [option: string]: string | number | boolean | readonly number[] }
+
 export interface OpCase {
   readonly op: string
   readonly name: string
@@ -38,6 +44,11 @@ export interface OpCase {
   readonly tolerance?: { readonly float32?: number; readonly bfloat16?: number }
   /** Too large to compute in float64: only timed. */
   readonly benchOnly?: boolean
+  /** Where timing needs more than the inputs, such as a quantised weight. */
+  readonly prepare?: (dtype: DType) => PreparedCase
+  readonly peer?: PeerFormula
+  /** The dtypes that are timed; float32 and bfloat16 by default. */
+  readonly dtypes?: readonly ('float32' | 'bfloat16')[]
 }
 
 export function float(shape: Shape, { low = -1, high = 1, gradient = true, fixed }: { low?: number; high?: number; gradient?: boolean; fixed?: DType } = {}): FloatInput {
@@ -80,6 +91,17 @@ export function makeInputs(opCase: OpCase, dtype: DType): Tensor[] {
     const tensor = Tensor.from(numbers, input.shape, { dtype: dtype === 'float64' ? dtype : input.fixed ?? dtype })
     return input.gradient ? tensor.requiresGrad_() : tensor
   })
+}
+
+/** The parts of a case whose runs share something that `make` makes: once where it is timed. */
+export function sharing<T extends { dispose(): void }>(make: (dtype: DType) => T, run: (shared: T, ...inputs: Tensor[]) => ReturnType<OpCase['run']>): Pick<OpCase, 'run' | 'prepare'> {
+  return {
+    run: (...inputs) => run(make(inputs[0]!.dtype), ...inputs),
+    prepare(dtype) {
+      const shared = make(dtype)
+      return { run: (...inputs) => run(shared, ...inputs), dispose: () => { shared.dispose() } }
+    },
+  }
 }
 
 export const label = ({ op, name }: OpCase): string => `${op} ${name}`

@@ -36,6 +36,7 @@ const liveCases = shapes.map(({ tokens, widths, vocabularies, options, bias = fa
     run: (hidden, w, teacherHidden, teacherWeight, label, b, teacherBias) =>
       outputs(linearDivergence({ hidden, weight: w, bias: b }, { hidden: teacherHidden, weight: teacherWeight, bias: teacherBias }, label, options)),
     forward: { flops: flops(width) + flops(teacherWidth) }, backward: { flops: 2 * flops(width) },
+    peer: { formula: 'linear_divergence', temperature: options.temperature ?? 1, hard: options.hardWeight ?? 0 },
   }
 })
 

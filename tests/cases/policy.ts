@@ -2,7 +2,7 @@
 import { policyLoss, SequenceStarts } from '../../src/ops/index.ts'
 import type { PolicyLossOptions } from '../../src/ops/index.ts'
 import { Tensor } from '../../src/tensor/index.ts'
-import { float } from './case.ts'
+import { float, sharing } from './case.ts'
 import type { OpCase } from './case.ts'
 import { randomNumbers } from './random.ts'
 
@@ -31,21 +31,31 @@ export const policyCases: readonly OpCase[] = shapes.map(({ name, lengths = [1, 
   const constant = (low: number, high: number, count = tokens) => float([count], { low, high, gradient: false, fixed: 'float32' })
   const near = { low: -1 - spread, high: -1 + spread }
   return {
-    op: 'policyLoss', name, benchOnly,
+    op: 'policyLoss', name, benchOnly, dtypes: ['float32'], peer: { formula: 'policy_loss', beta: options.beta ?? 0, sequences: lengths.length, length: lengths[0] ?? 0 },
     inputs: [
       float([tokens], { ...near, fixed: 'float32' }), constant(-1, 1, perToken ? tokens : lengths.length), ...old ? [constant(near.low, near.high)] : [],
       ...options.beta ? [constant(near.low, near.high)] : [], ...factors ? [constant(0.5, 1.5)] : [],
     ],
-    run(logprob, advantages, ...rest) {
+    ...sharing((dtype) => {
       const random = randomNumbers(`weights ${name}`)
-      const weights = Tensor.from(Float64Array.from({ length: tokens }, () => random() < 0.2 ? 0 : 0.25 + random()), [tokens], { dtype: logprob.dtype })
+      const weights = Tensor.from(Float64Array.from({ length: tokens }, () => random() < 0.2 ? 0 : 0.25 + random()), [tokens], { dtype })
+      const sequences = SequenceStarts.ofLengths(lengths)
+      return {
+        weights, sequences,
+        dispose() {
+          weights.dispose()
+          sequences.dispose()
+        },
+      }
+    }, ({ weights, sequences }, ...inputs) => {
+      const [logprob, advantages, ...rest] = inputs as [Tensor, Tensor, ...Tensor[]]
       const given = {
-        advantages, weights, sequences: SequenceStarts.ofLengths(lengths),
+        advantages, weights, sequences,
         old: old ? rest.shift()! : null, reference: options.beta ? rest.shift()! : null, factors: factors ? rest.shift()! : null,
       }
       const { loss, tokenLoss, statistics } = policyLoss(logprob, { ...options, ...given })
       return [loss, tokenLoss, statistics]
-    },
+    }),
     // Six numbers are read and two written.
     forward: { bytes: () => 32 * tokens },
   }

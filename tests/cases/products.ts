@@ -16,14 +16,14 @@ const weight = (shape: readonly number[], inner: number) => float(shape, { low: 
 const linearShapes = [[0, 3, 2], [3, 0, 2], [3, 2, 0], [1, 1, 1], [1, 64, 33], [2, 7, 5], [5, 33, 17], [33, 65, 129], [64, 128, 96], [131, 257, 67]] as const
 const linearBenchShapes = [
   [1, 896, 4864], [1, 896, 151936], [8, 896, 4864], [64, 896, 4864], [256, 256, 256], [512, 512, 512], [1024, 1024, 1024], [1024, 768, 3072], [1024, 3072, 768], [1024, 768, 768],
-  [512, 896, 4864], [512, 4864, 896], [512, 768, 50257],
+  [512, 896, 4864], [512, 4864, 896], [512, 768, 50257], [1, 4096, 4096], [128, 4096, 4096], [512, 4096, 4096],
 ] as const
 const linearCases: OpCase[] = [...linearShapes, ...linearBenchShapes].flatMap((shape, i): OpCase[] => {
   const [m, k, n] = shape
   const benchOnly = i >= linearShapes.length
   const work = { forward: product(m, n, k), backward: twice(product(m, n, k)), benchOnly }
   const x = float([m, k])
-  const plain: OpCase = { op: 'linear', name: `${m}x${k}x${n}`, inputs: [x, weight([n, k], k)], run: (x, w) => linear(x, w), ...work }
+  const plain: OpCase = { op: 'linear', name: `${m}x${k}x${n}`, inputs: [x, weight([n, k], k)], run: (x, w) => linear(x, w), ...work, peer: { formula: 'linear' } }
   if (benchOnly) return [plain]
   return [
     plain,
@@ -50,10 +50,10 @@ const logitCases = logitShapes.flatMap(([tokens, vocabulary]): OpCase[] => {
   const numbers = tokens * vocabulary
   const work = { forward: { bytes: (size: number) => numbers * size }, backward: { bytes: (size: number) => 2 * numbers * size }, benchOnly: numbers > 1e5 }
   return [
-    { op: 'crossEntropy', name: `${tokens}x${vocabulary}`, inputs, run: (logits, label) => crossEntropy(logits, label), ...work },
-    { op: 'crossEntropy', name: `${tokens}x${vocabulary} smoothing`, inputs, run: (logits, label) => crossEntropy(logits, label, { labelSmoothing: 0.1 }), ...work },
+    { op: 'crossEntropy', name: `${tokens}x${vocabulary}`, inputs, run: (logits, label) => crossEntropy(logits, label), ...work, peer: { formula: 'cross_entropy' } },
+    { op: 'crossEntropy', name: `${tokens}x${vocabulary} smoothing`, inputs, run: (logits, label) => crossEntropy(logits, label, { labelSmoothing: 0.1 }), ...work, peer: { formula: 'cross_entropy', smoothing: 0.1 } },
     {
-      op: 'selectiveLogSoftmax', name: `${tokens}x${vocabulary}`, inputs, ...work,
+      op: 'selectiveLogSoftmax', name: `${tokens}x${vocabulary}`, inputs, ...work, peer: { formula: 'selective_log_softmax', temperature: 0.8 },
       run(logits, id) {
         const { logprob, entropy } = selectiveLogSoftmax(logits, id, { temperature: 0.8 })
         return [logprob, entropy]
@@ -77,8 +77,8 @@ const headCases = headShapes.flatMap(([tokens, width, vocabulary]): OpCase[] => 
   const losses = ({ loss, nll, correct }: ReturnType<typeof linearCrossEntropy>) => [loss, nll, correct]
   const name = `${tokens}x${width}x${vocabulary}`
   return [
-    { op: 'linearCrossEntropy', name, inputs: [...inputs, id], run: (h, w, label) => losses(linearCrossEntropy(h, w, label, { numItems: 11 })), ...loss },
-    { op: 'linearLogprob', name, inputs: [...inputs, id], run: (h, w, id) => outputs(linearLogprob(h, w, id, { temperature: 0.7 })), ...logprob },
+    { op: 'linearCrossEntropy', name, inputs: [...inputs, id], run: (h, w, label) => losses(linearCrossEntropy(h, w, label, { numItems: 11 })), ...loss, peer: { formula: 'linear_cross_entropy', items: 11 } },
+    { op: 'linearLogprob', name, inputs: [...inputs, id], run: (h, w, id) => outputs(linearLogprob(h, w, id, { temperature: 0.7 })), ...logprob, peer: { formula: 'linear_logprob', temperature: 0.7 } },
     ...benchOnly ? [] : [
       {
         op: 'linearCrossEntropy', name: `${name} bias cap smoothing`, inputs: [...inputs, id, bias], ...loss,
@@ -134,6 +134,7 @@ const attentionCases = attentionShapes.map(({ name, heads, kvHeads, width, spans
   return {
     op: 'attention', name, inputs: [float([queries, heads, width], size), float([keys, kvHeads, width], size), float([keys, kvHeads, width])],
     run: (q, k, v) => attention(q, k, v, new Spans(spansOf(spans)), options), forward, backward: { flops: 2.5 * forward.flops }, benchOnly,
+    peer: { formula: 'attention', sequences: spans.length, causal: options.causal !== false && spans[0]![0] > 1 },
   }
 })
 

@@ -171,27 +171,27 @@ describe('workers', () => {
   })
 
   it('are looked for in dist when the sources run, with advice when it is missing', () => {
-    expect(workerPath()).toMatch(/dist\/data\/tokenizeWorker\.js$/)
+    expect(workerPath()).toMatch(/dist\/tokenizeWorker\.js$/)
     expect(() => workerPath('file:///nowhere/src/data/workers.ts')).toThrow(ConfigError)
-    expect(() => workerPath('file:///nowhere/dist/data/workers.js')).toThrow(/tokenizeWorker\.js is missing; run npm run build:ts, or set workers: 0/)
+    expect(() => workerPath('file:///nowhere/dist/data.js')).toThrow(/tokenizeWorker\.js is missing; run npm run build:ts, or set workers: 0/)
   })
 })
 
 describe('a killed process', () => {
   it('at any time leaves a cache that the next run completes, with the same bytes', async () => {
     const script = write(folder, 'process.mjs', `
-      const { dist, recipe, directory, files, workers } = JSON.parse(process.argv[2])
-      const { openCache, openReader } = await import(dist)
+      const { data, recipe, directory, files, workers } = JSON.parse(process.argv[2])
+      const { openCache, openReader } = await import(data)
       const { make } = await import(recipe.module)
       process.send('ready')
       const readers = files.map((file) => openReader(file))
       await openCache({ directory, fingerprint: 'f', readers, tokenization: make(...recipe.args), options: { maxLength: 30 }, workers, recipe })
       process.disconnect()`)
-    const dist = new URL('../../dist/data/index.js', import.meta.url).href
+    const data = new URL('../../src/data/index.ts', import.meta.url).href
     for (let round = 0; round < 4; round++) {
       const chosen = options({ workers: round % 2 })
-      const setup = { dist, recipe: { ...recipe, args: [0.05] }, directory: chosen.directory, files: [file, notes], workers: round % 2 }
-      const child = fork(script, [JSON.stringify(setup)], { stdio: 'ignore', execArgv: [] })
+      const setup = { data, recipe: { ...recipe, args: [0.05] }, directory: chosen.directory, files: [file, notes], workers: round % 2 }
+      const child = fork(script, [JSON.stringify(setup)], { stdio: 'ignore', execArgv: ['--import', 'tsx'] })
       const ended = once(child, 'exit')
       await once(child, 'message')
       await new Promise((resolve) => { setTimeout(resolve, 300 + 200 * round) })

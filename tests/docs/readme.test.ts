@@ -6,25 +6,18 @@ import type { Command } from 'commander'
 import { describe, expect, test } from 'vitest'
 import { bestOfNCommand } from '../../src/cli/commands/bestOfN.ts'
 import { chatCommand } from '../../src/cli/commands/chat.ts'
-import { cpoCommand } from '../../src/cli/commands/cpo.ts'
-import { dpoCommand } from '../../src/cli/commands/dpo.ts'
 import { distillCommand } from '../../src/cli/commands/distill.ts'
 import { evalCommand } from '../../src/cli/commands/eval.ts'
 import { exportCommand } from '../../src/cli/commands/export.ts'
 import { generateCommand } from '../../src/cli/commands/generate.ts'
-import { grpoCommand } from '../../src/cli/commands/grpo.ts'
 import { infoCommand } from '../../src/cli/commands/info.ts'
 import { inspectCommand } from '../../src/cli/commands/inspect.ts'
-import { ktoCommand } from '../../src/cli/commands/kto.ts'
 import { mergeCommand } from '../../src/cli/commands/merge.ts'
-import { orpoCommand } from '../../src/cli/commands/orpo.ts'
-import { ppoCommand } from '../../src/cli/commands/ppo.ts'
+import { preferenceCommands } from '../../src/cli/commands/preference.ts'
 import { pretrainCommand } from '../../src/cli/commands/pretrain.ts'
 import { quantizeCommand } from '../../src/cli/commands/quantize.ts'
 import { quickstartCommand } from '../../src/cli/commands/quickstart.ts'
-import { rewardCommand } from '../../src/cli/commands/reward.ts'
-import { rlooCommand } from '../../src/cli/commands/rloo.ts'
-import { rrhfCommand } from '../../src/cli/commands/rrhf.ts'
+import { reinforcementCommands } from '../../src/cli/commands/reinforcement.ts'
 import { scoreCommand } from '../../src/cli/commands/score.ts'
 import { sftCommand } from '../../src/cli/commands/sft.ts'
 import { teachCommand } from '../../src/cli/commands/teach.ts'
@@ -37,7 +30,7 @@ import * as anneal from '../../src/index.ts'
 import { distillSchema, teachSchema } from '../../src/methods/distillation/options.ts'
 import { pretrainSchema, sftSchema } from '../../src/methods/options.ts'
 import { cpoSchema, dpoSchema, ktoSchema, orpoSchema, rewardSchema, rrhfSchema } from '../../src/methods/preference/options.ts'
-import { bestOfNSchema, grpoSchema, ppoSchema, rlooSchema } from '../../src/methods/reinforcement/index.ts'
+import { bestOfNSchema, grpoSchema, onlineDpoSchema, ppoSchema, rlooSchema } from '../../src/methods/reinforcement/index.ts'
 import { quantizeFolderSchema } from '../../src/quantization/index.ts'
 
 const preferenceSchemas = { dpo: dpoSchema, kto: ktoSchema, orpo: orpoSchema, cpo: cpoSchema, rrhf: rrhfSchema, reward: rewardSchema }
@@ -47,8 +40,7 @@ const documents = ['README.md', 'CONTRIBUTING.md', 'SECURITY.md', ...readdirSync
 const commands = new Map<string, Command>()
 for (const command of [
   chatCommand(), evalCommand(), exportCommand(), generateCommand(), infoCommand(), inspectCommand(), pretrainCommand(), quantizeCommand(), quickstartCommand(), sftCommand(), distillCommand(), teachCommand(), tokenizerCommand(),
-  cpoCommand(), dpoCommand(), ktoCommand(), orpoCommand(), rewardCommand(), rrhfCommand(), scoreCommand(),
-  bestOfNCommand(), grpoCommand(), mergeCommand(), ppoCommand(), rlooCommand(),
+  ...preferenceCommands(), scoreCommand(), ...reinforcementCommands(), bestOfNCommand(), mergeCommand(),
 ]) {
   if (command.commands.length === 0) commands.set(command.name(), command)
   for (const inner of command.commands) commands.set(`${command.name()} ${inner.name()}`, inner)
@@ -114,7 +106,7 @@ test("the table of names names what exists", () => {
   const prototypes = [anneal.Tokenizer, anneal.Trainer, anneal.CausalLanguageModel, anneal.Module, anneal.AdamW].flatMap((one) => Object.getOwnPropertyNames(one.prototype))
   const fields = ['optimizer', 'step', 'model', 'tokenizer', 'train', 'fromConfig', 'fromPretrained']
   const schemas = [
-    sftSchema, pretrainSchema, generateSchema, distillSchema, teachSchema, ...Object.values(preferenceSchemas), grpoSchema, rlooSchema, ppoSchema, bestOfNSchema, quantizeFolderSchema, exportSchema, mergeSchema, ...adapterSchema.options,
+    sftSchema, pretrainSchema, generateSchema, distillSchema, teachSchema, ...Object.values(preferenceSchemas), grpoSchema, rlooSchema, ppoSchema, onlineDpoSchema, bestOfNSchema, quantizeFolderSchema, exportSchema, mergeSchema, ...adapterSchema.options,
   ]
   const options = schemas.flatMap(({ shape }) => Object.keys(shape))
   const known = new Set([...Object.keys(anneal), ...prototypes, ...fields, ...options])
@@ -134,7 +126,7 @@ test('the tables of options are those of the schemas', async () => {
   const script = await import(pathToFileURL(join(root, 'scripts/generate-options-doc.js')).href) as {
     documents: string[], optionTables: (schemas: object) => Record<string, string>, withTables: (text: string, tables: Record<string, string>) => string,
   }
-  const tables = script.optionTables({ sftSchema, pretrainSchema, generateSchema, distillSchema, teachSchema, quantizeFolderSchema, exportSchema, preferenceSchemas, policySchemas: { grpo: grpoSchema, rloo: rlooSchema, ppo: ppoSchema, bestOfN: bestOfNSchema }, adapterSchema })
+  const tables = script.optionTables({ sftSchema, pretrainSchema, generateSchema, distillSchema, teachSchema, quantizeFolderSchema, exportSchema, preferenceSchemas, policySchemas: { grpo: grpoSchema, rloo: rlooSchema, ppo: ppoSchema, onlineDpo: onlineDpoSchema, bestOfN: bestOfNSchema }, adapterSchema })
   expect(Object.keys(tables).sort()).toEqual(script.documents.flatMap((document) => [...read(document).matchAll(/<!-- options: (\w+) -->/g)].map(([, name]) => name!)).sort())
   for (const document of script.documents) expect(read(document) === script.withTables(read(document), tables), `${document}: run node scripts/generate-options-doc.js`).toBe(true)
 })

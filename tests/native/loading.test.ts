@@ -1,10 +1,11 @@
-// Proves that a missing or unusable addon is explained, and that the environment variables do what they say.
-import { cpSync, mkdtempSync, rmSync } from 'node:fs'
+// Proves that a missing or unusable addon is explained, with its cause and what to do, and that the environment variables do what they say.
+import { cpSync, mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import { spawnSync } from 'node:child_process'
-import { expect, test } from 'vitest'
+import { afterAll, describe, expect, test } from 'vitest'
+import { platformPackage } from '../../lib/load.js'
 import { run } from './run.ts'
 
 test('ANNEAL_ADDON that points nowhere', () => {
@@ -15,20 +16,93 @@ test('ANNEAL_ADDON that points nowhere', () => {
   expect(stderr).toContain('ERR_ADDON')
 })
 
-test('a package without a build says where it looked and how to build', () => {
+describe('a copy of the package', () => {
   const folder = mkdtempSync(join(tmpdir(), 'anneal-'))
-  try {
-    cpSync(fileURLToPath(new URL('../../lib', import.meta.url)), join(folder, 'lib'), { recursive: true })
-    const { status, stderr } = spawnSync(process.execPath, ['--input-type=module', '-e', `await import(${JSON.stringify(join(folder, 'lib/index.js'))})`], {
+  const built = fileURLToPath(new URL('../../build/Release/anneal.node', import.meta.url))
+  const copy = join(folder, 'build/Release/anneal.node')
+  cpSync(fileURLToPath(new URL('../../lib', import.meta.url)), join(folder, 'lib'), { recursive: true })
+  mkdirSync(join(folder, 'build/Release'), { recursive: true })
+  afterAll(() => { rmSync(folder, { recursive: true }) })
+
+  /** What importing it says with this file as its addon. */
+  function load(addon?: Buffer): { status: number | null, stderr: string } {
+    rmSync(copy, { force: true })
+    if (addon) writeFileSync(copy, addon)
+    const { status, stderr } = spawnSync(process.execPath, ['--input-type=module', '-e', `await import(${JSON.stringify(join(folder, 'lib/index.js'))}).catch((error) => { console.error(error.name, error.code, error.message); process.exit(3) })`], {
       encoding: 'utf8', env: { ...process.env, ANNEAL_ADDON: '' },
     })
-    expect(status).toBe(1)
-    for (const part of [`package @anneal/${process.platform}-${process.arch}`, `local build in ${join(folder, 'build')}`, 'npm rebuild anneal', 'apt-get install g++ cmake make', 'npm run build:gyp']) {
+    return { status, stderr }
+  }
+  /** The addon with other bytes of the same length in place of a text. */
+  function patched(from: string, to: string): Buffer {
+    const bytes = readFileSync(built)
+    const at = bytes.indexOf(`\0${from}\0`, 0, 'latin1')
+    expect(at).toBeGreaterThan(0)
+    bytes.write(to, at + 1, 'latin1')
+    return bytes
+  }
+  const failure = { status: 3 }
+  const isElf = process.platform === 'linux'
+
+  test('works with a sound addon', () => {
+    expect(load(readFileSync(built))).toEqual({ status: 0, stderr: '' })
+  })
+
+  test('without one says where it looked, how to build and which package to install', () => {
+    const { status, stderr } = load()
+    expect({ status }).toEqual(failure)
+    for (const part of ['AddonError ERR_ADDON', `package ${platformPackage}: it is not installed`, `local build in ${join(folder, 'build')}: there is none`, 'npm rebuild anneal', 'apt-get install g++ cmake make', 'npm run build:gyp', '--omit=optional']) {
       expect(stderr).toContain(part)
     }
-  } finally {
-    rmSync(folder, { recursive: true })
-  }
+  })
+
+  test('made for another processor names both', () => {
+    const other = process.arch === 'arm64' ? { name: 'x64', machine: 62 } : { name: 'arm64', machine: 183 }
+    const bytes = Buffer.alloc(64)
+    bytes.write('\x7fELF\x02\x01\x01', 0, 'latin1')
+    bytes.writeUInt16LE(3, 16)
+    bytes.writeUInt16LE(other.machine, 18)
+    const { status, stderr } = load(bytes)
+    expect({ status }).toEqual(failure)
+    expect(stderr).toContain(`is built for linux-${other.name}, this is Node for ${process.platform}-${process.arch}`)
+    expect(stderr).toContain('instead of copying node_modules')
+  })
+
+  test.runIf(isElf)('made for a newer C library names both versions', () => {
+    const { status, stderr } = load(patched('GLIBC_2.34', 'GLIBC_9.99'))
+    expect({ status }).toEqual(failure)
+    expect(stderr).toMatch(/needs GLIBC_9\.99, this system has glibc \d/)
+    expect(stderr).toContain('build it for this system')
+  })
+
+  test.runIf(isElf)('that needs what this Node has not names the symbol', () => {
+    const { status, stderr } = load(patched('napi_create_function', 'napi_create_Function'))
+    expect({ status }).toEqual(failure)
+    expect(stderr).toContain(`needs napi_create_Function, which this Node ${process.version} does not have`)
+  })
+
+  test.runIf(isElf)('cut off is called damaged', () => {
+    const { status, stderr } = load(readFileSync(built).subarray(0, 40))
+    expect({ status }).toEqual(failure)
+    expect(stderr).toContain('is damaged: ')
+  })
+
+  test('made from other sources names the first kernel that differs', () => {
+    const list = join(folder, 'lib/signatures.js')
+    const text = readFileSync(list, 'utf8')
+    try {
+      writeFileSync(list, text.replace("fill: '(Out y, double value)'", "fill: '(Out y, double number)'"))
+      const other = load(readFileSync(built))
+      expect(other).toMatchObject({ status: 3 })
+      expect(other.stderr).toContain('AddonError ERR_ADDON')
+      expect(other.stderr).toContain('does not fit this version of anneal')
+      expect(other.stderr).toContain('has fill(Out y, double value) where fill(Out y, double number) is expected')
+      writeFileSync(list, text.replace('signatures = {', "signatures = {\n  later: '(Out y)',"))
+      expect(load(readFileSync(built)).stderr).toContain('has no kernel later(Out y)')
+    } finally {
+      writeFileSync(list, text)
+    }
+  })
 })
 
 test('ANNEAL_ISA of an unknown name', () => {

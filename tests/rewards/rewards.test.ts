@@ -10,6 +10,7 @@ import {
   codeTests, cosineLength, exactMatch, jsonValid, lastNumber, llmJudge, loadRewards, numericMatch, regexMatch, repetitionPenalty, rewardEach, RewardRunner, runCodeTests, softOverlong, thinkFormat,
   type AnyRow, type RewardFunction, type RewardSample,
 } from '../../src/rewards/index.ts'
+import { importModule } from '../../src/rewards/importModule.ts'
 
 const sample = (completion: string, row: AnyRow = {}, tokens = completion.length): RewardSample =>
   ({ prompt: 'p', completion, promptIds: Int32Array.of(1), completionIds: new Int32Array(tokens), finishReason: 'stop', row })
@@ -167,6 +168,17 @@ describe('reward modules', () => {
     const rewards = await loadRewards([typescript, javascript, 'numericMatch'])
     expect(rewards.map(({ name }) => name)).toEqual(['double', 'a', 'b', 'numericMatch'])
     expect(await judge(rewards[0]!, sample('', { n: 4 }))).toEqual([8])
+  })
+
+  test('where Node.js does not run TypeScript, tsx does, imports of further TypeScript included; without it the fix is named', async () => {
+    module('weights.ts', 'export const factor: number = 3\n')
+    const file = module('typed.ts', "import { factor } from './weights.ts'\nenum Kind { Good = 2 }\nexport default function typed(samples: readonly unknown[]): number[] { return samples.map(() => factor * Kind.Good) }\n")
+    const loaded = await importModule(file, './typed.ts', { stripsTypes: false }) as { default: RewardFunction | { default: RewardFunction } }
+    const reward = 'default' in loaded.default ? loaded.default.default : loaded.default
+    expect(await judge(reward, sample('', {}))).toEqual([6])
+    const failure = importModule(file, './typed.ts', { stripsTypes: false, tsx: () => Promise.resolve(undefined) })
+    await expect(failure).rejects.toThrow(ConfigError)
+    await expect(failure).rejects.toThrow(/reward: \.\/typed\.ts: this Node\.js \(v.*\) does not run TypeScript by itself.*run npm install tsx, use Node\.js 22\.18 or newer, or give a \.js module/)
   })
 
   test.each<[string, () => string]>([

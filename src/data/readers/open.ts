@@ -1,6 +1,5 @@
 import { stat } from 'node:fs/promises'
 import { resolve } from 'node:path'
-import glob from 'fast-glob'
 import { DataError } from '../../errors.ts'
 import { readError } from '../../files/filesystem.ts'
 import { csvReader } from './csv.ts'
@@ -39,6 +38,7 @@ export async function expandFiles(patterns: string | string[], options: { cwd?: 
     const info = await stat(path).catch(() => undefined)
     if (info?.isFile()) { found.add(path); continue }
     const base = info?.isDirectory() ? path : cwd
+    const { default: glob } = await import('fast-glob')
     const matches = await glob(info?.isDirectory() ? dataFiles : pattern, { cwd: base, absolute: true, caseSensitiveMatch: false })
     if (matches.length === 0) {
       const what = info?.isDirectory() ? 'the folder holds no data files' : glob.isDynamicPattern(pattern) ? 'no file matches the pattern' : 'no such file'

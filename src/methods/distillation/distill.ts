@@ -12,7 +12,8 @@ import { teacherFingerprint } from './fingerprint.ts'
 import { distillSchema, type DistillArguments, type DistillOptions } from './options.ts'
 import { Recording } from './recording.ts'
 import { studentOf } from './student.ts'
-import { distillationTask } from './task.ts'
+import { distillationTask, type DistillationTaskOptions } from './task.ts'
+import { hybridVocabulary, UniversalAligner, type SharedVocabulary } from './universalBatch.ts'
 import { sharedVocabulary } from './vocabulary.ts'
 import { trainAndSave } from '../trainAndSave.ts'
 
@@ -29,7 +30,19 @@ function checkOptions(args: DistillArguments): void {
   if (objective === 'minillm' && lmbda < 1) throw new ConfigError(`lmbda: MiniLLM learns from the student's own completions alone; set lmbda to 1 instead of ${lmbda}`)
   if (recorded !== undefined && tail === 'renormalise' && beta === 1) throw new ConfigError("tail: the reverse KL (beta 1) is infinite where the teacher has no mass; use tail 'bucket'")
   if (labelSmoothingFactor > 0) throw new ConfigError('labelSmoothingFactor: the teacher takes its place; leave it at 0')
+  if (objective === 'uld') checkUniversal(args)
   if (packing !== false && (lmbda > 0 || seqKd)) throw new ConfigError('packing: completions are sampled for one prompt at a time; set packing to false')
+}
+
+/** What universal logit distillation cannot do: the models' tokens stand at different places. */
+function checkUniversal({ teacher, initFromTeacher, recorded, seqKd, packing, hiddenLayers, attentionLayers, uldHybridMatchedWeight, uldHybridUnmatchedWeight }: DistillArguments): void {
+  if (!teacher) throw new ConfigError("teacher: objective 'uld' needs a live teacher; give its folder")
+  if (initFromTeacher !== undefined) throw new ConfigError("objective: a student of the teacher's layers has its tokenizer; leave 'uld' out")
+  if (recorded !== undefined) throw new ConfigError("recorded: it holds the teacher's tokens, but objective 'uld' has its own; leave recorded out")
+  if (seqKd) throw new ConfigError("seqKd: the teacher writes its own tokens; let it write text with `anneal teach --write sequences`, or leave objective 'uld' out")
+  if (packing !== false) throw new ConfigError("packing: objective 'uld' aligns one row at a time; set packing to false")
+  if (hiddenLayers.length + attentionLayers.length > 0) throw new ConfigError("hiddenLayers and attentionLayers: with objective 'uld' the models' tokens stand at different places; leave them out")
+  if ((uldHybridMatchedWeight === undefined) !== (uldHybridUnmatchedWeight === undefined)) throw new ConfigError('uldHybridMatchedWeight and uldHybridUnmatchedWeight: give both, or neither')
 }
 
 /**
@@ -47,9 +60,11 @@ export async function distill(options: DistillOptions): Promise<PreparedRun> {
   const config = args.model === undefined ? teacherConfig! : await readConfig(args.model)
   checkVocabulary(tokenizer, config, folder)
   let vocabulary = config.vocabSize
+  let teacherTokenizer: Tokenizer | undefined
   if (args.teacher !== undefined) {
-    checkVocabulary(tokenizer, teacherConfig!, args.teacher)
-    vocabulary = sharedVocabulary({ tokenizer, rows: config.vocabSize, where: folder }, { tokenizer: await Tokenizer.fromPretrained(args.teacher), rows: teacherConfig!.vocabSize, where: args.teacher })
+    teacherTokenizer = await Tokenizer.fromPretrained(args.teacher)
+    checkVocabulary(args.objective === 'uld' ? teacherTokenizer : tokenizer, teacherConfig!, args.teacher)
+    if (args.objective !== 'uld') vocabulary = sharedVocabulary({ tokenizer, rows: config.vocabSize, where: folder }, { tokenizer: teacherTokenizer, rows: teacherConfig!.vocabSize, where: args.teacher })
     const students = args.initFromTeacher?.length ?? config.numHiddenLayers
     for (const name of ['hiddenLayers', 'attentionLayers'] as const) checkLayerPairs(name, args[name], students, teacherConfig!.numHiddenLayers)
   }
@@ -60,14 +75,15 @@ export async function distill(options: DistillOptions): Promise<PreparedRun> {
     const recording = args.recorded === undefined ? undefined : await Recording.open(args.recorded)
     recording?.check({ dataFingerprint: data.fingerprint, temperature: args.temperature, teacherFingerprint: args.teacher === undefined ? undefined : await teacherFingerprint(args.teacher) })
     if (recording) vocabulary = Math.min(vocabulary, recording.index.vocabulary)
-    for (const one of teacherConfig ? [config, teacherConfig] : [config]) checkLengths(data, one)
+    for (const one of teacherConfig && args.objective !== 'uld' ? [config, teacherConfig] : [config]) checkLengths(data, one)
     const teacher = args.teacher === undefined ? undefined : await AutoModelForCausalLM.fromPretrained(args.teacher, { dtype: args.teacherDtype, device: args.device })
     if (teacher) made.push(teacher)
     teacher?.requiresGrad_(false)
     const student = args.model === undefined ? studentOf(teacher!, args.initFromTeacher!, args.dtype) : await loadModel(args.model, args)
     made.push(student)
     if (args.model === undefined) prepareModel(student, args)
-    return prepare(args, { student, teacher: recording && !needsStates(args) ? undefined : teacher, recording, tokenizer, data, vocabulary }, () => { teacher?.dispose() })
+    const universal = args.objective === 'uld' ? { aligner: new UniversalAligner(tokenizer, teacherTokenizer!, args, teacherConfig!.maxPositionEmbeddings), hybrid: hybridOf(args, tokenizer, teacherTokenizer!, config.vocabSize, teacherConfig!.vocabSize) } : undefined
+    return prepare(args, { student, teacher: recording && !needsStates(args) ? undefined : teacher, recording, universal, tokenizer, data, vocabulary }, () => { teacher?.dispose() })
   } catch (error) {
     for (const model of made) model.dispose()
     data.close()
@@ -78,12 +94,18 @@ export async function distill(options: DistillOptions): Promise<PreparedRun> {
 /** Whether a live teacher is needed beside what was recorded. */
 const needsStates = ({ hiddenLayers, attentionLayers }: DistillArguments): boolean => hiddenLayers.length + attentionLayers.length > 0
 
-type Parts = Pick<Parameters<typeof distillationTask>[0], 'student' | 'teacher' | 'recording'> & Pick<PreparedRun, 'tokenizer' | 'data'> & { vocabulary: number }
+const hybridOf = (args: DistillArguments, student: Tokenizer, teacher: Tokenizer, studentRows: number, teacherRows: number): SharedVocabulary | undefined =>
+  args.uldUseHybridLoss ? hybridVocabulary(student, teacher, { student: studentRows, teacher: teacherRows }, args) : undefined
 
-function prepare(args: DistillArguments, { student, teacher, recording, tokenizer, data, vocabulary }: Parts, release: () => void): PreparedRun {
+interface Parts extends Pick<DistillationTaskOptions, 'student' | 'teacher' | 'recording'>, Pick<PreparedRun, 'tokenizer' | 'data'> {
+  vocabulary: number
+  universal: { aligner: UniversalAligner, hybrid: SharedVocabulary | undefined } | undefined
+}
+
+function prepare(args: DistillArguments, { student, teacher, recording, universal, tokenizer, data, vocabulary }: Parts, release: () => void): PreparedRun {
   const { samplePrompts, maxNewTokens, samplingTemperature, topP, topK } = args
   const task = distillationTask({
-    ...args, student, teacher, recording, tokenizer, data, loss: { ...args, vocabulary },
+    ...args, student, teacher, recording, aligner: universal?.aligner, tokenizer, data, loss: { ...args, vocabulary, hybrid: universal?.hybrid },
     sampling: { maxNewTokens, samplingTemperature, topP, topK, bf16: args.bf16 ?? student.device.name !== 'cpu' },
     ...(samplePrompts.length > 0 ? { sample: () => sampleTexts(student, tokenizer, samplePrompts) } : {}),
   })
@@ -101,7 +123,7 @@ function prepare(args: DistillArguments, { student, teacher, recording, tokenize
 
 const decisiveNames = [
   'objective', 'beta', 'temperature', 'scaleByTemperature', 'alpha', 'tail', 'lmbda', 'seqKd', 'maxNewTokens', 'samplingTemperature', 'topP', 'topK', 'gamma', 'lengthNormalization',
-  'rklAdvantage', 'singleStepDecomposition', 'hiddenLayers', 'hiddenWeight', 'hiddenLoss', 'attentionLayers', 'attentionWeight',
+  'rklAdvantage', 'singleStepDecomposition', 'useExtendedUld', 'uldTokenMergeStrategy', 'uldSkipEos', 'uldUseHybridLoss', 'uldHybridMatchedWeight', 'uldHybridUnmatchedWeight', 'hiddenLayers', 'hiddenWeight', 'hiddenLoss', 'attentionLayers', 'attentionWeight',
 ] as const satisfies readonly (keyof DistillArguments)[]
 
 const decisive = (args: DistillArguments): Record<string, unknown> => Object.fromEntries(decisiveNames.map((name) => [name, args[name]]))

@@ -1,19 +1,21 @@
 import type { Batch } from '../../data/index.ts'
 import type { BaseOutput, CausalLanguageModel } from '../../models/index.ts'
 import { Linear } from '../../nn/index.ts'
-import { add, linearDivergence, linearLogprob, linearTopDivergence, logitsDivergence, logitsTopDivergence, mul, policyLoss, selectiveLogSoftmax, SequenceStarts, sum } from '../../ops/index.ts'
+import { add, crossEntropy, linearCrossEntropy, linearDivergence, linearLogprob, linearTopDivergence, logitsDivergence, logitsTopDivergence, mul, policyLoss, selectiveLogSoftmax, SequenceStarts, sum, toDtype } from '../../ops/index.ts'
 import type { DivergenceOptions, DivergenceResult, OutputLayer, RecordedDistributions, Tail } from '../../ops/index.ts'
 import { noGrad, Tensor } from '../../tensor/index.ts'
-import type { LossResult } from '../../train/task.ts'
+import type { LossResult, Sum } from '../../train/task.ts'
 import { featureLoss, type FeatureOptions } from './features.ts'
 import { miniLlmAdvantages, type MiniLlmOptions } from './minillm.ts'
 import type { RecordedRow } from './recording.ts'
+import type { SharedVocabulary, UniversalBatch } from './universalBatch.ts'
+import { groupsOfChunk, universalDistances, type UniversalSide } from './universalLoss.ts'
 
-/** A batch with what was recorded of the teacher for its trained places, row after row. */
-export interface DistillBatch extends Batch { recorded?: readonly RecordedRow[] }
+/** A batch with what was recorded of the teacher for its trained places, row after row; or with the same text in the tokens of another tokenizer. */
+export interface DistillBatch extends Batch { recorded?: readonly RecordedRow[]; universal?: UniversalBatch }
 
 export interface LossOptions extends MiniLlmOptions, FeatureOptions {
-  objective: 'divergence' | 'minillm'
+  objective: 'divergence' | 'minillm' | 'uld'
   beta: number
   temperature: number
   scaleByTemperature: boolean
@@ -23,6 +25,8 @@ export interface LossOptions extends MiniLlmOptions, FeatureOptions {
   singleStepDecomposition: boolean
   /** Rows of the output layers that both models have. */
   vocabulary: number
+  /** Tokens that both vocabularies have, for the hybrid loss of universal logit distillation. */
+  hybrid?: SharedVocabulary | undefined
 }
 
 /** What the student learns from, and what belongs to the student alone. */
@@ -74,8 +78,36 @@ function policyTerm(own: Tensor, taught: Tensor, { cuSeqlens, labels }: Batch, n
   return policyLoss(own, { sequences: new SequenceStarts(cuSeqlens, own.device), advantages, weights }).loss
 }
 
+/** The cross-entropy of the labels over `items`, differentiable; of each token, and whether its label has the largest logit where that is known. */
+function hardLabels(student: CausalLanguageModel, { lastHiddenState, labels }: BaseOutput, items: number): { loss: Tensor, nll: Tensor, correct?: Tensor } {
+  const head = plainHead(student, lastHiddenState)
+  if (head) return linearCrossEntropy(lastHiddenState, head.weight, labels!, { numItems: items, bias: head.bias ?? null })
+  const nll = crossEntropy(student.logits(lastHiddenState), labels!)
+  return { loss: mul(sum(nll), 1 / items), nll }
+}
+
+/** Universal logit distillation: the teacher reads the same text in its own tokens. */
+function universalLoss(student: CausalLanguageModel, teacher: CausalLanguageModel, batch: DistillBatch, aligned: UniversalBatch, items: number, options: LossOptions): LossResult {
+  const { alpha, temperature } = options
+  const own = student.base({ inputIds: batch.inputIds, labels: batch.labels, cuSeqlens: batch.cuSeqlens })
+  const taught = noGrad(() => teacher.base({ inputIds: aligned.inputIds, cuSeqlens: aligned.cuSeqlens })).lastHiddenState
+  const side = (model: CausalLanguageModel, hidden: Tensor): UniversalSide => ({ hidden, logits: (rows) => model.logits(rows), logprobs: (ids) => logprobs(model, hidden, ids, temperature) })
+  const distances = universalDistances(side(student, own.lastHiddenState), side(teacher, taught), aligned, { ...options, chunkRows: groupsOfChunk(student, teacher) })
+  const { weights } = aligned
+  const divergence = distances ? sum(mul(distances, Tensor.from(weights, [weights.length], { device: distances.device }))) : mul(sum(toDtype(own.lastHiddenState, 'float32')), 0)
+  const hard = (): ReturnType<typeof hardLabels> => hardLabels(student, own, items)
+  const { loss, nll, correct } = alpha > 0 ? hard() : noGrad(hard)
+  const soft = mul(divergence, (1 - alpha) / items)
+  const metric = (value: Tensor): Sum => ({ sum: sum(value.detach()), count: batch.numItems })
+  return {
+    loss: alpha > 0 ? add(soft, mul(loss, alpha)) : soft,
+    sums: { divergence: metric(divergence), nll: metric(nll), ...(correct ? { meanTokenAccuracy: metric(correct) } : {}) },
+  }
+}
+
 /** The loss of a batch, its sum over trained tokens divided by numItems, and what it is made of. */
 export function distillationLoss({ student, teacher, projections }: LossParts, batch: DistillBatch, numItems: number, options: LossOptions): LossResult {
+  if (batch.universal) return universalLoss(student, teacher!, batch, batch.universal, Math.max(numItems, 1), options)
   const { objective, temperature, scaleByTemperature, alpha, tail, vocabulary, hiddenLayers, attentionLayers, rklAdvantage, singleStepDecomposition } = options
   const wanted = { outputHiddenStates: hiddenLayers.length > 0, outputAttentions: attentionLayers.length > 0 }
   const input = { inputIds: batch.inputIds, labels: batch.labels, cuSeqlens: batch.cuSeqlens }

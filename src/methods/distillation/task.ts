@@ -7,11 +7,14 @@ import { StudentWithProjections } from './features.ts'
 import { distillationLoss, type DistillBatch, type LossOptions } from './loss.ts'
 import { chance, promptOf, sampledBatch, type SamplingOptions } from './onPolicy.ts'
 import type { Recording } from './recording.ts'
+import type { UniversalAligner } from './universalBatch.ts'
 
 export interface DistillationTaskOptions {
   student: CausalLanguageModel
   teacher?: CausalLanguageModel | undefined
   recording?: Recording | undefined
+  /** Of a teacher with another tokenizer. */
+  aligner?: UniversalAligner | undefined
   tokenizer?: Tokenizer
   data: Pick<LoadedDataset, 'train' | 'eval' | 'fingerprint'>
   loss: LossOptions
@@ -39,7 +42,7 @@ function batchOf(dataset: Dataset, indices: Iterable<number>, recording: Recordi
  * divergence from the teacher. With pairs of hidden layers the projections are trained and saved beside the student.
  */
 export function distillationTask(options: DistillationTaskOptions): TrainingTask<DistillBatch> {
-  const { student, teacher, recording, tokenizer, data, lmbda, seqKd, sampling, seed } = options
+  const { student, teacher, recording, aligner, tokenizer, data, lmbda, seqKd, sampling, seed } = options
   const { perDeviceTrainBatchSize, perDeviceEvalBatchSize, gradientAccumulationSteps } = options
   const sampler = createSampler(data.train.length, { perDeviceTrainBatchSize, gradientAccumulationSteps, seed })
   const pairs = options.loss.hiddenLayers.length
@@ -53,6 +56,8 @@ export function distillationTask(options: DistillationTaskOptions): TrainingTask
     const prompts = Array.from(indices, (index) => promptOf(data.train.get(index)))
     return await sampledBatch(writer, prompts, seed + step * gradientAccumulationSteps + number, sampling)
   }
+
+  const aligned = (batch: DistillBatch): DistillBatch => aligner ? { ...batch, universal: aligner.align(batch) } : batch
 
   return {
     name: 'distill', model: wrapped ?? student, fingerprint: data.fingerprint, stepsPerEpoch: sampler.stepsPerEpoch,
@@ -69,18 +74,18 @@ export function distillationTask(options: DistillationTaskOptions): TrainingTask
     } : {}),
     async batches(step) {
       const microBatches: DistillBatch[] = []
-      for (const [number, indices] of sampler.at(step).microBatches.entries()) microBatches.push(await microBatch(step, number, indices))
+      for (const [number, indices] of sampler.at(step).microBatches.entries()) microBatches.push(aligned(await microBatch(step, number, indices)))
       return { microBatches, ...totals(microBatches) }
     },
     loss: (batch, numItems) => distillationLoss(parts, batch, numItems, options.loss),
-    ...(data.eval ? { evaluation: () => evaluation(data.eval!, perDeviceEvalBatchSize, recording, data.train.length) } : {}),
+    ...(data.eval ? { evaluation: () => evaluation(data.eval!, perDeviceEvalBatchSize, (rows) => aligned(batchOf(data.eval!, rows, recording, data.train.length))) } : {}),
     ...(options.sample ? { sample: options.sample } : {}),
   }
 }
 
-function* evaluation(dataset: Dataset, size: number, recording: Recording | undefined, offset: number): Generator<{ batch: DistillBatch, numItems: number }> {
-  for (let start = 0; start < dataset.length; start += size) {
-    const batch = batchOf(dataset, Array.from({ length: Math.min(size, dataset.length - start) }, (_, i) => start + i), recording, offset)
+function* evaluation({ length }: Dataset, size: number, batchAt: (rows: number[]) => DistillBatch): Generator<{ batch: DistillBatch, numItems: number }> {
+  for (let start = 0; start < length; start += size) {
+    const batch = batchAt(Array.from({ length: Math.min(size, length - start) }, (_, i) => start + i))
     yield { batch, numItems: batch.numItems }
   }
 }

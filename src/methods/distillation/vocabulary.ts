@@ -22,7 +22,7 @@ function difference(a: Tokenizer, b: Tokenizer): string | undefined {
 export function sharedVocabulary(student: Vocabulary, teacher: Vocabulary): number {
   const found = difference(student.tokenizer, teacher.tokenizer)
   if (found !== undefined) {
-    throw new ConfigError(`teacher: ${teacher.where} and ${student.where} have different tokenizers: ${found}. Distil between models of one tokenizer, or let the teacher write text with \`anneal teach --write sequences\` and fine-tune on it`)
+    throw new ConfigError(`teacher: ${teacher.where} and ${student.where} have different tokenizers: ${found}. Distil between models of one tokenizer, match their sorted distributions with objective 'uld', or let the teacher write text with \`anneal teach --write sequences\` and fine-tune on it`)
   }
   return Math.min(student.rows, teacher.rows)
 }

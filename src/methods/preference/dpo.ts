@@ -12,7 +12,7 @@ import { scoredLosses, smoothedLosses } from './losses/dpo.ts'
 import { halves, pairMetrics } from './metrics.ts'
 import { dpoSchema, type DpoArguments, type DpoOptions } from './options.ts'
 import { decisive, loadPolicy, loadTokenizerAndData, preparePreferenceRun, sampling, taskArguments, type PreparedPreferenceRun } from './prepare.ts'
-import { Reference } from './reference.ts'
+import { Reference } from '../reference.ts'
 import { batchesInOrder, perItem, preferenceTask, type Countable, type PreferenceLoss, type Window } from './task.ts'
 
 /** Chosen completions with their prompts, then the rejected ones. */
@@ -51,10 +51,10 @@ export async function dpo(options: DpoOptions): Promise<PreparedPreferenceRun<Pa
     reference = await Reference.of(model, args)
     const task = preferenceTask({
       name: 'dpo', model, tokenizer, train: data.train, eval: data.eval, fingerprint: data.fingerprint, ...taskArguments(args), collate: collatePairs, loss: dpoStep(model, reference, args),
-      decisiveOptions: decisive(args, ['lossType', 'lossWeights', 'beta', 'labelSmoothing', 'fDivergenceType', 'fAlphaDivergenceCoef', 'ldAlpha', 'useWeighting', 'discopopTau', 'refModel', 'precomputeRefLogProbs']),
+      decisiveOptions: decisive(args, ['lossType', 'lossWeights', 'beta', 'labelSmoothing', 'fDivergenceType', 'fAlphaDivergenceCoef', 'ldAlpha', 'useWeighting', 'discopopTau', 'refModel', 'precomputeRefLogProbs', 'syncRefModel', 'refModelMixupAlpha', 'refModelSyncSteps']),
       ...sampling(model, tokenizer, args.samplePrompts),
     })
-    const run = preparePreferenceRun(args, { model, tokenizer, data, task, release: () => reference?.dispose() })
+    const run = preparePreferenceRun(args, { model, tokenizer, data, task: reference.keptBy(task, args), final: task, release: () => reference?.dispose() })
     if (args.precomputeRefLogProbs) {
       const examples = batchesInOrder([...data.train, ...data.eval ?? []], args.precomputeRefBatchSize ?? args.perDeviceTrainBatchSize)
       const logps = (pairs: readonly PairExample[], other: CausalLanguageModel): readonly Tensor[] => {

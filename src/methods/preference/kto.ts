@@ -15,7 +15,7 @@ import { klEstimate, ktoLoss } from './losses/index.ts'
 import { updatedMean } from './losses/kto.ts'
 import { ktoSchema, type KtoArguments, type KtoOptions } from './options.ts'
 import { decisive, loadPolicy, loadTokenizerAndData, preparePreferenceRun, sampling, taskArguments, type PreparedPreferenceRun } from './prepare.ts'
-import { Reference } from './reference.ts'
+import { Reference } from '../reference.ts'
 import { batchesInOrder, preferenceTask, type Countable, type PreferenceLoss } from './task.ts'
 
 /** Prompts with their completions, and for KTO's KL estimate each prompt with the completion of the row before it. */
@@ -66,11 +66,11 @@ export async function kto(options: KtoOptions): Promise<PreparedPreferenceRun<Un
     const running = new RunningMean(model)
     const task = preferenceTask({
       name: 'kto', model, tokenizer, train, eval: data.eval, fingerprint: data.fingerprint, ...taskArguments(args), shuffle: false, collate, loss: ktoStep(model, reference, running, args),
-      decisiveOptions: decisive(args, ['lossType', 'beta', 'desirableWeight', 'undesirableWeight', 'refModel', 'precomputeRefLogProbs']),
+      decisiveOptions: decisive(args, ['lossType', 'beta', 'desirableWeight', 'undesirableWeight', 'refModel', 'precomputeRefLogProbs', 'syncRefModel', 'refModelMixupAlpha', 'refModelSyncSteps']),
       ...sampling(model, tokenizer, args.samplePrompts),
     })
     const kept = lossType === 'bco' ? { ...task, ...running.keptBy(task) } : task
-    const run = preparePreferenceRun(args, { model, tokenizer, data: loaded, task: kept, release() { reference?.dispose(); running.dispose() } })
+    const run = preparePreferenceRun(args, { model, tokenizer, data: loaded, task: reference.keptBy(kept, args), final: kept, release() { reference?.dispose(); running.dispose() } })
     if (args.precomputeRefLogProbs) {
       // A row's partner is of its own batch, so the batches must be those of training.
       for (const [rows, size] of [[train, args.perDeviceTrainBatchSize], [data.eval ?? [], args.perDeviceEvalBatchSize]] as const) {

@@ -1,6 +1,7 @@
 import { z } from 'zod'
 import { trainingShape } from '../../train/options.ts'
 import { dataShape, modelShape } from '../options.ts'
+import { referenceSyncShape } from '../reference.ts'
 import { cpoLossTypes, dpoLossTypes, fDivergenceTypes, ktoLossTypes } from './losses/index.ts'
 
 const { labelSmoothingFactor: _, ...training } = trainingShape
@@ -22,6 +23,7 @@ const referenceShape = {
   refModel: z.string().min(1).optional().describe('Folder of the reference model; by default the model as it was before training, or with an adapter the model without it'),
   precomputeRefLogProbs: z.boolean().default(false).describe("Compute the reference's log-probabilities once before the first step, so that no second model stays in memory"),
   precomputeRefBatchSize: z.int().min(1).optional().describe('Rows of a batch while they are computed; perDeviceTrainBatchSize by default'),
+  ...referenceSyncShape,
 } as const
 
 /** Options of DPO: TRL's DPOConfig in camelCase. */
@@ -102,4 +104,3 @@ export type RewardArguments = z.output<typeof rewardSchema>
 
 /** What the methods that train a language model have in common. */
 export type PreferenceArguments = z.output<z.ZodObject<typeof preferenceShape>>
-export type ReferenceArguments = PreferenceArguments & z.output<z.ZodObject<typeof referenceShape>>

@@ -1,6 +1,6 @@
 import { ConfigError } from '../../errors.ts'
 import { loadPreferences, type CompletionExample, type LoadedPreferences, type LoadPreferenceOptions } from '../../data/index.ts'
-import { disableDropout, readConfig, type CausalLanguageModel, type ModelConfig } from '../../models/index.ts'
+import { disableDropout, readConfig, type AnyModelConfig, type CausalLanguageModel, type PretrainedModel } from '../../models/index.ts'
 import { Tokenizer } from '../../tokenizers/index.ts'
 import { Trainer } from '../../train/trainer.ts'
 import type { TrainResult } from '../../train/trainer.ts'
@@ -13,9 +13,9 @@ import type { Windowed } from './task.ts'
 import { trainAndSave } from '../trainAndSave.ts'
 
 /** A prepared run on preference data; dispose() releases everything but the model. */
-export interface PreparedPreferenceRun<E = unknown, B = unknown> {
+export interface PreparedPreferenceRun<E = unknown, B = unknown, M extends PretrainedModel = CausalLanguageModel> {
   trainer: Trainer<Windowed<B>>
-  model: CausalLanguageModel
+  model: M
   tokenizer: Tokenizer
   data: LoadedPreferences<E>
   /** Trains, and saves the final model and tokenizer into outputDir. */
@@ -27,7 +27,7 @@ type DataOptions<E> = Pick<LoadPreferenceOptions<Tokenizer, E>, 'make' | 'tokens
 type AnyArguments = PreferenceArguments | RewardArguments
 
 /** Reads the tokenizer and the data that the options name, and checks both against the model's config. */
-export async function loadTokenizerAndData<E extends object>(args: AnyArguments, options: DataOptions<E> & { longest: (example: E) => number, config?: ModelConfig }): Promise<{ tokenizer: Tokenizer, data: LoadedPreferences<E> }> {
+export async function loadTokenizerAndData<E extends object>(args: AnyArguments, options: DataOptions<E> & { longest: (example: E) => number, config?: AnyModelConfig }): Promise<{ tokenizer: Tokenizer, data: LoadedPreferences<E> }> {
   const { files, datasets, columns, evalSplit, evalFiles, truncationMode, onBadRow, maxLength, seed } = args
   if (!files && !datasets) throw new ConfigError('files: name the training data, such as files: data/*.jsonl')
   const folder = args.tokenizer ?? args.model
@@ -67,14 +67,14 @@ export const sampling = (model: CausalLanguageModel, tokenizer: Tokenizer, promp
   (prompts.length > 0 ? { sample: () => sampleTexts(model, tokenizer, [...prompts]) } : {})
 
 /** Puts model, tokenizer, data and task together into a trainer. */
-export function preparePreferenceRun<E, B>(
-  args: AnyArguments & { learningRate: number }, parts: { model: CausalLanguageModel, tokenizer: Tokenizer, data: LoadedPreferences<E>, task: TrainingTask<Windowed<B>>, release?: () => void },
-): PreparedPreferenceRun<E, B> {
-  const { model, tokenizer, data, task, release } = parts
+export function preparePreferenceRun<E, B, M extends PretrainedModel>(
+  args: AnyArguments & { learningRate: number }, parts: { model: M, tokenizer: Tokenizer, data: LoadedPreferences<E>, task: TrainingTask<Windowed<B>>, final?: Pick<TrainingTask<unknown>, 'save'>, release?: () => void },
+): PreparedPreferenceRun<E, B, M> {
+  const { model, tokenizer, data, task, release, final = task } = parts
   const trainer = new Trainer(task, trainingPart(args))
   return {
     trainer, model, tokenizer, data,
-    train: trainAndSave(trainer, () => task.save(args.outputDir)),
+    train: trainAndSave(trainer, () => final.save(args.outputDir)),
     dispose() {
       trainer.dispose()
       release?.()

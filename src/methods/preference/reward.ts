@@ -1,6 +1,6 @@
 import { ConfigError } from '../../errors.ts'
 import { ignoreIndex, preferenceKinds, type PairExample, type StepwiseExample } from '../../data/index.ts'
-import { readDecoderConfig, type Classifier } from '../../models/index.ts'
+import { readBaseConfig, type Classifier, type PretrainedModel } from '../../models/index.ts'
 import { crossEntropy, embedding, equal, greater, max, neg, reshape, slice, sub, sum, toDtype } from '../../ops/index.ts'
 import { parseOptions } from '../../options.ts'
 import { Tensor } from '../../tensor/index.ts'
@@ -13,8 +13,8 @@ import { decisive, loadTokenizerAndData, preparePreferenceRun, taskArguments, ty
 import { meanOf, preferenceTask, type Countable, type PreferenceLoss } from './task.ts'
 
 /** A prepared run of a reward model. */
-export type PreparedRewardRun = PreparedPreferenceRun<PairExample, PairBatch> & { classifier: Classifier }
-export type PreparedStepwiseRun = PreparedPreferenceRun<StepwiseExample, StepwiseBatch> & { classifier: Classifier }
+export type PreparedRewardRun = PreparedPreferenceRun<PairExample, PairBatch, PretrainedModel> & { classifier: Classifier }
+export type PreparedStepwiseRun = PreparedPreferenceRun<StepwiseExample, StepwiseBatch, PretrainedModel> & { classifier: Classifier }
 
 type Named = Exclude<keyof RewardArguments, 'learningRate'>
 const decisiveNames: readonly Named[] = ['centerRewardsCoefficient', 'stepwise', 'stepSeparator', 'trainOnLastStepOnly']
@@ -29,7 +29,7 @@ const withLearningRate = (args: RewardArguments): RewardArguments & { learningRa
 export async function reward(options: RewardOptions & { stepwise?: false }): Promise<PreparedRewardRun> {
   const args = withLearningRate(parseOptions(rewardSchema, options, 'reward'))
   if (args.stepwise) throw new ConfigError('stepwise: a process reward model is trained by stepwiseReward()')
-  const config = await readDecoderConfig(args.model)
+  const config = await readBaseConfig(args.model)
   const { tokenizer, data } = await loadTokenizerAndData(args, { make: preferenceKinds.wholePair, tokensOf: pairTokens, longest: pairLength, config })
   const classifier = await loadClassifier('sequence', args, tokenizer)
   try {
@@ -96,7 +96,7 @@ export function collateStepwise(examples: readonly StepwiseExample[]): StepwiseB
 export async function stepwiseReward(options: RewardOptions): Promise<PreparedStepwiseRun> {
   const args = withLearningRate(parseOptions(rewardSchema, { ...options, stepwise: true }, 'reward'))
   if (args.centerRewardsCoefficient !== undefined) throw new ConfigError('centerRewardsCoefficient: has no meaning for a stepwise reward model, which has no pairs')
-  const config = await readDecoderConfig(args.model)
+  const config = await readBaseConfig(args.model)
   const { stepSeparator, trainOnLastStepOnly: lastOnly } = args
   const length = ({ inputIds }: StepwiseExample): number => inputIds.length
   const { tokenizer, data } = await loadTokenizerAndData(args, { make: preferenceKinds.stepwise({ stepSeparator, lastOnly }), tokensOf: length, longest: length, config })

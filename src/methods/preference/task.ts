@@ -1,5 +1,5 @@
 import { createSampler } from '../../data/index.ts'
-import type { CausalLanguageModel } from '../../models/index.ts'
+import type { PretrainedModel } from '../../models/index.ts'
 import { mul, sum } from '../../ops/index.ts'
 import type { Tensor } from '../../tensor/index.ts'
 import type { Tokenizer } from '../../tokenizers/index.ts'
@@ -30,7 +30,7 @@ export interface PreferenceLoss {
 
 export interface PreferenceTaskOptions<E, B extends Countable> {
   name: string
-  model: CausalLanguageModel
+  model: PretrainedModel
   tokenizer: Tokenizer
   train: readonly E[]
   eval?: readonly E[] | undefined

@@ -8,6 +8,7 @@ import type { TrainedRollout } from './policyBatch.ts'
 import { logprobsOf } from './policyLogprobs.ts'
 import type { PromptRow } from './promptData.ts'
 import type { Rollout, RolloutOptions } from './rollouts.ts'
+import { samplerWeights, type SamplerCorrection } from './samplerCorrection.ts'
 
 /** Everything that one call of the generator gave, before it is cut into micro-batches. */
 export interface Generation {
@@ -35,6 +36,12 @@ export interface GenerationOptions<Row> {
   /** Rounds of further prompts in place of those whose answers all have the same reward; 0 keeps them. */
   dynamicSamplingRounds: number
   maskTruncatedCompletions: boolean
+  /** Another order in each epoch, or the data's own. Default true. */
+  shuffle?: boolean
+  /** Whether another engine samples, whose log-probabilities are not the policy's. */
+  isForeign?: boolean
+  /** Weighs what another engine sampled. */
+  correction?: SamplerCorrection | null
   /** Rows of a forward pass for log-probabilities of the old and the reference policy. */
   batchSize: number
   needsOld: boolean
@@ -46,6 +53,9 @@ export interface GenerationOptions<Row> {
   samplesToLog: number
   onGeneration?: ((step: number, groups: readonly Group<Row>[], rollouts: readonly TrainedRollout[]) => Promise<void>) | undefined
 }
+
+/** What rewarded answers are made with. */
+export type RewardedOptions<Row> = Pick<GenerationOptions<Row>, 'runner' | 'source' | 'sampling'>
 
 /** The answers to one prompt, with their rewards [answers × functions]. */
 export interface Group<Row> {
@@ -70,12 +80,14 @@ export async function makeGeneration<Row>(options: GenerationOptions<Row>, index
   const counted = rollouts.map((rollout) => options.maskTruncatedCompletions && rollout.finishReason === 'length' ? new Uint8Array(rollout.mask.length) : rollout.mask)
   const pass = { temperature: sampling.temperature, bf16: sampling.bf16 ?? false, batchSize }
   // What was recorded is the model's own log p at temperature 1, to the bit.
-  const recordedIsOld = sampling.temperature === 1 && !rollouts.some(({ logprobs }) => logprobs.some(Number.isNaN))
+  const recordedIsOld = !options.isForeign && sampling.temperature === 1 && !rollouts.some(({ logprobs }) => logprobs.some(Number.isNaN))
   const old = !needsOld ? null : recordedIsOld ? rollouts.map(({ logprobs }) => logprobs) : await logprobsOf(model, rollouts, pass)
+  const correction = options.isForeign ? options.correction : null
+  const weights = correction && old ? rollouts.map(({ logprobs }, i) => samplerWeights(old[i]!, logprobs, counted[i]!, correction)) : null
   const atReference = reference ? await logprobsOf(model, rollouts, pass, reference) : null
   const kl = old && atReference ? Float64Array.from(rollouts, (_, i) => counted[i]!.reduce((sum, one, t) => sum + one * (old[i]![t]! - atReference[i]![t]!), 0)) : undefined
   const result = await options.advantages({ values, weights: rewardWeights, numGenerations: sampling.numGenerations }, kl)
-  const trained = rollouts.map((rollout, i): TrainedRollout => ({ rollout, advantage: result.advantages[i]!, counted: counted[i]!, old: old?.[i] ?? null, reference: atReference?.[i] ?? null }))
+  const trained = rollouts.map((rollout, i): TrainedRollout => ({ rollout, advantage: result.advantages[i]!, counted: counted[i]!, old: old?.[i] ?? null, reference: atReference?.[i] ?? null, weights: weights?.[i] ?? null }))
   await options.onGeneration?.(step, groups, trained)
   return {
     index, rollouts: shuffled(trained, sampling.seed, index),
@@ -84,6 +96,7 @@ export async function makeGeneration<Row>(options: GenerationOptions<Row>, index
       ...Object.fromEntries(runner.names.map((name, f) => [`rewards/${name}/failed`, sampled.failed[f]!])),
       ...(options.dynamicSamplingRounds > 0 ? { 'dynamicSampling/rounds': sampled.rounds, 'dynamicSampling/droppedGroups': sampled.dropped } : {}),
       ...(kl && options.klInReward ? { kl: kl.reduce((a, b) => a + b, 0) / kl.length } : {}),
+      ...(weights ? weightMetrics(weights, counted) : {}),
       rolloutTokensPerSecond: rollouts.reduce((sum, { completionIds }) => sum + completionIds.length, 0) / Math.max(rolloutSeconds, 1e-9),
     },
     samples: samplesOf(groups, runner.names, options.samplesToLog),
@@ -92,7 +105,7 @@ export async function makeGeneration<Row>(options: GenerationOptions<Row>, index
 }
 
 /** Of each reward function: answers it failed on, and the first error. */
-interface Failures { failed: number[], errors: (string | undefined)[] }
+export interface Failures { failed: number[], errors: (string | undefined)[] }
 
 /** A share that fails is a number in the log; all failing is worth a word. */
 function warningsOf(names: readonly string[], { failed, errors }: Failures, samples: number, groups: number, withoutSpread: number): string[] {
@@ -110,7 +123,7 @@ const isAlike = (values: Float64Array, weights: readonly number[]): boolean => {
 /** Generates until there are enough groups whose rewards differ, or no rounds are left; groups dropped before then fill what is missing. */
 async function sampleGroups<Row>(options: GenerationOptions<Row>, index: number, step: number): Promise<Failures & { groups: Group<Row>[], rounds: number, dropped: number }> {
   const { prompts, promptsPerGeneration, dynamicSamplingRounds, runner, rewardWeights } = options
-  const first = promptsOf(prompts, promptsPerGeneration, options.sampling.seed, index)
+  const first = promptsOf(prompts, promptsPerGeneration, options.sampling.seed, index, options.shuffle ?? true)
   const used = new Set(first)
   const spare = dynamicSamplingRounds > 0 ? Array.from(permutation(prompts.length, options.sampling.seed, 'shuffle', refillStream + index), (i) => prompts[i]!).filter((one) => !used.has(one)) : []
   const failures: Failures = { failed: runner.names.map(() => 0), errors: [] }
@@ -128,15 +141,16 @@ async function sampleGroups<Row>(options: GenerationOptions<Row>, index: number,
 }
 
 /** The prompts of a generation: chunks of a permutation of the data, the last incomplete one left out. */
-function promptsOf<T>(prompts: readonly T[], count: number, seed: number, index: number): T[] {
+function promptsOf<T>(prompts: readonly T[], count: number, seed: number, index: number, shuffle: boolean): T[] {
   const chunks = Math.floor(prompts.length / count)
-  const order = permutation(prompts.length, seed, 'shuffle', Math.floor(index / chunks))
   const at = (index % chunks) * count
+  if (!shuffle) return prompts.slice(at, at + count)
+  const order = permutation(prompts.length, seed, 'shuffle', Math.floor(index / chunks))
   return Array.from(order.subarray(at, at + count), (i) => prompts[i]!)
 }
 
 /** Rewards are asked for as soon as a group is finished, while others are still generated. */
-export async function rewardedGroups<Row>({ runner, source, sampling }: GenerationOptions<Row>, prompts: readonly PromptRow<Row>[], step: number, firstPrompt: number, { failed, errors }: Failures): Promise<Group<Row>[]> {
+export async function rewardedGroups<Row>({ runner, source, sampling }: RewardedOptions<Row>, prompts: readonly PromptRow<Row>[], step: number, firstPrompt: number, { failed, errors }: Failures): Promise<Group<Row>[]> {
   const pending: Promise<Group<Row>>[] = []
   const score = async (rollouts: readonly Rollout[]): Promise<Group<Row>> => {
     const prompt = prompts[rollouts[0]!.prompt]!
@@ -174,7 +188,15 @@ function rewardMetrics(names: readonly string[], values: Float64Array, { rewards
   return { reward, rewardStd: Number.isNaN(rewardStd) ? 0 : rewardStd, ...Object.fromEntries(perFunction), fracRewardZeroStd: withoutSpread / groups }
 }
 
-function lengthMetrics(rollouts: readonly Rollout[]): Record<string, number> {
+/** The weights of tokens that count. */
+function weightMetrics(weights: readonly Float32Array[], counted: readonly Uint8Array[]): Record<string, number> {
+  const values = weights.flatMap((row, i) => Array.from(row).filter((_, t) => counted[i]![t]))
+  if (values.length === 0) return {}
+  const [least, most] = values.reduce<[number, number]>(([low, high], one) => [Math.min(low, one), Math.max(high, one)], [Infinity, -Infinity])
+  return { 'importanceSamplingRatio/min': least, 'importanceSamplingRatio/mean': values.reduce((a, b) => a + b, 0) / values.length, 'importanceSamplingRatio/max': most }
+}
+
+export function lengthMetrics(rollouts: readonly Rollout[]): Record<string, number> {
   const lengths = rollouts.map(({ completionIds }) => completionIds.length)
   const terminated = rollouts.flatMap(({ completionIds, finishReason }) => finishReason === 'length' ? [] : [completionIds.length])
   const mean = (of: readonly number[]): number => of.length === 0 ? 0 : of.reduce((a, b) => a + b, 0) / of.length
@@ -186,7 +208,7 @@ function lengthMetrics(rollouts: readonly Rollout[]): Record<string, number> {
 
 const textOf = (prompt: PromptRow<unknown>['prompt']): string => typeof prompt === 'string' ? prompt : prompt.map(({ role, content }) => `${role}: ${typeof content === 'string' ? content : JSON.stringify(content)}`).join('\n')
 
-function samplesOf<Row>(groups: readonly Group<Row>[], names: readonly string[], count: number): TextSample[] {
+export function samplesOf<Row>(groups: readonly Group<Row>[], names: readonly string[], count: number): TextSample[] {
   return groups.slice(0, count).map(({ prompt, rollouts, values }) => ({
     prompt: textOf(prompt.prompt), text: rollouts[0]!.text,
     rewards: Object.fromEntries(names.map((name, f) => [name, Number.isNaN(values[f]!) ? null : values[f]!])),

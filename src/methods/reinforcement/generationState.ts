@@ -14,7 +14,7 @@ const bytes = z.base64()
 
 const rolloutSchema = z.strictObject({
   prompt: z.int(), sample: z.int(), promptIds: bytes, completionIds: bytes, text: z.string(), logprobs: bytes, mask: bytes,
-  finishReason: z.enum(['stop', 'length', 'stopString', 'aborted']), advantage: number, counted: bytes, old: bytes.nullable(), reference: bytes.nullable(),
+  finishReason: z.enum(['stop', 'length', 'stopString', 'aborted']), advantage: number, counted: bytes, old: bytes.nullable(), reference: bytes.nullable(), weights: bytes.nullable().default(null),
 })
 const schema = z.strictObject({
   version: z.literal(1),
@@ -28,18 +28,19 @@ const toText = (values: Int32Array | Float32Array | Uint8Array): string => Buffe
 /** A copy of its own, so that it is aligned. */
 const fromText = (text: string): ArrayBuffer => Uint8Array.from(Buffer.from(text, 'base64')).buffer
 
-const stored = ({ rollout, advantage, counted, old, reference }: TrainedRollout): z.input<typeof rolloutSchema> => ({
+const stored = ({ rollout, advantage, counted, old, reference, weights }: TrainedRollout): z.input<typeof rolloutSchema> => ({
   ...rollout, promptIds: toText(rollout.promptIds), completionIds: toText(rollout.completionIds), logprobs: toText(rollout.logprobs), mask: toText(rollout.mask),
-  advantage, counted: toText(counted), old: old && toText(old), reference: reference && toText(reference),
+  advantage, counted: toText(counted), old: old && toText(old), reference: reference && toText(reference), weights: weights && toText(weights),
 })
 
-function restored({ advantage, counted, old, reference, ...rollout }: z.output<typeof rolloutSchema>): TrainedRollout {
+function restored({ advantage, counted, old, reference, weights, ...rollout }: z.output<typeof rolloutSchema>): TrainedRollout {
   return {
     rollout: {
       ...rollout, promptIds: new Int32Array(fromText(rollout.promptIds)), completionIds: new Int32Array(fromText(rollout.completionIds)),
       logprobs: new Float32Array(fromText(rollout.logprobs)), mask: new Uint8Array(fromText(rollout.mask)),
     },
     advantage, counted: new Uint8Array(fromText(counted)), old: old === null ? null : new Float32Array(fromText(old)), reference: reference === null ? null : new Float32Array(fromText(reference)),
+    weights: weights === null ? null : new Float32Array(fromText(weights)),
   }
 }
 

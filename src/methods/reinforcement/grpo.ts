@@ -17,8 +17,12 @@ export async function grpo<Row extends object = AnyRow>(options: GrpoOptions, in
   const args = parseOptions(grpoSchema, options, 'grpo')
   const { multiObjectiveAggregation, scaleRewards, lossType, epsilonHigh } = args
   if (lossType === 'cispo' && epsilonHigh === undefined) throw new ConfigError('epsilonHigh: lossType cispo needs the most that a ratio weighs, such as 5; the default, epsilon, would make it 0.2')
+  if (lossType === 'vespo' && args.rolloutServer !== undefined && args.vllmImportanceSamplingCorrection) {
+    throw new ConfigError('vllmImportanceSamplingCorrection: lossType vespo weighs whole answers itself and takes no second weight; set vllmImportanceSamplingCorrection: false, or another lossType')
+  }
   return preparePolicy(args, inputs, {
-    name: 'grpo', objective: args, klInReward: false, topEntropyQuantile: args.topEntropyQuantile, offPolicyMaskThreshold: args.offPolicyMaskThreshold,
+    name: 'grpo', objective: { ...args, vespoPos: [args.vespoKPos, args.vespoLambdaPos], vespoNeg: [args.vespoKNeg, args.vespoLambdaNeg] },
+    correction: args.vllmImportanceSamplingCorrection ? args : null, adaptiveEntropy: args.useAdaptiveEntropy ? args : null, klInReward: false, topEntropyQuantile: args.topEntropyQuantile, offPolicyMaskThreshold: args.offPolicyMaskThreshold,
     advantages: (rewards) => grpoAdvantages(rewards, multiObjectiveAggregation === 'normalize_then_sum' ? 'normalize_then_sum' : scaleRewards),
   })
 }

@@ -1,15 +1,15 @@
 import type { AnyRow } from '../../rewards/index.ts'
 import { meanAndDeviation, weightedRewards } from './advantages.ts'
-import { rewardedGroups, type GenerationOptions } from './generation.ts'
+import { rewardedGroups, type GenerationOptions, type RewardedOptions } from './generation.ts'
 import type { PromptRow } from './promptData.ts'
 
-/** Mean rewards of one answer to each held-out prompt, drawn as in training, always with the same seeds. */
-export async function measureRewards<Row = AnyRow>(generation: GenerationOptions<Row>, prompts: readonly PromptRow<Row>[]): Promise<Record<string, number>> {
+/** Mean rewards of answers to each held-out prompt, drawn as in training, always with the same seeds. */
+export async function measureRewards<Row = AnyRow>(generation: RewardedOptions<Row> & Pick<GenerationOptions<Row>, 'rewardWeights'>, prompts: readonly PromptRow<Row>[], numGenerations = 1): Promise<Record<string, number>> {
   const { runner, rewardWeights, sampling } = generation
   const failures = { failed: runner.names.map(() => 0), errors: [] }
-  const groups = await rewardedGroups({ ...generation, sampling: { ...sampling, numGenerations: 1 } }, prompts, evaluationStep, 0, failures)
+  const groups = await rewardedGroups({ ...generation, sampling: { ...sampling, numGenerations } }, prompts, evaluationStep, 0, failures)
   const values = Float64Array.from(groups.flatMap((group) => Array.from(group.values)))
-  const lengths = groups.map(({ rollouts }) => rollouts[0]!.completionIds.length)
+  const lengths = groups.flatMap(({ rollouts }) => rollouts.map(({ completionIds }) => completionIds.length))
   return {
     reward: meanAndDeviation(weightedRewards({ values, weights: rewardWeights }))[0],
     ...Object.fromEntries(runner.names.map((name, f) => [`rewards/${name}/mean`, meanAndDeviation(values.filter((_, i) => i % runner.names.length === f))[0]])),

@@ -12,6 +12,8 @@ export interface TrainedRollout {
   readonly old: Float32Array | null
   /** Under the reference. */
   readonly reference: Float32Array | null
+  /** What each token's loss is multiplied by, for answers of another engine; null for 1. */
+  readonly weights: Float32Array | null
 }
 
 /** A micro-batch: prompts and answers one after another without padding. Per-token arrays are of all input tokens, 0 where nothing counts. */
@@ -27,6 +29,8 @@ export interface PolicyBatch {
   readonly advantages: Float32Array
   readonly weights: Float32Array
   readonly counted: Float32Array
+  /** 1 for tokens that the entropy bonus is a mean over: those that count and, with topEntropyQuantile, have high entropy. */
+  readonly bonus: Float32Array
   readonly old: Float32Array | null
   readonly reference: Float32Array | null
   readonly factors: Float32Array | null
@@ -47,8 +51,11 @@ export function tokensOf(rollouts: readonly Rollout[]): Pick<PolicyBatch, 'input
   }
 }
 
-/** The batch of these rollouts; `factors` has one array a rollout, of its completion's tokens. */
-export function policyBatch(rollouts: readonly TrainedRollout[], options: Omit<WeightOptions, 'rows' | 'batchTokens'>, factors: readonly ArrayLike<number>[] | null = null): PolicyBatch {
+/** Arrays of one a rollout, of its completion's tokens. */
+export interface BatchMasks { factors: readonly ArrayLike<number>[], bonus: readonly ArrayLike<number>[] }
+
+/** The batch of these rollouts. */
+export function policyBatch(rollouts: readonly TrainedRollout[], options: Omit<WeightOptions, 'rows' | 'batchTokens'>, masks: BatchMasks | null = null): PolicyBatch {
   const { inputIds, shiftLabels } = tokensOf(rollouts.map(({ rollout }) => rollout))
   const tokens = inputIds.reduce((sum, { length }) => sum + length, 0)
   const counts = rollouts.map(({ counted }) => sumOf(counted))
@@ -64,6 +71,8 @@ export function policyBatch(rollouts: readonly TrainedRollout[], options: Omit<W
     })
     return result
   }
+  const isWeighed = masks !== null || rollouts.some(({ weights }) => weights !== null)
+  const factorsOf = (row: number): Float32Array => Float32Array.from(rollouts[row]!.counted, (_, t) => (masks?.factors[row]![t] ?? 1) * (rollouts[row]!.weights?.[t] ?? 1))
   const optional = (valueOf: (row: TrainedRollout) => Float32Array | null): Float32Array | null => rollouts.every((row) => valueOf(row) !== null) ? flat((row) => valueOf(rollouts[row]!)!) : null
   return {
     rollouts, inputIds, shiftLabels, tokens, countedTokens,
@@ -71,7 +80,7 @@ export function policyBatch(rollouts: readonly TrainedRollout[], options: Omit<W
     weights: flat((row) => new Float32Array(rollouts[row]!.counted.length).fill(tokenWeight(counts[row]!, weightOptions))),
     counted: flat((row) => rollouts[row]!.counted),
     old: optional(({ old }) => old), reference: optional(({ reference }) => reference),
-    factors: factors && flat((row) => factors[row]!),
+    bonus: flat((row) => masks?.bonus[row] ?? rollouts[row]!.counted), factors: isWeighed ? flat(factorsOf) : null,
     recorded: flat((row) => rollouts[row]!.rollout.logprobs),
   }
 }

@@ -47,6 +47,9 @@ export interface ObjectiveInput {
   readonly weights: Tensor
   /** 1 for tokens that count. */
   readonly counted: Tensor
+  /** 1 for those that the entropy bonus is a mean over, `bonusTokens` of them. */
+  readonly bonus: Tensor
+  readonly bonusTokens: number
   readonly countedTokens: number
   readonly old: Tensor | null
   readonly reference: Tensor | null
@@ -54,16 +57,17 @@ export interface ObjectiveInput {
 }
 
 /** The loss of a micro-batch and its sums: TRL's per-token loss, KL, masks, aggregation and entropy bonus. */
-export function policyObjective(input: ObjectiveInput, options: ObjectiveOptions & { gradientAccumulationSteps: number }): LossResult {
-  const { logprob, entropy, sequences, advantages, weights, counted, countedTokens, old, reference, factors } = input
+export function policyObjective(input: ObjectiveInput, options: ObjectiveOptions & { gradientAccumulationSteps: number, onEntropy?: ((sum: Tensor, count: number) => void) | undefined }): LossResult {
+  const { logprob, entropy, sequences, advantages, weights, counted, bonus, bonusTokens, countedTokens, old, reference, factors } = input
   const { loss, statistics } = policyLoss(logprob, { ...objectiveOf(options), sequences, advantages, weights, old, reference, factors } as PolicyLossOptions)
   const { entropyCoef, gradientAccumulationSteps } = options
-  const entropySum = sum(mul(entropy, counted))
+  const bonusSum = sum(mul(entropy, bonus))
+  options.onEntropy?.(bonusSum.detach(), bonusTokens)
   const statistic = (at: number): Sum => ({ sum: slice(statistics, [at], [1]), count: Math.max(countedTokens, 1) })
   return {
-    loss: entropyCoef === 0 ? loss : sub(loss, mul(entropySum, entropyCoef / (Math.max(countedTokens, 1) * gradientAccumulationSteps))),
+    loss: entropyCoef === 0 ? loss : sub(loss, mul(bonusSum, entropyCoef / (Math.max(bonusTokens, 1) * gradientAccumulationSteps))),
     sums: {
-      entropy: { sum: entropySum.detach(), count: Math.max(countedTokens, 1) },
+      entropy: { sum: sum(mul(entropy.detach(), counted)), count: Math.max(countedTokens, 1) },
       'clipRatio/lowMean': statistic(1), 'clipRatio/highMean': statistic(2),
       'ratio/mean': statistic(3), 'ratio/max': { ...statistic(4), count: 1 },
       ...(reference && objectiveOf(options).beta ? { kl: statistic(5) } : {}),
@@ -76,13 +80,13 @@ export const batchLogprobs = (model: CausalLanguageModel, { inputIds, shiftLabel
   model.logprobs({ inputIds, shiftLabels, temperature })
 
 /** The loss of a micro-batch under the model: log-probabilities come from hidden states, so logits of all tokens never exist. */
-export function policyBatchLoss(model: CausalLanguageModel, batch: PolicyBatch, options: ObjectiveOptions & { gradientAccumulationSteps: number; temperature: number }): LossResult {
+export function policyBatchLoss(model: CausalLanguageModel, batch: PolicyBatch, options: Parameters<typeof policyObjective>[1] & { temperature: number }): LossResult {
   const { logprob, entropy } = batchLogprobs(model, batch, options.temperature)
   const { device } = model
   const make = (values: Float32Array): Tensor => Tensor.from(values, [values.length], { device })
   const counted = make(batch.counted)
   const result = policyObjective({
-    logprob, entropy, counted, countedTokens: batch.countedTokens, sequences: SequenceStarts.ofLengths(batch.inputIds.map(({ length }) => length), device),
+    logprob, entropy, counted, countedTokens: batch.countedTokens, bonus: make(batch.bonus), bonusTokens: batch.bonus.reduce((a, b) => a + b, 0), sequences: SequenceStarts.ofLengths(batch.inputIds.map(({ length }) => length), device),
     advantages: make(batch.advantages), weights: make(batch.weights), old: batch.old && make(batch.old), reference: batch.reference && make(batch.reference), factors: batch.factors && make(batch.factors),
   }, options)
   // What was recorded while sampling is at temperature 1.

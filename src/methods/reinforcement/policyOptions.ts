@@ -1,9 +1,11 @@
 import { z } from 'zod'
 import { trainingShape } from '../../train/options.ts'
 import { modelShape } from '../options.ts'
+import { referenceSyncShape } from '../reference.ts'
 import { policyLossTypes } from './policyWeights.ts'
+import { samplerCorrectionShape } from './samplerCorrection.ts'
+import { evalPromptShape, promptShape, rewardShape, samplingShape, serverShape } from './sharedOptions.ts'
 
-const strings = z.union([z.string(), z.array(z.string())])
 const positive = z.int().min(1)
 const pair = (what: string) => z.tuple([z.number(), z.number()]).describe(what)
 
@@ -11,27 +13,16 @@ const pair = (what: string) => z.tuple([z.number(), z.number()]).describe(what)
 const policyShape = {
   model: z.string().min(1).describe('Folder of the model: config.json, safetensors, tokenizer.json'),
   ...modelShape,
-  refModel: z.string().optional().describe('Folder of the reference for beta above 0; by default the model as it is at the start, without its adapters where it has some'),
-  files: strings.optional().describe('Prompts: files, folders or globs of .jsonl .json .csv .parquet with a column prompt (text or messages); other columns go to the reward functions'),
-  columns: z.record(z.string(), z.string()).optional().describe('Where the prompt has another name: prompt=question'),
-  evalFiles: strings.optional().describe('Prompts for evaluation, instead of a split'),
-  evalSplit: z.number().positive().optional().describe('Held out for evaluation: a share below 1, or a number of prompts'),
+  refModel: z.string().optional().describe('Folder of the reference for beta above 0; by default the model as it is at the start, without its new adapter where it has one'),
+  ...referenceSyncShape,
+  ...promptShape, ...evalPromptShape, ...rewardShape,
   ...trainingShape,
   learningRate: trainingShape.learningRate.default(1e-6).describe('Peak learning rate'),
   metricForBestModel: trainingShape.metricForBestModel.default('reward').describe('The evaluation metric that decides which is best'),
-  reward: strings.optional().describe('Reward functions: names of built-in ones (exactMatch, numericMatch, thinkFormat, repetition, jsonValid), or modules whose default export is one or a list of them, such as ./reward.ts'),
-  rewardWeights: z.array(z.number()).optional().describe('One for each reward function, an environment last; 1 by default'),
-  rewardTimeout: z.number().positive().default(60_000).describe('Milliseconds a call of a reward function may take; then it counts as no reward'),
-  rewardConcurrency: positive.default(64).describe('Most calls of reward functions under way at a time'),
-  maxPromptLength: positive.nullable().default(null).describe('Rows with longer prompts are left out, and counted in a warning'),
   maxCompletionLength: positive.default(512).describe('Most tokens of an answer, or of a whole conversation with an environment'),
   temperature: z.number().positive().default(1).describe('Logits are divided by this, in sampling and in the loss'),
-  topP: z.number().min(0).max(1).default(1).describe('Draw from the fewest tokens whose probabilities reach this sum'),
-  topK: z.int().min(0).default(0).describe('Draw from the most likely tokens only; 0 for all'),
-  minP: z.number().min(0).max(1).default(0).describe('Leave out tokens less likely than this share of the most likely one'),
-  repetitionPenalty: z.number().positive().default(1).describe('Makes tokens of prompt and answer less likely to come again; 1 for none'),
-  stopStrings: z.array(z.string().min(1)).default([]).describe('Texts that end an answer; they are not part of its text'),
-  generationBatchSize: positive.default(64).describe('Most answers generated at a time; decides nothing but speed'),
+  ...samplingShape,
+  generationBatchSize: positive.optional().describe('Answers of one generation, a multiple of perDeviceTrainBatchSize; perDeviceTrainBatchSize × stepsPerGeneration by default'),
   stepsPerGeneration: positive.optional().describe('Micro-batches that one generation is cut into; gradientAccumulationSteps by default'),
   numIterations: positive.default(1).describe('Times that each generation is trained on'),
   maskTruncatedCompletions: z.boolean().default(false).describe('Leave answers that reached maxCompletionLength out of the loss'),
@@ -40,7 +31,9 @@ const policyShape = {
   environmentTimeout: z.number().positive().default(60_000).describe('Milliseconds that an environment may take for a turn'),
   rolloutLog: z.string().optional().describe('File to which every rollout is written with its rewards, as JSON lines'),
   replay: z.string().optional().describe('Such a file, from which rollouts are taken instead of sampling'),
-  rolloutServer: z.string().optional().describe('URL of an OpenAI-compatible server (…/v1) that samples instead of the model; it has to be given the new weights by other means'),
+  ...serverShape,
+  shuffleDataset: z.boolean().default(true).describe('Another order of the prompts in each epoch, or their own'),
+  disableDropout: z.boolean().default(false).describe("Leave the model's dropout out; an adapter's own stays"),
   numCompletionsToLog: z.int().min(0).default(2).describe('Whole answers with their rewards at each log entry'),
 } as const
 
@@ -59,11 +52,19 @@ export const grpoSchema = z.strictObject({
   useBiasCorrectionKl: z.boolean().default(true).describe('Weigh the KL by the ratio, which makes it unbiased for answers of an older policy'),
   topEntropyQuantile: z.number().gt(0).max(1).default(1).describe('Train on this share of tokens only, those of highest entropy; costs a forward pass below 1'),
   entropyCoef: z.number().default(0).describe('Weight of the entropy bonus'),
+  useAdaptiveEntropy: z.boolean().default(false).describe('Let the weight of the entropy bonus follow entropyTarget, starting from entropyCoef'),
+  entropyCoefMin: z.number().default(0).describe('Least weight that follows'),
+  entropyCoefMax: z.number().default(1).describe('Largest weight that follows'),
+  entropyCoefDelta: z.number().positive().default(0.005).describe('How far the weight moves after a step'),
+  entropyTarget: z.number().default(0.2).describe('Entropy in nats per token that the weight holds up; above it there is no bonus'),
   offPolicyMaskThreshold: z.number().nullable().default(null).describe('Drop answers with a negative advantage whose mean log-ratio of sampler to policy is above this; costs a forward pass'),
   sapoTemperaturePos: z.number().positive().default(1).describe('SAPO: temperature where the advantage is positive'),
   sapoTemperatureNeg: z.number().positive().default(1.05).describe('SAPO: temperature elsewhere'),
-  vespoPos: pair('VESPO: k and lambda where the advantage is not negative').default([2, 3]),
-  vespoNeg: pair('VESPO: k and lambda where the advantage is negative').default([3, 2]),
+  vespoKPos: z.number().positive().default(2).describe('VESPO: k where the advantage is not negative'),
+  vespoLambdaPos: z.number().positive().default(3).describe('VESPO: λ where the advantage is not negative'),
+  vespoKNeg: z.number().positive().default(3).describe('VESPO: k where the advantage is negative'),
+  vespoLambdaNeg: z.number().positive().default(2).describe('VESPO: λ where the advantage is negative'),
+  ...samplerCorrectionShape,
 })
 
 /** Options of RLOO: TRL's RLOOConfig in camelCase. */

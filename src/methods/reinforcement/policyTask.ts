@@ -2,9 +2,10 @@ import type { CausalLanguageModel } from '../../models/index.ts'
 import type { TaskStep, TrainingTask } from '../../train/task.ts'
 import type { LossResult } from '../../train/task.ts'
 import { modelKeeping } from '../model.ts'
+import { AdaptiveEntropy, type AdaptiveEntropyOptions } from './adaptiveEntropy.ts'
 import { makeGeneration, type Generation, type GenerationOptions } from './generation.ts'
 import { readGenerations, writeGenerations } from './generationState.ts'
-import { policyBatch, type PolicyBatch, type TrainedRollout } from './policyBatch.ts'
+import { policyBatch, type BatchMasks, type PolicyBatch, type TrainedRollout } from './policyBatch.ts'
 import { tokenNumbersOf } from './policyLogprobs.ts'
 import { policyBatchLoss, type ObjectiveOptions } from './policyObjective.ts'
 import { keepFactors } from './policyWeights.ts'
@@ -21,6 +22,7 @@ export interface PolicyTaskOptions<Row> extends ObjectiveOptions {
   numIterations: number
   topEntropyQuantile: number
   offPolicyMaskThreshold: number | null
+  adaptiveEntropy?: AdaptiveEntropyOptions | null
   measure?: () => Promise<Record<string, number>>
 }
 
@@ -39,6 +41,7 @@ export function policyTask<Row>(options: PolicyTaskOptions<Row>): TrainingTask<P
   const chunks = Math.floor(generation.prompts.length / generation.promptsPerGeneration)
   const keeping = modelKeeping(model, tokenizer)
   const lossOptions = { ...options, temperature: sampling.temperature }
+  const adaptive = options.adaptiveEntropy ? new AdaptiveEntropy(options.adaptiveEntropy) : undefined
   /** Those that the last step used. */
   let live: Generation[] = []
   let updateBegin: number | undefined
@@ -48,6 +51,7 @@ export function policyTask<Row>(options: PolicyTaskOptions<Row>): TrainingTask<P
 
   async function batches(step: number): Promise<TaskStep<PolicyBatch>> {
     const update = updateBegin === undefined ? {} : { updateTokensPerSecond: updateTokens / Math.max((performance.now() - updateBegin) / 1000, 1e-9) }
+    await adaptive?.settle()
     const first = step * gradientAccumulationSteps
     const used: Generation[] = []
     const microBatches: PolicyBatch[] = []
@@ -67,7 +71,7 @@ export function policyTask<Row>(options: PolicyTaskOptions<Row>): TrainingTask<P
     updateBegin = performance.now()
     return {
       microBatches, numItems: 1, tokens: updateTokens,
-      metrics: { ...mean(fresh.map(({ metrics }) => metrics)), ...update },
+      metrics: { ...mean(fresh.map(({ metrics }) => metrics)), ...adaptive ? { entropyCoef: adaptive.coefficient } : {}, ...update },
       samples: used.flatMap(({ samples }) => samples), warnings: fresh.flatMap(({ warnings }) => warnings),
     }
   }
@@ -79,40 +83,46 @@ export function policyTask<Row>(options: PolicyTaskOptions<Row>): TrainingTask<P
     if (topEntropyQuantile >= 1 && offPolicyMaskThreshold === null) return policyBatch(rollouts, weights)
     // Masks depend on the policy as the update finds it, which is now.
     const numbers = await tokenNumbersOf(model, rollouts.map(({ rollout }) => rollout), { temperature: sampling.temperature, bf16: sampling.bf16 ?? false, batchSize: perDeviceTrainBatchSize })
-    return policyBatch(rollouts, weights, maskFactors(rollouts, numbers, { topEntropyQuantile, offPolicyMaskThreshold }))
+    return policyBatch(rollouts, weights, masksOf(rollouts, numbers, { topEntropyQuantile, offPolicyMaskThreshold }))
   }
 
   return {
     name, model, fingerprint, ...keeping,
     stepsPerEpoch: Math.max(1, Math.floor(chunks * microBatchesPerGeneration / gradientAccumulationSteps)),
     batches,
-    loss: (batch): LossResult => policyBatchLoss(model, batch, lossOptions),
+    loss: (batch): LossResult => policyBatchLoss(model, batch, adaptive ? { ...lossOptions, entropyCoef: adaptive.applied, onEntropy: (sum, count) => { adaptive.observe(sum.item(), count) } } : lossOptions),
     ...(measure ? { measure } : {}),
     async save(folder) {
       await keeping.save(folder)
       await writeGenerations(folder, live)
+      await adaptive?.save(folder)
     },
     async load(folder) {
       await keeping.load(folder)
       live = await readGenerations(folder)
+      await adaptive?.load(folder)
     },
     trace: (batch) => traceForward(model, batch),
   }
 }
 
-/** keepFactors over the tokens that count, put back in their places. */
-function maskFactors(rollouts: readonly TrainedRollout[], numbers: Awaited<ReturnType<typeof tokenNumbersOf>>, options: Parameters<typeof keepFactors>[2]): Float32Array[] {
+/** keepFactors over the tokens that count, put back in their places: of both masks together, and of the entropy's alone. */
+function masksOf(rollouts: readonly TrainedRollout[], numbers: Awaited<ReturnType<typeof tokenNumbersOf>>, options: Parameters<typeof keepFactors>[2]): BatchMasks {
   const places = rollouts.map(({ counted }) => Array.from(counted).flatMap((one, t) => one ? [t] : []))
   const at = (valuesOf: (row: number) => ArrayLike<number>): number[][] => places.map((row, i) => row.map((t) => valuesOf(i)[t]!))
-  const kept = keepFactors(places.map((row) => row.length), {
-    entropies: at((i) => numbers[i]!.entropies), logprobs: at((i) => numbers[i]!.logprobs), sampled: at((i) => rollouts[i]!.old ?? numbers[i]!.logprobs),
-    advantages: rollouts.map(({ advantage }) => advantage),
-  }, options)
-  return rollouts.map(({ counted }, i) => {
-    const result = new Float32Array(counted.length)
-    places[i]!.forEach((t, k) => { result[t] = kept[i]![k]! })
-    return result
-  })
+  const keep = (threshold: number | null): Float32Array[] => {
+    const kept = keepFactors(places.map((row) => row.length), {
+      entropies: at((i) => numbers[i]!.entropies), logprobs: at((i) => numbers[i]!.logprobs), advantages: rollouts.map(({ advantage }) => advantage),
+      // Weighed answers are another engine's, which recorded its own numbers.
+      sampled: at((i) => rollouts[i]!.weights ? rollouts[i]!.rollout.logprobs : rollouts[i]!.old ?? numbers[i]!.logprobs),
+    }, { ...options, offPolicyMaskThreshold: threshold })
+    return rollouts.map(({ counted }, i) => {
+      const result = new Float32Array(counted.length)
+      places[i]!.forEach((t, k) => { result[t] = kept[i]![k]! })
+      return result
+    })
+  }
+  return { factors: keep(options.offPolicyMaskThreshold), bonus: keep(null) }
 }
 
 function mean(all: readonly Readonly<Record<string, number>>[]): Record<string, number> {

@@ -52,7 +52,8 @@ export function keepFactors(counts: readonly number[], { entropies, logprobs, sa
   const { topEntropyQuantile, offPolicyMaskThreshold } = options
   const floor = entropies && topEntropyQuantile < 1 ? quantile(entropies.flatMap((row) => Array.from(row)), 1 - topEntropyQuantile) : -Infinity
   return counts.map((count, row) => {
-    const drift = logprobs && sampled ? Array.from({ length: count }, (_, t) => sampled[row]![t]! - logprobs[row]![t]!).reduce((a, b) => a + b, 0) / Math.max(count, 1) : 0
+    // A sampler's log-probability that is not known says nothing.
+    const drift = logprobs && sampled ? Array.from({ length: count }, (_, t) => sampled[row]![t]! - logprobs[row]![t]!).reduce((a, b) => a + (Number.isNaN(b) ? 0 : b), 0) / Math.max(count, 1) : 0
     const off = offPolicyMaskThreshold !== null && advantages[row]! < 0 && drift > offPolicyMaskThreshold
     return Array.from({ length: count }, (_, t) => off || (entropies && entropies[row]![t]! < floor) ? 0 : 1)
   })

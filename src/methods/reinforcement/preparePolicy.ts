@@ -1,11 +1,13 @@
 import { ConfigError } from '../../errors.ts'
-import { readConfig, type CausalLanguageModel } from '../../models/index.ts'
-import { loadRewards, RewardRunner, type AnyRow, type RewardFunction } from '../../rewards/index.ts'
+import { disableDropout, readConfig, type CausalLanguageModel } from '../../models/index.ts'
+import { RewardRunner, type AnyRow, type RewardFunction } from '../../rewards/index.ts'
 import { Tokenizer } from '../../tokenizers/index.ts'
 import { Trainer } from '../../train/index.ts'
 import { decisiveModelOptions, loadModel, modelKeeping } from '../model.ts'
 import { trainingPart } from '../options.ts'
 import { checkVocabulary, sampleTexts } from '../prepare.ts'
+import { Reference } from '../reference.ts'
+import type { AdaptiveEntropyOptions } from './adaptiveEntropy.ts'
 import type { Advantages, Rewards } from './advantages.ts'
 import { environmentRollouts } from './answers.ts'
 import type { EnvironmentFactory } from './environment/environment.ts'
@@ -16,10 +18,11 @@ import type { ObjectiveOptions } from './policyObjective.ts'
 import type { PolicyArguments } from './policyOptions.ts'
 import { policyTask, promptsPerGeneration } from './policyTask.ts'
 import { loadPrompts, type PromptData } from './promptData.ts'
-import { loadReference, type Reference } from './reference.ts'
+import { loadJudge, rewardFunctions, type Judge } from './rewardSources.ts'
 import { replaySource, RolloutLog } from './rolloutLog.ts'
 import { answerEnds, generateRollouts } from './rollouts.ts'
-import { serverSource } from './rolloutServer.ts'
+import { apiKeyOf, serverSource } from './rolloutServer.ts'
+import type { SamplerCorrection } from './samplerCorrection.ts'
 import { trainAndSave } from '../trainAndSave.ts'
 
 /** What cannot stand in a file of options. */
@@ -48,6 +51,10 @@ export interface PolicyRun<Row extends object = AnyRow> {
 export interface PolicyMethod {
   name: 'grpo' | 'rloo'
   objective: ObjectiveOptions
+  /** Weighs answers of another engine; null for no weights. */
+  correction: SamplerCorrection | null
+  /** null for a bonus that stays. */
+  adaptiveEntropy: AdaptiveEntropyOptions | null
   /** Whether the KL is part of the reward; otherwise it is part of the loss. */
   klInReward: boolean
   advantages: (rewards: Rewards, kl: Float64Array | undefined) => Promise<Advantages>
@@ -57,31 +64,35 @@ export interface PolicyMethod {
 
 /** Reads model, prompts and reward functions and puts them together into a trainer. */
 export async function preparePolicy<Row extends object>(args: PolicyArguments, { rewards = [], environment, rows, evalRows }: PolicyInputs<Row>, method: PolicyMethod): Promise<PolicyRun<Row>> {
-  const { gradientAccumulationSteps, numGenerations, perDeviceTrainBatchSize, stepsPerGeneration = gradientAccumulationSteps } = args
+  const { gradientAccumulationSteps, numGenerations, perDeviceTrainBatchSize } = args
+  const stepsPerGeneration = stepsOf(args)
   const answers = perDeviceTrainBatchSize * stepsPerGeneration
   if (answers % numGenerations !== 0) {
     throw new ConfigError(`numGenerations: a generation is perDeviceTrainBatchSize × stepsPerGeneration = ${perDeviceTrainBatchSize} × ${stepsPerGeneration} = ${answers} answers, which is no multiple of numGenerations ${numGenerations}; change one of them`)
   }
+  if (args.syncRefModel && args.beta === 0) throw new ConfigError('syncRefModel: with beta 0 there is no reference to move; give beta above 0, or leave syncRefModel out')
   if (args.replay !== undefined && args.rolloutServer !== undefined) throw new ConfigError('replay and rolloutServer: give one of them at most')
   const other = args.replay !== undefined ? 'replay' : args.rolloutServer !== undefined ? 'rolloutServer' : undefined
   if (environment && other !== undefined) throw new ConfigError(`${other}: it gives single answers, but an environment takes part in conversations; leave out ${other} or the environment`)
-  const functions = await rewardFunctions(args, rewards, environment !== undefined)
+  const functions = await rewardFunctions(args, rewards, environment ? 'weighed' : 'none')
+  const apiKey = apiKeyOf(args)
   const config = await readConfig(args.model)
   const tokenizer = await Tokenizer.fromPretrained(args.tokenizer ?? args.model)
   checkVocabulary(tokenizer, config, args.tokenizer ?? args.model)
   const model = await loadModel(args.model, args)
-  let reference: Reference | undefined
+  let [reference, judge]: [Reference | undefined, Judge | undefined] = [undefined, undefined]
   try {
+    if (args.disableDropout) disableDropout(model)
     const { files, columns, evalFiles, evalSplit, seed, maxPromptLength, maxCompletionLength } = args
-    const data = await loadPrompts<Row>({ files, rows, evalFiles, evalRows, evalSplit, columns, seed, maxPromptLength, maxCompletionLength }, model, tokenizer)
+    const data = await loadPrompts<Row>({ files, rows, evalFiles, evalRows, evalSplit, columns, seed, maxPromptLength, maxCompletionLength, chatTemplateKwargs: args.chatTemplateKwargs }, model, tokenizer)
     const perGeneration = promptsPerGeneration({ perDeviceTrainBatchSize, stepsPerGeneration, numGenerations })
     if (data.train.length < perGeneration) {
       throw new ConfigError(`files: there are ${data.train.length} prompts, but a generation takes ${perGeneration}; add prompts, raise numGenerations or lower perDeviceTrainBatchSize`)
     }
-    if (args.beta > 0) reference = await loadReference(model, args.model, args.refModel)
-    const { run } = reference ?? {}
+    if (args.beta > 0) reference = await Reference.of(model, args)
     const talks = environment && environmentRollouts<Row>(model, tokenizer, [...data.train, ...data.eval], { environment, maxTurns: args.maxTurns, environmentTimeout: args.environmentTimeout })
-    const runner = new RewardRunner(talks ? [...functions, talks.reward] : functions, { maxConcurrency: args.rewardConcurrency, timeout: args.rewardTimeout })
+    if (args.rewardModel !== undefined) judge = await loadJudge(args.rewardModel, tokenizer, { dtype: args.dtype, device: args.device })
+    const runner = new RewardRunner([...functions, ...judge ? [judge.reward as RewardFunction<Row>] : [], ...talks ? [talks.reward] : []], { maxConcurrency: args.rewardConcurrency, timeout: args.rewardTimeout })
     const conversational = data.train.some(({ prompt }) => typeof prompt !== 'string')
     const ends = [...answerEnds(model, tokenizer, conversational)]
     const log = args.rolloutLog === undefined ? undefined : new RolloutLog(args.rolloutLog, runner.names, args.resumeFromCheckpoint !== false)
@@ -90,26 +101,26 @@ export async function preparePolicy<Row extends object>(args: PolicyArguments, {
     const generation: GenerationOptions<Row> = {
       model, tokenizer, prompts: data.train, runner, rewardWeights: args.rewardWeights ?? runner.names.map(() => 1), promptsPerGeneration: perGeneration,
       source: args.replay !== undefined ? await replaySource(args.replay)
-        : args.rolloutServer !== undefined ? serverSource(args.rolloutServer, tokenizer)
+        : args.rolloutServer !== undefined ? serverSource(args.rolloutServer, tokenizer, { model: args.rolloutServerModel, apiKey })
           : talks ? talks.source : (prompts, options) => generateRollouts(model, tokenizer, prompts, options),
       sampling: {
         seed, numGenerations, maxCompletionLength, temperature: args.temperature, topP: args.topP, topK: args.topK, minP: args.minP, repetitionPenalty: args.repetitionPenalty, stopStrings: args.stopStrings,
-        eosTokenId: ends, maxBatchSize: args.generationBatchSize, bf16: args.bf16 ?? model.device.name !== 'cpu',
+        eosTokenId: ends, maxBatchSize: args.maxBatchSize ?? answers, chatTemplateKwargs: args.chatTemplateKwargs, bf16: args.bf16 ?? model.device.name !== 'cpu',
       },
-      dynamicSamplingRounds: args.dynamicSamplingRounds, maskTruncatedCompletions: args.maskTruncatedCompletions, batchSize: perDeviceTrainBatchSize,
+      dynamicSamplingRounds: args.dynamicSamplingRounds, maskTruncatedCompletions: args.maskTruncatedCompletions, shuffle: args.shuffleDataset, isForeign: args.rolloutServer !== undefined, correction: method.correction, batchSize: perDeviceTrainBatchSize,
       needsOld: !isAligned || (method.klInReward && reference !== undefined) || args.replay !== undefined || args.rolloutServer !== undefined, klInReward: method.klInReward,
-      reference: run, advantages: method.advantages, samplesToLog: args.numCompletionsToLog,
+      reference: reference && ((body) => reference!.run(body)), advantages: method.advantages, samplesToLog: args.numCompletionsToLog,
       ...(log ? { onGeneration: (step, groups, rollouts) => log.write(step, groups, rollouts.map(({ advantage }) => advantage)) } : {}),
     }
     const task = policyTask({
       ...method.objective, name: method.name, fingerprint: data.fingerprint, generation, perDeviceTrainBatchSize, gradientAccumulationSteps, stepsPerGeneration, numIterations: args.numIterations,
-      topEntropyQuantile: method.topEntropyQuantile, offPolicyMaskThreshold: method.offPolicyMaskThreshold,
-      ...(data.eval.length > 0 ? { measure: () => measureRewards(generation, data.eval) } : {}),
+      topEntropyQuantile: method.topEntropyQuantile, offPolicyMaskThreshold: method.offPolicyMaskThreshold, adaptiveEntropy: method.adaptiveEntropy,
+      ...(data.eval.length > 0 ? { measure: () => measureRewards(generation, data.eval, args.numGenerationsEval) } : {}),
     })
     const decisiveOptions = { ...decisiveModelOptions(args), ...decisivePolicyOptions(args), rewards: runner.names }
     const warned = data.leftOut > 0 ? [`${data.leftOut} rows are left out, as their prompts are longer than maxPromptLength ${maxPromptLength!}`] : []
     const sample = args.samplePrompts.length > 0 ? { sample: () => sampleTexts(model, tokenizer, args.samplePrompts) } : {}
-    const trainer = new Trainer({ ...task, ...sample, decisiveOptions, batches: warnOnce(task.batches.bind(task), warned) }, trainingPart(args))
+    const trainer = new Trainer({ ...reference ? reference.keptBy(task, args) : task, ...sample, decisiveOptions, batches: warnOnce(task.batches.bind(task), warned) }, trainingPart(args))
     const keeping = modelKeeping(model, tokenizer)
     return {
       trainer, model, tokenizer, data,
@@ -117,10 +128,12 @@ export async function preparePolicy<Row extends object>(args: PolicyArguments, {
       dispose() {
         trainer.dispose()
         reference?.dispose()
+        judge?.dispose()
       },
     }
   } catch (error) {
     reference?.dispose()
+    judge?.dispose()
     model.dispose()
     throw error
   }
@@ -129,19 +142,18 @@ export async function preparePolicy<Row extends object>(args: PolicyArguments, {
 /** The names are those of both schemas; what a method lacks is null. */
 const decisiveNames = [
   'numGenerations', 'beta', 'epsilon', 'epsilonHigh', 'delta', 'importanceSamplingLevel', 'lossType', 'scaleRewards', 'multiObjectiveAggregation', 'useBiasCorrectionKl', 'topEntropyQuantile', 'entropyCoef',
-  'offPolicyMaskThreshold', 'sapoTemperaturePos', 'sapoTemperatureNeg', 'vespoPos', 'vespoNeg', 'normalizeAdvantages', 'rewardClipRange', 'maxCompletionLength', 'temperature', 'topP', 'topK', 'minP',
-  'repetitionPenalty', 'stopStrings', 'stepsPerGeneration', 'numIterations', 'maskTruncatedCompletions', 'dynamicSamplingRounds', 'maxTurns', 'rewardWeights', 'maxPromptLength', 'evalSplit',
+  'offPolicyMaskThreshold', 'sapoTemperaturePos', 'sapoTemperatureNeg', 'vespoKPos', 'vespoLambdaPos', 'vespoKNeg', 'vespoLambdaNeg', 'useAdaptiveEntropy', 'entropyCoefMin', 'entropyCoefMax', 'entropyCoefDelta', 'entropyTarget', 'vllmImportanceSamplingCorrection',
+  'vllmImportanceSamplingMode', 'vllmImportanceSamplingClipMax', 'vllmImportanceSamplingClipMin', 'disableDropout', 'shuffleDataset', 'numGenerationsEval', 'normalizeAdvantages', 'rewardClipRange', 'maxCompletionLength', 'temperature', 'topP', 'topK', 'minP',
+  'repetitionPenalty', 'stopStrings', 'syncRefModel', 'refModelMixupAlpha', 'refModelSyncSteps', 'stepsPerGeneration', 'generationBatchSize', 'numIterations', 'maskTruncatedCompletions', 'dynamicSamplingRounds', 'maxTurns', 'rewardWeights', 'maxPromptLength', 'evalSplit',
 ]
 const decisivePolicyOptions = (args: Readonly<Record<string, unknown>>): Record<string, unknown> => Object.fromEntries(decisiveNames.map((name) => [name, args[name] ?? null]))
 
-async function rewardFunctions<Row extends object>(args: PolicyArguments, given: readonly RewardFunction<Row>[], hasEnvironment: boolean): Promise<RewardFunction<Row>[]> {
-  // A function that a name stands for takes whatever columns there are.
-  const named = args.reward === undefined ? [] : await loadRewards(args.reward) as unknown as RewardFunction<Row>[]
-  const functions = [...given, ...named]
-  const count = functions.length + (hasEnvironment ? 1 : 0)
-  if (count === 0) throw new ConfigError('reward: name at least one reward function, such as reward: exactMatch or reward: ./reward.ts')
-  if (args.rewardWeights && args.rewardWeights.length !== count) throw new ConfigError(`rewardWeights: expected ${count}, one for each reward function${hasEnvironment ? ' (the environment last)' : ''}, got ${args.rewardWeights.length}`)
-  return functions
+/** Micro-batches that one generation is cut into. */
+function stepsOf({ stepsPerGeneration, generationBatchSize, perDeviceTrainBatchSize, gradientAccumulationSteps }: PolicyArguments): number {
+  if (generationBatchSize === undefined) return stepsPerGeneration ?? gradientAccumulationSteps
+  if (stepsPerGeneration !== undefined) throw new ConfigError('generationBatchSize, stepsPerGeneration: both say how large a generation is; give one of them')
+  if (generationBatchSize % perDeviceTrainBatchSize !== 0) throw new ConfigError(`generationBatchSize: expected a multiple of perDeviceTrainBatchSize ${perDeviceTrainBatchSize}, got ${generationBatchSize}`)
+  return generationBatchSize / perDeviceTrainBatchSize
 }
 
 /** Adds warnings to the first batches that are made. */

@@ -30,6 +30,7 @@ export interface PromptSource<Row> {
   evalRows?: readonly Row[] | undefined
   evalSplit?: number | undefined
   columns?: Record<string, string> | undefined
+  chatTemplateKwargs?: Record<string, unknown> | undefined
   seed: number
   maxPromptLength: number | null
   maxCompletionLength: number
@@ -71,10 +72,10 @@ export async function loadPrompts<Row extends object = AnyRow>(source: PromptSou
   return { train: pick(order.subarray(count)), eval: pick(order.subarray(0, count)), fingerprint: fingerprint(), leftOut }
 }
 
-function promptRow<Row>(at: Parameters<typeof normaliseRow>[0], { columns, maxPromptLength, maxCompletionLength, lengthOption = 'maxCompletionLength' }: PromptSource<Row>, model: CausalLanguageModel, tokenizer: Tokenizer): PromptRow<Row> | undefined {
+function promptRow<Row>(at: Parameters<typeof normaliseRow>[0], { columns, chatTemplateKwargs, maxPromptLength, maxCompletionLength, lengthOption = 'maxCompletionLength' }: PromptSource<Row>, model: CausalLanguageModel, tokenizer: Tokenizer): PromptRow<Row> | undefined {
   const data = normaliseRow(at, 'prompt', columns ? { columns } : {})
   if (data.kind !== 'prompt') throw new DataError(`${at.file}: expected a row with a prompt, got one of kind ${data.kind}`)
-  const promptIds = promptIdsOf(data.prompt, model, tokenizer, { tools: data.tools, chatTemplateKwargs: data.chatTemplateKwargs })
+  const promptIds = promptIdsOf(data.prompt, model, tokenizer, { tools: data.tools, chatTemplateKwargs: { ...chatTemplateKwargs, ...data.chatTemplateKwargs } })
   const place = at.line === undefined ? `${at.file}: row ${at.record + 1}` : `${at.file}:${at.line}`
   if (promptIds.length === 0) throw new DataError(`${place}: prompt: expected at least one token, got none; remove the row`)
   if (maxPromptLength !== null && promptIds.length > maxPromptLength) return undefined

@@ -1,11 +1,11 @@
 import { parseOptions } from '../../options.ts'
 import type { AnyRow } from '../../rewards/index.ts'
 import { rlooAdvantages } from './advantages.ts'
-import { grpoSchema, rlooSchema, type RlooOptions } from './policyOptions.ts'
+import { rlooSchema, type RlooOptions } from './policyOptions.ts'
 import { preparePolicy, type PolicyInputs, type PolicyRun } from './preparePolicy.ts'
 
 /** What GRPO's objective has beside RLOO's: the defaults, none of which it uses. */
-const unused = grpoSchema.pick({ importanceSamplingLevel: true, useBiasCorrectionKl: true, entropyCoef: true, sapoTemperaturePos: true, sapoTemperatureNeg: true, vespoPos: true, vespoNeg: true }).parse({})
+const unused = { importanceSamplingLevel: 'token', useBiasCorrectionKl: true, entropyCoef: 0, sapoTemperaturePos: 1, sapoTemperatureNeg: 1.05, vespoPos: [2, 3], vespoNeg: [3, 2] } as const
 
 /**
  * REINFORCE with the mean reward of the other answers as baseline (Ahmadian et al., 2024), over whole answers, the KL to the reference taken off the
@@ -15,7 +15,7 @@ export async function rloo<Row extends object = AnyRow>(options: RlooOptions, in
   const args = parseOptions(rlooSchema, options, 'rloo')
   const { beta, rewardClipRange, normalizeAdvantages, epsilon, epsilonHigh } = args
   return preparePolicy(args, inputs, {
-    name: 'rloo', objective: { ...unused, lossType: 'rloo', beta, epsilon, epsilonHigh }, klInReward: true, topEntropyQuantile: 1, offPolicyMaskThreshold: null,
+    name: 'rloo', objective: { ...unused, lossType: 'rloo', beta, epsilon, epsilonHigh }, correction: null, adaptiveEntropy: null, klInReward: true, topEntropyQuantile: 1, offPolicyMaskThreshold: null,
     advantages: (rewards, kl) => rlooAdvantages(rewards, { rewardClipRange, normalizeAdvantages, beta, kl }),
   })
 }

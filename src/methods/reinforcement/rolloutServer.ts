@@ -14,7 +14,14 @@ const answer = z.object({
 export interface ServerOptions {
   /** Name of the model at the server. Default 'default'. */
   model?: string
-  apiKey?: string
+  apiKey?: string | undefined
+}
+
+/** The key that the options name by its environment variable; none where they name none. */
+export function apiKeyOf({ rolloutServerApiKeyEnv: name }: { rolloutServerApiKeyEnv?: string | undefined }): string | undefined {
+  const key = name === undefined ? undefined : process.env[name]
+  if (name !== undefined && !key) throw new ConfigError(`rolloutServerApiKeyEnv: the environment variable ${name} is not set; export it with the key of the rolloutServer`)
+  return key
 }
 
 /**

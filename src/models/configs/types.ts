@@ -1,7 +1,7 @@
 import type { ActivationName, RawConfig } from './common.ts'
 import type { RopeConfig } from './rope.ts'
 
-/** What every causal language model's config says. Names are transformers', in camelCase. */
+/** What every model's config says. Names are transformers', in camelCase. */
 export interface ModelConfigBase {
   /** `model_type` of config.json. */
   readonly modelType: string
@@ -53,11 +53,25 @@ export interface Gpt2Config extends ModelConfigBase {
   readonly scaleAttnByInverseLayerIdx: boolean
 }
 
+/** An encoder of BERT's shape: every token sees every other, LayerNorm after each half of a layer, learned positions and token types. */
+export interface EncoderConfig extends ModelConfigBase {
+  readonly kind: 'encoder'
+  readonly layerNormEps: number
+  readonly hiddenDropoutProb: number
+  /** Before a classifier. */
+  readonly classifierDropout: number
+  readonly typeVocabSize: number
+  /** The row of the position table that the first token has: RoBERTa's come after the padding token's. maxPositionEmbeddings counts the rows from there. */
+  readonly positionOffset: number
+}
+
+/** A causal language model's. */
 export type ModelConfig = DecoderConfig | Gpt2Config
+export type AnyModelConfig = ModelConfig | EncoderConfig
 
 /** Reads config.json of one `model_type`. */
-export interface ConfigReader {
+export interface ConfigReader<C extends AnyModelConfig = ModelConfig> {
   readonly modelType: string
   readonly architecture: string
-  read(raw: RawConfig, where: string): ModelConfig
+  read(raw: RawConfig, where: string): C
 }

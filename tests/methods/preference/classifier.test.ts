@@ -4,8 +4,8 @@ import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import { afterEach, describe, expect, test } from 'vitest'
 import { ConfigError, ShapeError } from '../../../src/errors.ts'
-import { Classifier, type ClassifierKind } from '../../../src/models/sequenceClassification.ts'
-import { AutoModelForCausalLM } from '../../../src/models/index.ts'
+import { Classifier } from '../../../src/models/sequenceClassification.ts'
+import { AutoModelForCausalLM, type ClassifierKind } from '../../../src/models/index.ts'
 import { backward, noGrad } from '../../../src/tensor/index.ts'
 import { sum } from '../../../src/ops/index.ts'
 import { temporaryFolder } from '../../files/helpers.ts'
@@ -69,7 +69,7 @@ test('a result does not depend on the others of the batch', async () => {
 
 test('says what does not fit', async () => {
   await expect(Classifier.fromPretrained(join(recorded, 'llama-three'), { numLabels: 1 })).rejects.toThrow(/expected 1 label, got 3: bad, fair, good/)
-  await expect(Classifier.fromPretrained(join(recorded, 'llama-steps'))).rejects.toThrow(/expected a model ForSequenceClassification, or a causal language model, got "LlamaForTokenClassification"/)
+  await expect(Classifier.fromPretrained(join(recorded, 'llama-steps'))).rejects.toThrow(/expected a model ForSequenceClassification, or a language model, got "LlamaForTokenClassification"/)
   await expect(Classifier.fromPretrained(join(recorded, 'llama-steps'))).rejects.toThrow(ConfigError)
   const classifier = keep(await Classifier.fromPretrained(join(recorded, 'llama-reward')))
   expect(() => classifier.forward({ inputIds: [[1, 2], []] })).toThrow(ShapeError)

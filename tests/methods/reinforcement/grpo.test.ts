@@ -3,12 +3,10 @@ import { mkdtempSync, readFileSync, rmSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { afterAll, afterEach, beforeAll, describe, expect, test } from 'vitest'
-import { addAdapter } from '../../../src/adapters/index.ts'
 import { ConfigError, DataError } from '../../../src/errors.ts'
 import { grpo } from '../../../src/methods/reinforcement/grpo.ts'
 import type { GrpoOptions, RlooOptions } from '../../../src/methods/reinforcement/policyOptions.ts'
 import type { PolicyInputs, PolicyRun } from '../../../src/methods/reinforcement/preparePolicy.ts'
-import { loadReference } from '../../../src/methods/reinforcement/reference.ts'
 import { rloo } from '../../../src/methods/reinforcement/rloo.ts'
 import { AutoModelForCausalLM } from '../../../src/models/index.ts'
 import { rewardEach } from '../../../src/rewards/index.ts'
@@ -110,7 +108,7 @@ describe('a run repeats and resumes to the bit', () => {
   })
 
   test('the number of answers at a time decides nothing', async () => {
-    expect((await run({ generationBatchSize: 3 })).hash).toBe((await run()).hash)
+    expect((await run({ maxBatchSize: 3 })).hash).toBe((await run()).hash)
   })
 })
 
@@ -160,28 +158,6 @@ describe('RLOO', () => {
   })
 })
 
-describe('the reference', () => {
-  test('is the model without its adapters where it has some', async () => {
-    const own = await AutoModelForCausalLM.fromPretrained(model)
-    await addAdapter(own, { type: 'lora', r: 2, targetModules: ['q_proj'] })
-    const reference = await loadReference(own, model, undefined)
-    reference.run((one) => { expect(one).toBe(own) })
-    reference.dispose()
-    own.dispose()
-  })
-
-  test('is another folder where one is named', async () => {
-    const own = await AutoModelForCausalLM.fromPretrained(model)
-    const reference = await loadReference(own, 'nowhere', model)
-    reference.run((one) => {
-      expect(one).not.toBe(own)
-      expect(one.numParameters({ onlyTrainable: true })).toBe(0)
-    })
-    reference.dispose()
-    own.dispose()
-  })
-})
-
 describe('dynamic sampling', () => {
   /** Two prompts can be told apart, the others never. */
   const telling = rewardEach<Row>('telling', ({ completionIds, row }) => row.prompt.length === 5 ? completionIds[0]! % 7 : 1)
@@ -216,7 +192,7 @@ test('evaluation gives the mean reward of held-out prompts, always with the same
 describe('bad input', () => {
   test.each<[string, Partial<GrpoOptions>, PolicyInputs<Row>]>([
     ['which is no multiple of numGenerations 3', { numGenerations: 3 }, given],
-    ['reward: name at least one reward function', {}, { rows }],
+    ['reward: nothing judges the answers; name a reward function', {}, { rows }],
     ['rewardWeights: expected 2, one for each reward function, got 1', { rewardWeights: [1] }, given],
     ['files: there are 2 prompts, but a generation takes 4', { perDeviceTrainBatchSize: 16 }, { ...given, rows: rows.slice(0, 2) }],
     ['files: give the prompts', {}, { rewards: [share] }],

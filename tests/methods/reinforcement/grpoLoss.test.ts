@@ -44,7 +44,7 @@ async function lossOf(inputs: Inputs, options: Partial<ObjectiveOptions>, { accu
   const { loss, logprob } = scope(() => {
     const logprob = make(logps).requiresGrad_()
     const { loss } = policyObjective({
-      logprob, entropy: make(entropies), counted: make(mask), countedTokens: tokens, sequences: SequenceStarts.ofLengths(mask.map((row) => row.length)), advantages: Tensor.from(advantages, undefined, { dtype: 'float64' }),
+      logprob, entropy: make(entropies), counted: make(mask), countedTokens: tokens, bonus: make(mask), bonusTokens: tokens, sequences: SequenceStarts.ofLengths(mask.map((row) => row.length)), advantages: Tensor.from(advantages, undefined, { dtype: 'float64' }),
       weights: make(weights), old: old && make(old), reference: reference && make(reference), factors: factors && make(factors),
     }, { ...all, gradientAccumulationSteps: accumulation })
     backward(loss)

@@ -4,18 +4,17 @@ import { dirname } from 'node:path'
 import { ConfigError } from '../../../errors.ts'
 import { replaceFile } from '../../../files/index.ts'
 import { AutoModelForCausalLM, readConfig } from '../../../models/index.ts'
-import { Classifier } from '../../../models/sequenceClassification.ts'
 import { parseOptions } from '../../../options.ts'
-import { loadRewards, RewardRunner, type AnyRow, type RewardFunction } from '../../../rewards/index.ts'
+import { RewardRunner, type AnyRow, type RewardFunction } from '../../../rewards/index.ts'
 import { Tokenizer } from '../../../tokenizers/index.ts'
 import { checkVocabulary } from '../../prepare.ts'
 import { sampleAnswers, type SampledAnswer } from '../answers.ts'
 import { bestOfNSchema, type BestOfNArguments, type BestOfNOptions } from './options.ts'
 import { bestOfNKl, passAtK, selectCandidates } from './selection.ts'
 import type { EnvironmentFactory } from '../environment/environment.ts'
-import { rewardModelFunction } from '../ppo/reward.ts'
 import { scoresOf } from '../ppo/scores.ts'
 import { loadPrompts, type PromptRow } from '../promptData.ts'
+import { loadJudge, rewardFunctions, type Judge } from '../rewardSources.ts'
 
 /** What bestOfN() takes beside the options that a file can hold. */
 export interface BestOfNInput<Row extends object = AnyRow> extends BestOfNOptions {
@@ -56,10 +55,7 @@ interface Done { prompt: number; scores: (number | null)[]; kept: unknown[] }
 export async function bestOfN<Row extends object = AnyRow>(input: BestOfNInput<Row>): Promise<BestOfNResult> {
   const { rewards: given = [], environment, rows, signal, onProgress, ...options } = input
   const args = parseOptions(bestOfNSchema, options, 'best-of-n')
-  const rewards = [...given as readonly RewardFunction[], ...args.reward === undefined ? [] : await loadRewards(args.reward)]
-  const functions = rewards.length + (args.rewardModel === undefined ? 0 : 1)
-  if (functions === 0 && !environment) throw new ConfigError('rewards: nothing judges the answers; give reward, rewardModel or environment')
-  if (args.rewardWeights && args.rewardWeights.length !== functions) throw new ConfigError(`rewardWeights: expected ${functions}, one for each reward function (the reward model last), got ${args.rewardWeights.length}`)
+  const rewards = await rewardFunctions(args, given as readonly RewardFunction[], environment ? 'adds' : 'none')
   if (args.select === 'threshold' && args.threshold === undefined) throw new ConfigError("threshold: select 'threshold' needs the least score to keep; give threshold")
   const tooLarge = args.passAtK.find((k) => k > args.numGenerations)
   if (tooLarge !== undefined) throw new ConfigError(`passAtK: expected at most numGenerations, ${args.numGenerations}, got ${tooLarge}`)
@@ -67,15 +63,15 @@ export async function bestOfN<Row extends object = AnyRow>(input: BestOfNInput<R
   checkVocabulary(tokenizer, await readConfig(args.model), args.tokenizer ?? args.model)
   const loading = { dtype: args.dtype, device: args.device }
   const model = await AutoModelForCausalLM.fromPretrained(args.model, loading)
-  let classifier: Classifier | undefined
+  let judging: Judge | undefined
   try {
     model.requiresGrad_(false)
     const bf16 = args.bf16 ?? model.device.name !== 'cpu'
-    if (args.rewardModel !== undefined) classifier = await Classifier.fromPretrained(args.rewardModel, loading)
-    const all = [...rewards, ...classifier ? [rewardModelFunction(classifier, tokenizer, { where: args.rewardModel! }) as RewardFunction] : []]
+    if (args.rewardModel !== undefined) judging = await loadJudge(args.rewardModel, tokenizer, loading)
+    const all = [...rewards, ...judging ? [judging.reward as RewardFunction] : []]
     const runner = all.length === 0 ? null : new RewardRunner(all, { maxConcurrency: args.rewardConcurrency, timeout: args.rewardTimeout })
     const { train: prompts, fingerprint } = await loadPrompts({
-      files: args.files, rows: rows as readonly AnyRow[] | undefined, columns: args.columns, seed: args.seed, maxPromptLength: args.maxPromptLength, maxCompletionLength: args.maxCompletionLength,
+      files: args.files, rows: rows as readonly AnyRow[] | undefined, columns: args.columns, seed: args.seed, maxPromptLength: args.maxPromptLength, maxCompletionLength: args.maxCompletionLength, chatTemplateKwargs: args.chatTemplateKwargs,
     }, model, tokenizer)
     const progress = await openProgress(args, fingerprint, all.map(({ name }) => name))
     const done = progress.done
@@ -85,7 +81,7 @@ export async function bestOfN<Row extends object = AnyRow>(input: BestOfNInput<R
       const first = done.size
       const batch = prompts.slice(first, first + args.promptsPerBatch)
       const answers = await sampleAnswers(model, tokenizer, batch, {
-        numGenerations, maxCompletionLength, temperature, topK, topP, seed, firstPrompt: first, bf16, signal, environment: environment, maxTurns, environmentTimeout,
+        numGenerations, maxCompletionLength, temperature, topK, topP, seed, firstPrompt: first, bf16, signal, environment: environment, chatTemplateKwargs: args.chatTemplateKwargs, maxTurns, environmentTimeout,
       })
       if (signal?.aborted) break
       const judged = await Promise.all(batch.map((prompt, b) => judge(answers.slice(b * numGenerations, (b + 1) * numGenerations), prompt, runner, args)))
@@ -102,7 +98,7 @@ export async function bestOfN<Row extends object = AnyRow>(input: BestOfNInput<R
     }
     return { finished, ...statistics(ordered, args) }
   } finally {
-    classifier?.dispose()
+    judging?.dispose()
     model.dispose()
   }
 }

@@ -1,6 +1,6 @@
 import { z } from 'zod'
 import { deviceOption } from '../../../options.ts'
-import { dataShape } from '../../options.ts'
+import { promptShape, rewardShape } from '../sharedOptions.ts'
 
 /** Options of rejection sampling. */
 export const bestOfNSchema = z.strictObject({
@@ -9,14 +9,7 @@ export const bestOfNSchema = z.strictObject({
   dtype: z.enum(['float32', 'bfloat16']).default('float32').describe('Of the weights in memory'),
   device: deviceOption,
   bf16: z.boolean().optional().describe('Multiply in bfloat16; true on a GPU and false on the CPU by default'),
-  files: dataShape.files.describe('Prompts: files of rows with a prompt column, of text or messages; further columns go to reward functions'),
-  columns: dataShape.columns,
-  maxPromptLength: z.int().min(1).nullable().default(null).describe('Rows with longer prompts, in tokens, are left out; null for none'),
-  reward: z.union([z.string(), z.array(z.string())]).optional().describe('Reward functions: names of built-in ones (exactMatch, numericMatch, thinkFormat, repetition, jsonValid), or modules whose default export is one or a list of them, such as ./reward.ts'),
-  rewardModel: z.string().optional().describe('Folder of a reward model, a ForSequenceClassification with one label and the same tokenizer'),
-  rewardWeights: z.array(z.number()).optional().describe('One for each reward function, the reward model last; 1 by default'),
-  rewardTimeout: z.number().positive().default(60_000).describe('Milliseconds a call of a reward function may take'),
-  rewardConcurrency: z.int().min(1).default(64).describe('Most calls of reward functions under way at a time'),
+  ...promptShape, ...rewardShape,
   output: z.string().min(1).describe('File to write, .jsonl; beside it output.progress holds what is done, so that a stopped run goes on'),
   numGenerations: z.int().min(1).default(8).describe('Answers to each prompt, n'),
   maxCompletionLength: z.int().min(1).default(512).describe('Most tokens of an answer'),

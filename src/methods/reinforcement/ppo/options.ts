@@ -1,8 +1,9 @@
 import { z } from 'zod'
 import { trainingShape } from '../../../train/options.ts'
-import { dataShape, modelShape } from '../../options.ts'
+import { modelShape } from '../../options.ts'
+import { promptShape, rewardShape } from '../sharedOptions.ts'
 
-const { files, columns } = dataShape
+const { reward, rewardModel, ...judging } = rewardShape
 const share = z.number().min(0).max(1)
 
 /** How PPO samples and learns; TRL's PPOConfig in camelCase, with its defaults, and what verl has beside them. */
@@ -27,9 +28,7 @@ export const ppoShape = {
   lam: share.default(0.95).describe('Lambda of generalised advantage estimation (verl: 1)'),
   whitenRewards: z.boolean().default(false).describe('Divide rewards by their deviation'),
   whitenAdvantages: z.boolean().default(true).describe('Give advantages mean 0 and variance 1'),
-  rewardWeights: z.array(z.number()).optional().describe('One for each reward function; 1 by default'),
-  rewardTimeout: z.number().positive().default(60_000).describe('Milliseconds a call of a reward function may take'),
-  rewardConcurrency: z.int().min(1).default(64).describe('Most calls of reward functions under way at a time'),
+  ...judging,
   maxTurns: z.int().min(1).default(8).describe('Most answers in a conversation with an environment'),
   environmentTimeout: z.number().positive().default(60_000).describe('Milliseconds that an environment may take for a turn'),
 } as const
@@ -38,11 +37,7 @@ export const ppoShape = {
 export const ppoSchema = z.strictObject({
   model: z.string().min(1).describe('Folder of the model: config.json, safetensors, tokenizer.json'),
   ...modelShape,
-  files: files.describe('Prompts: files of rows with a prompt column, of text or messages; further columns go to reward functions'),
-  columns,
-  maxPromptLength: z.int().min(1).nullable().default(null).describe('Rows with longer prompts, in tokens, are left out; null for none'),
-  reward: z.union([z.string(), z.array(z.string())]).optional().describe('Reward functions: names of built-in ones (exactMatch, numericMatch, thinkFormat, repetition, jsonValid), or modules whose default export is one or a list of them, such as ./reward.ts'),
-  rewardModel: z.string().optional().describe('Folder of a reward model, a ForSequenceClassification with one label and the same tokenizer'),
+  ...promptShape, reward, rewardModel,
   refModel: z.string().optional().describe('Folder of the reference policy; model by default'),
   valueModel: z.string().optional().describe('"shared" for a head on the policy, or a folder to start the value model from; by default rewardModel, else model'),
   ...trainingShape, ...ppoShape,

@@ -3,7 +3,7 @@ import { AutoModelForCausalLM, readConfig, type CausalLanguageModel } from '../.
 import { Classifier } from '../../../models/sequenceClassification.ts'
 import { PolicyWithValue } from '../../../models/valueHead.ts'
 import { parseOptions } from '../../../options.ts'
-import { loadRewards, RewardRunner, type AnyRow, type RewardFunction } from '../../../rewards/index.ts'
+import { RewardRunner, type AnyRow, type RewardFunction } from '../../../rewards/index.ts'
 import { Tokenizer } from '../../../tokenizers/index.ts'
 import { Trainer, type TrainOptions, type TrainResult } from '../../../train/index.ts'
 import { decisiveModelOptions, loadModel } from '../../model.ts'
@@ -12,9 +12,9 @@ import { checkVocabulary } from '../../prepare.ts'
 import type { EnvironmentFactory } from '../environment/environment.ts'
 import type { PpoBatch } from './batch.ts'
 import { ppoSchema, ppoShape, type PpoArguments, type PpoOptions, type PpoSettings } from './options.ts'
-import { rewardModelFunction } from './reward.ts'
 import { ppoTask } from './task.ts'
 import { loadPrompts, type PromptData } from '../promptData.ts'
+import { loadJudge, rewardFunctions } from '../rewardSources.ts'
 import { trainAndSave } from '../../trainAndSave.ts'
 
 /** What ppo() takes beside the options that a file can hold. */
@@ -55,10 +55,7 @@ const free = new Set(['rewardTimeout', 'rewardConcurrency', 'environmentTimeout'
 export async function ppo<Row extends object = AnyRow>(input: PpoInput<Row>): Promise<PpoRun> {
   const { rewards: given = [], environment, rows, ...options } = input
   const args = parseOptions(ppoSchema, options, 'ppo')
-  const rewards = [...given as readonly RewardFunction[], ...args.reward === undefined ? [] : await loadRewards(args.reward)]
-  const functions = rewards.length + (args.rewardModel === undefined ? 0 : 1)
-  if (rewards.length === 0 && args.rewardModel === undefined && !environment) throw new ConfigError('rewards: nothing judges the answers; give reward, rewardModel or environment')
-  if (args.rewardWeights && args.rewardWeights.length !== functions) throw new ConfigError(`rewardWeights: expected ${functions}, one for each reward function (the reward model last), got ${args.rewardWeights.length}`)
+  const rewards = await rewardFunctions(args, given as readonly RewardFunction[], environment ? 'adds' : 'none')
   const config = await readConfig(args.model)
   const tokenizer = await Tokenizer.fromPretrained(args.tokenizer ?? args.model)
   checkVocabulary(tokenizer, config, args.tokenizer ?? args.model)
@@ -68,10 +65,10 @@ export async function ppo<Row extends object = AnyRow>(input: PpoInput<Row>): Pr
   let model: CausalLanguageModel | undefined
   try {
     model = await loadModel(args.model, args)
-    const data = await loadPrompts({ files: args.files, rows: rows as readonly AnyRow[] | undefined, columns: args.columns, seed: args.seed, maxPromptLength: args.maxPromptLength, maxCompletionLength: args.responseLength, lengthOption: 'responseLength' }, model, tokenizer)
+    const data = await loadPrompts({ files: args.files, rows: rows as readonly AnyRow[] | undefined, columns: args.columns, seed: args.seed, maxPromptLength: args.maxPromptLength, maxCompletionLength: args.responseLength, chatTemplateKwargs: args.chatTemplateKwargs, lengthOption: 'responseLength' }, model, tokenizer)
     const bf16 = args.bf16 ?? model.device.name !== 'cpu'
     const loading = { dtype: args.dtype, device: args.device }
-    const judge = args.rewardModel === undefined ? undefined : rewardModelFunction(frozen(own(await Classifier.fromPretrained(args.rewardModel, loading))), tokenizer, { where: args.rewardModel })
+    const judge = args.rewardModel === undefined ? undefined : own(await loadJudge(args.rewardModel, tokenizer, loading))
     const value = args.valueModel === 'shared' ? undefined : own(await Classifier.fromPretrained(args.valueModel ?? args.rewardModel ?? args.model, { ...loading, numLabels: 1, seed: args.seed }))
     if (value && args.gradientCheckpointing) value.model.gradientCheckpointingEnable()
     const reference = args.klCoef === 0 ? null : own(await AutoModelForCausalLM.fromPretrained(args.refModel ?? args.model, loading))
@@ -79,11 +76,11 @@ export async function ppo<Row extends object = AnyRow>(input: PpoInput<Row>): Pr
     if (reference && reference.config.vocabSize < tokenizer.embeddingRows) throw new ConfigError(`refModel: ${args.refModel ?? args.model} knows ${reference.config.vocabSize} tokens, but the tokenizer has ids up to ${tokenizer.embeddingRows - 1}; use a model with the same tokenizer`)
     const policy = new PolicyWithValue(model, value ?? { seed: args.seed })
     if (policy.isShared) own(policy.value)
-    const all = [...rewards, ...judge ? [judge as RewardFunction] : []]
+    const all = [...rewards, ...judge ? [judge.reward as RewardFunction] : []]
     const runner = all.length === 0 ? null : new RewardRunner(all, { maxConcurrency: args.rewardConcurrency, timeout: args.rewardTimeout })
     const settings = settingsOf(args)
     const task = ppoTask({
-      policy, reference, tokenizer, prompts: data.train, fingerprint: data.fingerprint, rewards: runner, environment: environment, settings,
+      policy, reference, tokenizer, prompts: data.train, fingerprint: data.fingerprint, rewards: runner, environment: environment, chatTemplateKwargs: args.chatTemplateKwargs, settings,
       perDeviceTrainBatchSize: args.perDeviceTrainBatchSize, gradientAccumulationSteps: args.gradientAccumulationSteps, seed: args.seed, bf16,
     })
     const decisive = Object.fromEntries(Object.entries(settings).filter(([name]) => !free.has(name)))
@@ -98,9 +95,4 @@ export async function ppo<Row extends object = AnyRow>(input: PpoInput<Row>): Pr
     release()
     throw error
   }
-}
-
-function frozen(classifier: Classifier): Classifier {
-  classifier.model.requiresGrad_(false)
-  return classifier
 }

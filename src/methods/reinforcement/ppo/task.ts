@@ -28,6 +28,7 @@ export interface PpoTaskOptions {
   /** null where an environment gives all rewards. */
   rewards: RewardRunner | null
   environment?: EnvironmentFactory<never> | undefined
+  chatTemplateKwargs?: Record<string, unknown> | undefined
   settings: PpoSettings
   perDeviceTrainBatchSize: number
   gradientAccumulationSteps: number
@@ -59,7 +60,7 @@ export function ppoTask(options: PpoTaskOptions): PpoTask {
   async function collect(rollout: number): Promise<Collected> {
     const chosen = Array.from(sampler.at(rollout).microBatches[0]!, (index) => prompts[index]!)
     const answers = await sampleAnswers(policy.policy, tokenizer, chosen, {
-      maxCompletionLength: responseLength, temperature, topK, topP, seed, step: rollout, bf16, environment, maxTurns, environmentTimeout, lengthOption: 'responseLength',
+      maxCompletionLength: responseLength, temperature, topK, topP, seed, step: rollout, bf16, environment, chatTemplateKwargs: options.chatTemplateKwargs, maxTurns, environmentTimeout, lengthOption: 'responseLength',
     })
     const collected = await collectPpo(answers, chosen, rollout, { policy, reference, rewards, settings, klCoefficient: controller.coefficient, bf16, batchSize: perDeviceTrainBatchSize })
     controller.update(collected.kl, answers.length)

@@ -1,0 +1,11 @@
+// Every whole step that is timed. A new one: a file here that exports its steps, and a line below.
+import { adapterSteps } from './adapters.ts'
+import { generationSteps } from './generation.ts'
+import { pretrainSteps } from './pretrain.ts'
+import type { Step } from './step.ts'
+
+export const steps: readonly Step[] = [
+  ...pretrainSteps,
+  ...adapterSteps,
+  ...generationSteps,
+]

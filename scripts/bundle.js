@@ -1,0 +1,34 @@
+// Writes the JavaScript of dist/: few modules instead of hundreds, because each costs time when it is imported; names and lines are kept, so stack
+// traces read as the sources do. What every import needs of zod and jinja is inside. `npm run build:ts` writes the declarations too.
+import { copyFileSync, mkdirSync, readdirSync, rmSync } from 'node:fs'
+import { join } from 'node:path'
+import { fileURLToPath } from 'node:url'
+import { rolldown } from 'rolldown'
+
+const root = fileURLToPath(new URL('..', import.meta.url))
+const dist = join(root, 'dist')
+const bundled = ['zod', '@huggingface/jinja']
+
+const bundle = await rolldown({
+  cwd: root,
+  // tokenizeWorker is started as a thread, tokenization imported by it; both are found beside the module that says so.
+  input: { index: 'src/index.ts', 'cli/main': 'src/cli/main.ts', tokenizeWorker: 'src/data/tokenizeWorker.ts', tokenization: 'src/data/tokenization.ts' },
+  platform: 'node',
+  external: (id) => id.endsWith('/lib/index.js') || (/^[a-z@]/.test(id) && !/^@oxc-project\/runtime\//.test(id) && !bundled.some((name) => id === name || id.startsWith(`${name}/`))),
+  transform: { target: 'es2022' },
+  onwarn(warning) { throw new Error(warning.message) },
+})
+const { output } = await bundle.write({
+  dir: dist, format: 'esm', chunkFileNames: '[name].js', comments: false, minify: false,
+})
+for (const name of bundled) {
+  mkdirSync(join(dist, 'licenses'), { recursive: true })
+  copyFileSync(join(root, 'node_modules', name, 'LICENSE'), join(dist, 'licenses', `${name.replace(/^.*\//, '')}.txt`))
+}
+
+// What an earlier build left behind goes; declarations are those of the sources that exist.
+const kept = new Set(output.map(({ fileName }) => join(dist, fileName)))
+for (const name of readdirSync(join(root, 'src'), { recursive: true })) kept.add(join(dist, name.replace(/\.ts$/, '.d.ts')))
+for (const name of readdirSync(join(dist, 'licenses'))) kept.add(join(dist, 'licenses', name))
+const found = readdirSync(dist, { recursive: true, withFileTypes: true }).map((entry) => ({ entry, path: join(entry.parentPath, entry.name) }))
+for (const { entry, path } of found) if (entry.isFile() && !kept.has(path)) rmSync(path)

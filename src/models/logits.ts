@@ -1,0 +1,17 @@
+import { usesHalf } from '../ops/compute.ts'
+import { toDtype } from '../ops/index.ts'
+import { Linear, type LinearLayer } from '../nn/index.ts'
+import { isRecording } from '../tensor/autograd.ts'
+import { bytesOf, Tensor } from '../tensor/index.ts'
+
+/** Logits [rows, outputs] of hidden states [rows, hiddenSize] under an output layer; float32 where the model has 16 bits. */
+export function logitsOf(head: LinearLayer, hidden: Tensor): Tensor {
+  if (bytesOf(hidden.dtype) !== 2) return head.forward(hidden)
+  if (!(head instanceof Linear)) return toDtype(head.forward(hidden), 'float32')
+  if (isRecording() && (hidden.requiresGrad || head.weight.requiresGrad)) return head.forward(toDtype(hidden, 'float32'))
+  // The product is summed in float32 anyway; rounding it to 16 bits would only lose what sampling and log-probabilities need.
+  const weight = head.weight.tensor
+  const logits = Tensor.empty([hidden.dim(0), head.outFeatures], { device: hidden.device })
+  logits.device.kernels.gemm(logits.handle, 0, hidden.handle, weight.handle, head.bias?.tensor.handle ?? 0, false, true, false, 0, usesHalf(hidden.dtype, weight.dtype))
+  return logits
+}
