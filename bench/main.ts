@@ -18,7 +18,7 @@ const help = `npm run bench -- [options]
   --threads N      default: all
   --seconds S      quiet time per measurement (default 0.6, and 3 for steps)
   --limit S        time after which a measurement takes the least disturbed samples (default 10 times --seconds)
-  --small          the small cases of the tests, too
+  --small          the small cases of the tests instead of large ones, and steps of tiny models: to try the paths, not to time
   --steps          whole training steps and generation instead of operations
   --all            operations and then steps
   --peers REGEX    only peers whose name matches, e.g. --peers '^torch$'; --peers - for none. They run where ANNEAL_PEERS names a Python environment
@@ -40,6 +40,7 @@ if (values.help) {
   process.exit(0)
 }
 
+if (values.small) process.env.ANNEAL_BENCH_SMALL = '1'
 setDefaultDevice('cpu')
 const filter = new RegExp(values.filter)
 const earlier = values.compare === undefined ? undefined : readRun(values.compare)
@@ -50,7 +51,7 @@ const withOperations = values.all || !values.steps
 const withSteps = values.all || values.steps
 
 const operations = withOperations
-  ? isas.flatMap((isa) => [...values.small ? smallCases : [], ...timedCases].flatMap((opCase) =>
+  ? isas.flatMap((isa) => (values.small ? smallCases : timedCases).flatMap((opCase) =>
     dtypesOf(opCase).filter((dtype) => filter.test(`${label(opCase)} ${isa} ${dtype}`)).map((dtype) => ({ opCase, isa, dtype }))))
   : []
 const chosenSteps = withSteps ? steps.filter(({ name, dtype }) => filter.test(`${name} ${values.isa ?? best} ${dtype}`)) : []

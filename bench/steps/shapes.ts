@@ -7,14 +7,21 @@ import type { StepDType } from './step.ts'
 const noDropout = { residPdrop: 0, embdPdrop: 0, attnPdrop: 0 }
 const qwen2 = { modelType: 'qwen2', ropeTheta: 1e6, tieWordEmbeddings: true, rmsNormEps: 1e-6 }
 
+/** Whether models are so small that only the paths are tried: --small. The peers read it, too. */
+const small = process.env.ANNEAL_BENCH_SMALL === '1'
+
 export const shapes = {
   /** GPT-2 124M. */
-  gpt2: () => createConfig({ modelType: 'gpt2', vocabSize: 50257, nPositions: 1024, nEmbd: 768, nLayer: 12, nHead: 12, ...noDropout }),
+  gpt2: () => createConfig({
+    modelType: 'gpt2', nPositions: 1024, ...(small ? { vocabSize: 512, nEmbd: 64, nLayer: 2, nHead: 4 } : { vocabSize: 50257, nEmbd: 768, nLayer: 12, nHead: 12 }), ...noDropout,
+  }),
   /** A GPT so small that calls and JavaScript are what it costs. */
   tiny: () => createConfig({ modelType: 'gpt2', vocabSize: 512, nPositions: 64, nEmbd: 128, nLayer: 2, nHead: 4, ...noDropout }),
   /** Qwen2.5-0.5B. */
   qwen: () => createConfig({
-    ...qwen2, vocabSize: 151936, hiddenSize: 896, intermediateSize: 4864, numHiddenLayers: 24, numAttentionHeads: 14, numKeyValueHeads: 2, maxPositionEmbeddings: 32768,
+    ...qwen2, numKeyValueHeads: 2, maxPositionEmbeddings: 32768,
+    ...(small ? { vocabSize: 512, hiddenSize: 128, intermediateSize: 192, numHiddenLayers: 2, numAttentionHeads: 4 }
+      : { vocabSize: 151936, hiddenSize: 896, intermediateSize: 4864, numHiddenLayers: 24, numAttentionHeads: 14 }),
   }),
 } satisfies Record<string, () => ModelConfig>
 

@@ -94,6 +94,7 @@ Napi::Value write(const Napi::CallbackInfo& info) {
   auto bytes = info[1].As<Napi::Uint8Array>();
   if (static_cast<int64_t>(bytes.ByteLength()) != tensor.bytes())
     context.raise("ERR_SHAPE", "write: the tensor holds " + std::to_string(tensor.bytes()) + " bytes, the data " + std::to_string(bytes.ByteLength()));
+  context.refuse_in_capture(*device);
   if (bytes.ByteLength() == 0) return info.Env().Undefined();
   if (device->is_cpu() && device->stream.idle()) {
     memcpy(tensor.data, bytes.Data(), bytes.ByteLength());
@@ -107,6 +108,7 @@ Napi::Value write(const Napi::CallbackInfo& info) {
 // read(handle) → Promise<ArrayBuffer>
 Napi::Value read(const Napi::CallbackInfo& info) {
   auto [tensor, device] = to_tensor(info, 0);
+  Context::of(info.Env()).refuse_in_capture(*device);
   auto buffer = Napi::ArrayBuffer::New(info.Env(), static_cast<size_t>(tensor.bytes()));
   device->stream.push([device = device, from = tensor.data, target = buffer.Data(), bytes = static_cast<size_t>(tensor.bytes())] { device->read(target, from, bytes); });
   return Context::of(info.Env()).fence(*device, buffer);
@@ -118,6 +120,8 @@ Napi::Value copy(const Napi::CallbackInfo& info) {
   auto to = to_tensor(info, 0), from = to_tensor(info, 1);
   if (to.tensor.bytes() != from.tensor.bytes())
     context.raise("ERR_SHAPE", "copy: the tensors hold " + std::to_string(to.tensor.bytes()) + " and " + std::to_string(from.tensor.bytes()) + " bytes");
+  context.refuse_in_capture(*to.device);
+  context.refuse_in_capture(*from.device);
   context.copy(to, from);
   return info.Env().Undefined();
 }
@@ -125,6 +129,7 @@ Napi::Value copy(const Napi::CallbackInfo& info) {
 // readFile(handle, fd, offset, path): enqueued; a failure rejects the next fence
 Napi::Value read_file(const Napi::CallbackInfo& info) {
   auto [tensor, device] = to_tensor(info, 0);
+  Context::of(info.Env()).refuse_in_capture(*device);
   int file = to_file(info, 1);
   int64_t offset = to_whole(info, 2, "offset");
   device->stream.push([device = device, tensor = tensor, file, offset, path = std::string(info[3].ToString())] { read_tensor(*device, tensor, file, offset, path); });
@@ -134,6 +139,7 @@ Napi::Value read_file(const Napi::CallbackInfo& info) {
 // writeFile(handle, fd, offset, path)
 Napi::Value write_file(const Napi::CallbackInfo& info) {
   auto [tensor, device] = to_tensor(info, 0);
+  Context::of(info.Env()).refuse_in_capture(*device);
   int file = to_file(info, 1);
   int64_t offset = to_whole(info, 2, "offset");
   device->stream.push([device = device, tensor = tensor, file, offset, path = std::string(info[3].ToString())] { write_tensor(*device, tensor, file, offset, path); });

@@ -125,8 +125,12 @@ Context::Slot* Context::slot_of(double handle) {
   return slot.block && slot.generation == static_cast<uint32_t>(generation) ? &slot : nullptr;
 }
 
-Context::Located Context::find(double handle) const {
-  Slot* slot = const_cast<Context*>(this)->slot_of(handle);
+Context::Located Context::find(double handle) {
+  Slot* slot = slot_of(handle);
+  if (slot && capture_ && capture_->tape && capture_->device == slot->device) {
+    slot->device->allocator.retain(slot->block);
+    capture_->used.push_back(slot->block);
+  }
   return slot ? Located{slot->tensor, slot->device} : Located{{}, nullptr};
 }
 
@@ -239,15 +243,16 @@ int Context::open_device(const std::string& library, int index) {
 }
 
 void Context::begin_capture(Device& device) {
-  if (device.is_cpu()) raise("ERR_DEVICE", "graphs need a CUDA device; on the CPU call the function itself");
   if (capture_) raise("ERR_DEVICE", "a graph is already being captured");
-  capture_ = std::make_unique<Graph>(Graph{&device, std::make_shared<void*>(nullptr), {}});
-  device.stream.push([&device] { device.begin_capture(); });
+  capture_ = std::make_unique<Graph>(Graph{&device, std::make_shared<void*>(nullptr), device.is_cpu() ? std::make_shared<Tape>() : nullptr, {}, {}});
+  if (device.is_cpu()) device.stream.record(capture_->tape);
+  else device.stream.push([&device] { device.begin_capture(); });
 }
 
 int Context::end_capture(Device& device) {
   if (!capture_ || capture_->device != &device) raise("ERR_DEVICE", "no graph is being captured on " + device.name);
-  device.stream.push_always([&device, executable = capture_->executable] { *executable = device.end_capture(); });
+  if (device.is_cpu()) device.stream.record(nullptr);
+  else device.stream.push_always([&device, executable = capture_->executable] { *executable = device.end_capture(); });
   graphs_.push_back(std::move(capture_));
   return static_cast<int>(graphs_.size()) - 1;
 }
@@ -255,16 +260,18 @@ int Context::end_capture(Device& device) {
 void Context::replay(int number) {
   if (number < 0 || number >= static_cast<int>(graphs_.size()) || !graphs_[number]) raise("ERR_DISPOSED", "a graph was replayed after it was disposed");
   Graph& graph = *graphs_[number];
-  graph.device->stream.push([device = graph.device, executable = graph.executable] { device->replay(*executable); });
+  if (graph.tape) graph.device->stream.push([tape = graph.tape] { tape->run(); });
+  else graph.device->stream.push([device = graph.device, executable = graph.executable] { device->replay(*executable); });
 }
 
 void Context::release_graph(int number) {
   if (number < 0 || number >= static_cast<int>(graphs_.size()) || !graphs_[number]) return;
   std::unique_ptr<Graph> graph = std::move(graphs_[number]);
-  graph->device->stream.push_always([device = graph->device, executable = graph->executable] {
+  if (!graph->tape) graph->device->stream.push_always([device = graph->device, executable = graph->executable] {
     if (*executable) device->release_graph(*executable);
   });
   for (Allocator::Block* block : graph->blocks) free_block(*graph->device, block);
+  for (Allocator::Block* block : graph->used) free_block(*graph->device, block);
 }
 
 Napi::Value Context::make_error(const char* code, const std::string& message) {

@@ -29,7 +29,12 @@ class Context {
   double view(double handle, int64_t byte_offset, DType dtype, const int64_t* shape, int rank);
   void release(double handle);
   // The tensor of a handle; its device is null where it was disposed or never existed.
-  Located find(double handle) const;
+  Located find(double handle);
+  // Throws where the device's calls are being kept as a graph of the CPU: a copy belongs to one moment, and its memory in JavaScript goes away.
+  void refuse_in_capture(const Device& device) const {
+    if (capture_ && capture_->tape && capture_->device == &device)
+      raise("ERR_DEVICE", "a graph cannot copy between host and device; make its tensors before the capture");
+  }
   // Enqueues the copy of all bytes of `from` to `to`, which may live on another device.
   void copy(const Located& to, const Located& from);
 
@@ -72,8 +77,10 @@ class Context {
   // A captured graph runs again on the same memory, so the blocks that were freed during the capture stay taken until it is released.
   struct Graph {
     Device* device;
-    std::shared_ptr<void*> executable;
+    std::shared_ptr<void*> executable;  // of a device of a library
+    std::shared_ptr<Tape> tape;         // of the CPU
     std::vector<Allocator::Block*> blocks;
+    std::vector<Allocator::Block*> used;  // what the tape reads and writes, which a replay must find
   };
   Tensor describe(DType dtype, const int64_t* shape, int rank) const;
   double occupy(Device& device, const Tensor& tensor, Allocator::Block* block);

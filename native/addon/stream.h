@@ -7,12 +7,36 @@
 #include <thread>
 #include <type_traits>
 #include <utility>
+#include <vector>
 
 #include "../cpu/signal.h"
 #include "../cpu/threads.h"
 #include "../failure.h"
 
 namespace anneal {
+
+// Calls that were kept instead of being run, to run any number of times.
+class Tape {
+ public:
+  template <class F> void keep(F&& call) { calls_.push_back(std::make_unique<Kept<std::decay_t<F>>>(std::forward<F>(call))); }
+  // For the stream's thread.
+  void run() {
+    for (auto& call : calls_) call->run();
+  }
+
+ private:
+  struct Call {
+    virtual ~Call() = default;
+    virtual void run() = 0;
+  };
+  template <class F> struct Kept final : Call {
+    explicit Kept(F&& call) : call(std::move(call)) {}
+    explicit Kept(const F& call) : call(call) {}
+    void run() override { call(); }
+    F call;
+  };
+  std::vector<std::unique_ptr<Call>> calls_;
+};
 
 class Stream {
  public:
@@ -24,7 +48,12 @@ class Stream {
   Stream& operator=(const Stream&) = delete;
 
   // call() runs on the stream's thread, unless an earlier call failed and no fence has reported it yet.
-  template <class F> void push(F&& call) { append(std::forward<F>(call), false); }
+  template <class F> void push(F&& call) {
+    if (tape_) tape_->keep(std::forward<F>(call));
+    else append(std::forward<F>(call), false);
+  }
+  // From here on calls that are pushed go onto the tape instead; null: they run again.
+  void record(std::shared_ptr<Tape> tape) { tape_ = std::move(tape); }
   // call() runs even after a failure.
   template <class F> void push_always(F&& call) { append(std::forward<F>(call), true); }
   // Blocks the calling thread until everything pushed has run: for running out of memory only.
@@ -75,6 +104,7 @@ class Stream {
   Block* tail_;
   size_t tail_used_ = 0;
   uint32_t produced_ = 0;
+  std::shared_ptr<Tape> tape_;
   // Shared.
   Signal published_;
   alignas(64) std::atomic<uint32_t> consumed_{0};

@@ -77,6 +77,7 @@ async function create(model: Module, name: string, options: AdapterOptions, { se
   }
 }
 
+/** What `addAdapter` takes beside the adapter's config. */
 export interface AddAdapterOptions {
   /** Names it among the model's adapters. Default "default", as in PEFT. */
   name?: string
@@ -166,6 +167,7 @@ export function withoutAdapters<T>(model: Module, body: () => T): T {
   }
 }
 
+/** How an adapter is put into its base's weights. */
 export interface MergeOptions {
   /** What to do with weights that are quantised: round the sum to their format again, or widen them first. Needed where there are any. */
   quantized?: QuantizedMerge

@@ -7,6 +7,7 @@ import { loadAdapter, type LoadAdapterOptions } from './peftFile.ts'
 
 const exists = (path: string): Promise<boolean> => access(path).then(() => true, () => false)
 
+/** What `AutoPeftModelForCausalLM.fromPretrained` takes beside the folder of the adapter. */
 export interface AutoPeftOptions extends FromPretrainedOptions, Pick<LoadAdapterOptions, 'isTrainable'> {
   /** Folder of the base model, instead of the one that adapter_config.json names. */
   baseModel?: string | undefined

@@ -5,6 +5,7 @@ import { adapterOf, addAdapter, baseModelOf } from './adapterSet.ts'
 import { partOptions } from './lora.ts'
 import type { LoraOptions } from './options.ts'
 
+/** How `addWeightedAdapter` combines adapters; PEFT's add_weighted_adapter. */
 export interface WeightedAdapterOptions {
   adapters: readonly string[]
   /** One for each adapter; negative ones take away. */

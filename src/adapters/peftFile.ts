@@ -31,6 +31,7 @@ function writtenTargets(model: Module, options: AdapterOptions): AdapterOptions 
 /** Whether the adapted layers keep their weight as [in, out], as GPT-2's do. */
 const isFanInFanOut = (model: Module): boolean => [...sites(model)].some(([, module]) => module instanceof LinearLayer && innermost(module) instanceof Conv1D)
 
+/** What `saveAdapter` takes beside the folder. */
 export interface SaveAdapterOptions {
   /** Which of the model's adapters. Default: the active one. */
   name?: string
@@ -97,6 +98,7 @@ function checked(file: SafetensorsFile, path: string, key: string, parameter: Pa
   return entry
 }
 
+/** What `loadAdapter` takes beside the folder. */
 export interface LoadAdapterOptions {
   /** Names it among the model's adapters. Default "default". */
   name?: string

@@ -1,5 +1,5 @@
 import { AnnealError } from '../errors.ts'
-import { memoryEstimate, type CausalLanguageModel } from '../models/index.ts'
+import { memoryEstimate, type PretrainedModel } from '../models/index.ts'
 import type { PolicyRun, PreparedPreferenceRun, PreparedRun } from '../methods/index.ts'
 import type { DType } from '../tensor/index.ts'
 import { ProgressLogger } from '../train/loggers/index.ts'
@@ -34,7 +34,7 @@ export function interruptSignal(): { signal: AbortSignal; code: () => number; re
 }
 
 /** What the run will do. */
-export function describeRun(run: PreparedRun): void {
+export function describeRun(run: PreparedRun<PretrainedModel>): void {
   const { data: { stats, warnings }, model, trainer } = run
   describeModel(model)
   print(`data: ${stats.rows} rows, ${stats.tokens} tokens, ${(100 * stats.trainedShare).toFixed(1)} % trained; ${stats.trainRows} rows to train on, ${stats.evalRows} held out${stats.cached ? dim(' (cached)') : ''}`)
@@ -42,7 +42,7 @@ export function describeRun(run: PreparedRun): void {
 }
 
 /** The same of a run on preference data. */
-export function describePreferenceRun({ data: { train, eval: held, stats, warnings }, model, trainer }: PreparedPreferenceRun): void {
+export function describePreferenceRun({ data: { train, eval: held, stats, warnings }, model, trainer }: PreparedPreferenceRun<unknown, unknown, PretrainedModel>): void {
   describeModel(model)
   print(`data: ${stats.rows} rows, ${stats.tokens} tokens; ${train.length} examples to train on, ${held?.length ?? 0} held out`)
   describeSteps(trainer, warnings)
@@ -55,7 +55,7 @@ export function describePolicyRun({ data, model, trainer }: Pick<PolicyRun, 'dat
   describeSteps(trainer, [], 'answers')
 }
 
-function describeModel(model: CausalLanguageModel): void {
+function describeModel(model: PretrainedModel): void {
   print(bold(`${model.config.architecture}, ${(model.numParameters() / 1e6).toFixed(1)}M parameters, ${(model.numParameters({ onlyTrainable: true }) / 1e6).toFixed(1)}M trained`))
 }
 
@@ -67,7 +67,7 @@ function describeSteps({ args, totalSteps }: Steps, warnings: readonly string[],
 }
 
 /** Bytes of weights, gradients, optimizer and activations, before anything large is allocated. */
-export function describeMemory(run: Pick<PreparedRun, 'model'> & { rows: number; maxLength: number; gradientCheckpointing: boolean; dtype: DType }): void {
+export function describeMemory(run: { model: PretrainedModel; rows: number; maxLength: number; gradientCheckpointing: boolean; dtype: DType }): void {
   const estimate = memoryEstimate(run.model.config, {
     dtype: run.dtype, tokens: run.rows * run.maxLength, sequenceLength: run.maxLength, trainable: run.model.numParameters({ onlyTrainable: true }), gradientCheckpointing: run.gradientCheckpointing,
   })

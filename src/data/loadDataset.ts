@@ -17,6 +17,7 @@ import { tokenizationOf, tokenizerFingerprint, workerRecipe } from './tokenizati
 import type { Dataset, Example, TextTokenizer, TokenizeConversation } from './types.ts'
 import type { TokenizerRecipe } from './workers.ts'
 
+/** What `loadDataset` takes: files and how to read them, the tokenizer, length, packing, evaluation split, cache. */
 export interface LoadDatasetOptions<T extends TextTokenizer = TextTokenizer> extends Omit<SourceOptions, 'weight'>, ExampleOptions {
   /** anneal's Tokenizer, or any other with `tokenizeConversation` for rows of messages. */
   tokenizer: T
@@ -65,6 +66,7 @@ export interface DatasetStats extends ExampleStats {
   cached: boolean
 }
 
+/** Tokenized data, ready to train on. */
 export interface LoadedDataset {
   train: Dataset
   eval?: Dataset

@@ -69,7 +69,7 @@ export class PreferenceTokens {
 
   /** A pair that fits whole: a reward is of a whole text, so longer ones are left out rather than cut. */
   wholePair(row: PreferenceRow, place: string): PairExample | DropReason {
-    const [chosen, rejected] = [this.#parts(row.prompt, row.chosen, row, place), this.#parts(row.prompt, row.rejected, row, place)]
+    const [chosen, rejected] = [this.#whole(row.prompt, row.chosen, row, place), this.#whole(row.prompt, row.rejected, row, place)]
     const { maxLength } = this.#options
     const fits = ({ prompt, completion }: Parts): boolean => maxLength === null || prompt.length + completion.length <= maxLength
     if (!fits(chosen) || !fits(rejected)) return 'pairTooLong'
@@ -121,6 +121,12 @@ export class PreferenceTokens {
     for (let i = 0; i < promptIds.length && !mismatch; i++) mismatch = promptIds[i] !== ids[i]
     if (mismatch) this.boundaryMismatches++
     return { prompt: Int32Array.from(promptIds), completion: Int32Array.from(ids).slice(promptIds.length), mismatch }
+  }
+
+  /** Prompt and completion as they are tokenized together: an encoder's prompt alone would end with [SEP]. */
+  #whole(prompt: Content, completion: Content, extras: Extras, place: string): Parts {
+    const { promptIds, ids } = this.#ids(prompt, completion, extras, place)
+    return { prompt: Int32Array.from(ids.slice(0, promptIds.length)), completion: Int32Array.from(ids.slice(promptIds.length)), mismatch: false }
   }
 
   #ids(prompt: Content, completion: Content, extras: Extras, place: string): { promptIds: number[], ids: number[] } {

@@ -3,20 +3,16 @@ import { open } from 'node:fs/promises'
 import { z } from 'zod'
 import { DataError } from '../errors.ts'
 import { replaceFile } from '../files/atomic.ts'
+import { align, encodeContainer, hashBytes, headerAt, headerLength, parseHeader, type ContainerKind } from '../files/container.ts'
 import { readError, readFully, type FileSystem } from '../files/filesystem.ts'
 import type { ExampleStats } from './examples.ts'
 import { ignoreIndex, type Example } from './types.ts'
 
 /**
- * A shard file, little-endian:
- *   8 bytes magic "ANNLSHRD", u32 version, u32 length of the header, the header as JSON padded with blanks to 8 bytes,
- *   u32 [examples] lengths, padded to 8; u16 or i32 [tokens] ids, padded to 8; 1 bit a token, set where the label is the id;
- *   32 bytes SHA-256 of all before.
+ * A shard is a container (src/files/container.ts) with the body
+ *   u32 [examples] lengths, padded to 8; u16 or i32 [tokens] ids, padded to 8; 1 bit a token, set where the label is the id.
  */
-const magic = 'ANNLSHRD'
-const version = 1
-const hashBytes = 32
-const align = (n: number): number => Math.ceil(n / 8) * 8
+const kind: ContainerKind = { magic: 'ANNLSHRD', version: 1 }
 
 /** Where a shard's rows begin or end in the sources: the reader's number, and how many of its rows lie before. */
 export interface SourcePosition { reader: number, record: number }
@@ -58,26 +54,19 @@ export function encodeShard(content: ShardContent): Uint8Array {
   const tokens = examples.reduce((sum, { inputIds }) => sum + inputIds.length, 0)
   const idBytes = fitTwoBytes(examples) ? 2 : 4
   const header: ShardHeader = { fingerprint, examples: examples.length, tokens, idBytes, start, end, stats }
-  const json = Buffer.from(JSON.stringify(header))
-  const headerLength = align(16 + json.length) - 16
-  const { idsAt, maskAt, bytes } = layout(16 + headerLength, header)
-  const out = Buffer.alloc(bytes)
-  out.write(magic, 0, 'latin1')
-  out.writeUInt32LE(version, 8)
-  out.writeUInt32LE(headerLength, 12)
-  out.fill(0x20, 16, 16 + headerLength)
-  json.copy(out, 16)
-  const ids = idBytes === 2 ? new Uint16Array(out.buffer, out.byteOffset + idsAt, tokens) : new Int32Array(out.buffer, out.byteOffset + idsAt, tokens)
-  let at = 0
-  for (const [i, { inputIds, labels }] of examples.entries()) {
-    out.writeUInt32LE(inputIds.length, 16 + headerLength + 4 * i)
-    ids.set(inputIds, at)
-    for (let j = 0; j < labels.length; j++, at++) {
-      if (labels[j] !== ignoreIndex) out[maskAt + (at >> 3)]! |= 1 << (at & 7)
+  const { bytes: bodyBytes } = layout(0, header)
+  return encodeContainer(kind, header, bodyBytes - hashBytes, (out, bodyAt) => {
+    const { idsAt, maskAt } = layout(bodyAt, header)
+    const ids = idBytes === 2 ? new Uint16Array(out.buffer, out.byteOffset + idsAt, tokens) : new Int32Array(out.buffer, out.byteOffset + idsAt, tokens)
+    let at = 0
+    for (const [i, { inputIds, labels }] of examples.entries()) {
+      out.writeUInt32LE(inputIds.length, bodyAt + 4 * i)
+      ids.set(inputIds, at)
+      for (let j = 0; j < labels.length; j++, at++) {
+        if (labels[j] !== ignoreIndex) out[maskAt + (at >> 3)]! |= 1 << (at & 7)
+      }
     }
-  }
-  createHash('sha256').update(out.subarray(0, bytes - hashBytes)).digest().copy(out, bytes - hashBytes)
-  return out
+  })
 }
 
 function fitTwoBytes(examples: readonly Example[]): boolean {
@@ -109,18 +98,15 @@ export async function inspectShard(path: string, checksum: boolean): Promise<Sha
   try {
     const { size } = await file.stat()
     const fail = (why: string): never => { throw new DataError(`${path}: the cache shard is damaged: ${why}; delete the file to have it made again`) }
-    const front = Buffer.alloc(16)
-    if (size < 16 + hashBytes || await readFully(file, front, 0) < 16 || front.toString('latin1', 0, 8) !== magic) fail('it is no shard')
-    if (front.readUInt32LE(8) !== version) fail(`expected version ${version}, got ${front.readUInt32LE(8)}`)
-    const headerLength = front.readUInt32LE(12)
-    if (headerLength > Math.min(size - 16 - hashBytes, 65536)) fail('its header is longer than the file')
-    const json = Buffer.alloc(headerLength)
-    await readFully(file, json, 16)
-    const header = parseHeader(json, fail)
-    const parts = layout(16 + headerLength, header)
+    const front = Buffer.alloc(headerAt)
+    const json = Buffer.alloc(headerLength(kind, front.subarray(0, await readFully(file, front, 0)), size, fail))
+    await readFully(file, json, headerAt)
+    const header = parseHeader(headerSchema, json, fail)
+    const bodyAt = headerAt + json.length
+    const parts = layout(bodyAt, header)
     if (parts.bytes !== size) fail(`expected ${parts.bytes} bytes, got ${size}`)
     const lengths = new Uint32Array(header.examples)
-    await readFully(file, new Uint8Array(lengths.buffer), 16 + headerLength)
+    await readFully(file, new Uint8Array(lengths.buffer), bodyAt)
     if (lengths.reduce((sum, length) => sum + length, 0) !== header.tokens) fail('its lengths do not add up')
     if (checksum) {
       const hash = createHash('sha256')
@@ -137,13 +123,5 @@ export async function inspectShard(path: string, checksum: boolean): Promise<Sha
     return { path, header, lengths, ...parts }
   } finally {
     await file.close()
-  }
-}
-
-function parseHeader(json: Buffer, fail: (why: string) => never): ShardHeader {
-  try {
-    return headerSchema.parse(JSON.parse(json.toString('utf8')))
-  } catch {
-    return fail('its header is not readable')
   }
 }

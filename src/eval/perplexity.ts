@@ -6,6 +6,7 @@ import type { Tokenizer } from '../tokenizers/index.ts'
 import { Scorer, type LossResult, type ScoringOptions } from './scorer.ts'
 import { checkWindows, slidingWindows } from './windows.ts'
 
+/** What `perplexity` takes: the windows of a text longer than the context. */
 export interface PerplexityOptions extends ScoringOptions {
   /** Longest context of a prediction, in tokens. Default: the model's, at most 1024. */
   maxLength?: number
@@ -13,6 +14,7 @@ export interface PerplexityOptions extends ScoringOptions {
   stride?: number
 }
 
+/** Perplexity of a text, also by its bytes and characters. */
 export interface PerplexityResult extends LossResult {
   /** Bits to encode a byte of the predicted text (UTF-8): comparable between tokenizers. */
   bitsPerByte: number
@@ -31,6 +33,7 @@ export function perplexity(model: CausalLanguageModel, tokenizer: Tokenizer, tex
   return ofPieces(model, tokenizer, wholeTexts(typeof texts === 'string' ? [texts] : texts), options)
 }
 
+/** What `perplexityOfFiles` takes. */
 export interface FilePerplexityOptions extends PerplexityOptions, FormatOptions {
   /** What the files are, where their names do not tell. */
   fileType?: FileType

@@ -3,6 +3,7 @@ import { autocast } from '../tensor/autocast.ts'
 import type { CausalLanguageModel } from '../models/index.ts'
 import { noGrad, scope, unscoped } from '../tensor/index.ts'
 
+/** What every evaluation of a loss takes. */
 export interface ScoringOptions {
   /** Most tokens in one forward pass; a longer sequence runs alone. Default 2048. */
   maxTokensPerBatch?: number
@@ -29,6 +30,7 @@ export interface LabelledSequences {
   sequenceLengths?: readonly number[] | undefined
 }
 
+/** The loss over tokens that a model predicted. */
 export interface LossResult {
   /** Mean negative log-likelihood of the predicted tokens, in nats. */
   loss: number

@@ -33,6 +33,7 @@ export async function heldOutLogits(model: CausalLanguageModel, ids: readonly nu
   return { tokens: ids.length, vocabSize: model.config.vocabSize, rows }
 }
 
+/** How alike two models answer, token by token. */
 export interface Agreement {
   /** How many tokens were compared. */
   readonly tokens: number

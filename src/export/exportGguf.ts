@@ -8,6 +8,7 @@ import { tokenizerMetadata } from './gguf/tokenizer.ts'
 import { weightSources } from './gguf/weights.ts'
 import { writeGguf } from './gguf/writer.ts'
 
+/** What `exportGguf` takes beside model, tokenizer and path. */
 export interface ExportGgufOptions {
   /** Of the matrices; vectors stay float32. Default bf16. */
   readonly type?: GgufType
@@ -17,6 +18,7 @@ export interface ExportGgufOptions {
   readonly preTokenizer?: string | undefined
 }
 
+/** What `exportGguf` wrote. */
 export interface ExportedGguf {
   readonly path: string
   readonly byteLength: number

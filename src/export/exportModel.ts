@@ -19,6 +19,7 @@ const limits: Readonly<Record<GgufType, { top1: number, kl: number }>> = {
   f32: { top1: 0.99, kl: 1e-4 }, f16: { top1: 0.98, kl: 1e-3 }, bf16: { top1: 0.95, kl: 1e-2 }, q8_0: { top1: 0, kl: Infinity }, q4_0: { top1: 0, kl: Infinity },
 }
 
+/** What `exportModel` wrote, and how it compares with its source. */
 export interface ExportReport {
   readonly output: string
   readonly parameters: number

@@ -22,6 +22,7 @@ export const mergeSchema = z.strictObject({
   maxLength: z.int().min(2).optional().describe("Tokens a window sees; the model's context by default, at most 2048"),
 })
 
+/** What `mergeFolder` wrote, and perplexity before and after where a text was given. */
 export interface MergeReport {
   output: string
   parameters: number

@@ -19,4 +19,5 @@ export const exportSchema = z.strictObject({
   minAgreement: z.number().min(0).max(1).optional().describe('Share of tokens with the same most likely next token below which the export is an error: 0.99 for f32, 0.98 for f16, 0.95 for bf16, 0 for q8_0 and q4_0 by default'),
 })
 
+/** What `exportModel` takes. */
 export type ExportOptions = z.input<typeof exportSchema>

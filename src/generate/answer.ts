@@ -62,6 +62,8 @@ export class Answer implements SamplingRow {
   /** Tokens of prompt and answer. */
   get length(): number { return this.#length }
   get banned(): readonly number[] { return this.position < this.#least ? this.#suppressedEarly : this.#suppressed }
+  /** The most tokens that may still come. */
+  get remaining(): number { return this.#limit - this.position }
   get finished(): boolean { return this.#finishReason !== undefined }
 
   /** Tokens `begin` to `end` of prompt and answer. */

@@ -31,6 +31,7 @@ export const generationShape = {
   seed: whole.max(Number.MAX_SAFE_INTEGER).optional().describe('Draws depend on this, the prompt and the place only. Default: from manualSeed()'),
 } as const
 
+/** The options of sampling, as a zod schema; names are those of transformers' GenerationConfig in camelCase. */
 export const generationSchema = z.strictObject(generationShape)
 
 /** What a user gives. */
@@ -46,6 +47,7 @@ const names = Object.keys(generationShape)
 const snakeCase = (key: string): string => key.replace(/[A-Z]/g, (letter) => `_${letter.toLowerCase()}`)
 const listOf = <T>(value: T | readonly T[] | null | undefined): readonly T[] => value === null || value === undefined ? [] : Array.isArray(value) ? value : [value as T]
 
+/** Where options of generation come from that a call does not give. */
 export interface ConfigSources {
   /** generation_config.json of the model; keys anneal has no use for are ignored. */
   readonly model?: Readonly<Record<string, unknown>> | undefined

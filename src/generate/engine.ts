@@ -8,11 +8,12 @@ import type { DecodeStream } from '../tokenizers/index.ts'
 import { Answer } from './answer.ts'
 import { newTokenLimit, type GenerationConfig } from './config.ts'
 import { contextRoom } from './context.ts'
-import { DecodeGraphs } from './decodeGraph.ts'
+import { DecodeGraphs, mostSteps } from './decodeGraph.ts'
 import type { GeneratedToken, GenerationOutput } from './output.ts'
 import { sampleTokens, type SampledTokens } from './sampler.ts'
 import { PrefixGroup, Schedule, type Entry, type Part } from './schedule.ts'
 
+/** The size of a generation engine, and what it generates with. */
 export interface EngineOptions {
   /** Tokens of all answers under way together, their prompts included, that the key-value cache holds. */
   slots: number
@@ -24,6 +25,7 @@ export interface EngineOptions {
   bf16?: boolean
 }
 
+/** One answer that an engine is asked for. */
 export interface GenerationRequest {
   promptIds: Int32Array
   config: GenerationConfig
@@ -44,6 +46,9 @@ interface Request extends Entry {
   reject(error: unknown): void
 }
 
+/** Seconds that decoding may go on between two looks at what was drawn: an answer's end is seen that much later, and the processor is asked that much less. */
+const unwatchedSeconds = 4e-3
+
 /** Slots of the cache that an answer needs, virtual tokens of the model included: its last token is never looked at. */
 export const slotsOf = (model: CausalLanguageModel, promptTokens: number, limit: number): number => (model.virtualTokens?.count ?? 0) + promptTokens + limit - 1
 
@@ -58,6 +63,8 @@ export class GenerationEngine {
   readonly #bf16: boolean
   readonly #training: Module[]
   readonly #graphs = new DecodeGraphs()
+  /** How long a decoding step took lately, and of how many sequences the last one was. */
+  readonly #pace = { seconds: Infinity, sequences: 0 }
   #running = false
   #disposed = false
 
@@ -115,27 +122,33 @@ export class GenerationEngine {
   }
 
   async #step(): Promise<void> {
-    for (const entry of this.#requests) {
-      if (!entry.signal?.aborted) continue
-      entry.answer.abort()
-      this.#finish(entry)
-    }
+    for (const entry of this.#requests) if (entry.signal?.aborted) this.#abort(entry)
     this.#schedule.admit()
     const batches = this.#batches(this.#schedule.plan())
-    const drawn = batches.map((parts) => this.#forward(parts))
+    const decoding = batches.length === 1 && batches[0]!.every(isDecoding) ? batches[0]!.length : 0
+    const begin = performance.now()
+    const passes = batches.map((parts) => ({ parts, complete: parts.filter(isComplete), drawn: this.#decode(parts) ?? this.#forward(parts) }))
     this.#schedule.follow()
-    const read = await Promise.all(drawn.map(readTokens))
-    batches.forEach((parts, b) => {
-      parts.filter(isComplete).forEach(({ entry }, i) => {
-        const [tokens, logprobs] = read[b]!
-        this.#take(entry as Request, Number(tokens[i]), Number(logprobs[i]))
-      })
+    const read = await Promise.all(passes.map(({ drawn }) => readTokens(drawn)))
+    if (decoding > 0) this.#keepPace((performance.now() - begin) / 1000 / (read[0]![0].length / decoding), decoding)
+    passes.forEach(({ complete }, p) => {
+      const [tokens, logprobs] = read[p] ?? [[], []]
+      for (let at = 0; at < tokens.length; at++) this.#take(complete[at % complete.length]!.entry as Request, Number(tokens[at]), Number(logprobs[at]))
     })
+  }
+
+  #keepPace(seconds: number, sequences: number): void {
+    this.#pace.seconds = Number.isFinite(this.#pace.seconds) ? (this.#pace.seconds + seconds) / 2 : seconds
+    this.#pace.sequences = sequences
   }
 
   #take(entry: Request, tokenId: number, logprob: number): void {
     // The caller may have disposed of the engine meanwhile.
     if (!entry.sequence) return
+    if (entry.signal?.aborted) {
+      this.#abort(entry)
+      return
+    }
     const token = entry.answer.push(tokenId, logprob)
     try {
       entry.onToken?.(token)
@@ -145,6 +158,11 @@ export class GenerationEngine {
       return
     }
     if (entry.answer.finished) this.#finish(entry)
+  }
+
+  #abort(entry: Request): void {
+    entry.answer.abort()
+    this.#finish(entry)
   }
 
   #finish(entry: Request): void {
@@ -169,12 +187,27 @@ export class GenerationEngine {
     return config.kind === 'decoder' ? ropeLengthKey(config.rope, (virtualTokens?.count ?? 0) + length) : 0
   }
 
+  /** Enqueues several decoding steps as a graph; undefined where there is none that fits. */
+  #decode(parts: readonly Part[]): SampledTokens | undefined {
+    if (!this.#fitsGraph(parts)) return undefined
+    const { seconds, sequences } = this.#pace
+    // On the CPU a graph pays where the calls are a good part of a step, and the step comes again.
+    const make = this.model.device.name !== 'cpu' || (seconds < unwatchedSeconds && sequences === parts.length)
+    return unscoped(() => scope(() => {
+      const rows = parts.map(({ entry, sequence, begin, end }) => ({ sequence, row: entry.answer, tokenId: entry.answer.tokens(begin, end)[0]! }))
+      return this.#graphs.of(this.model, this.#cache, rows, { bf16: this.#bf16, make })?.run(this.#cache, rows, this.#stepsAtOnce(parts))
+    }))
+  }
+
+  /** How many decoding steps run before what they drew is read: no more than any answer has left, and fewer where they take long. */
+  #stepsAtOnce(parts: readonly Part[]): number {
+    let steps = Math.max(1, Math.min(mostSteps, Math.floor(unwatchedSeconds / this.#pace.seconds)))
+    for (const { entry: { answer } } of parts) steps = Math.min(steps, answer.remaining)
+    return parts.every(({ end }) => this.#lengthKey(end + steps - 1) === 0) ? steps : 1
+  }
+
   /** Enqueues a forward pass, and the draw for the parts that end with the last known token. */
   #forward(parts: readonly Part[]): SampledTokens | undefined {
-    if (this.#fitsGraph(parts)) {
-      const rows = parts.map(({ entry, sequence, begin, end }) => ({ sequence, row: entry.answer, tokenId: entry.answer.tokens(begin, end)[0]! }))
-      return unscoped(() => scope(() => this.#graphs.of(this.model, this.#cache, rows, this.#bf16).run(this.#cache, rows)))
-    }
     const complete = parts.flatMap((part, i) => isComplete(part) ? [i] : [])
     const run = () => {
       const { logits } = this.model.forward({
@@ -190,11 +223,11 @@ export class GenerationEngine {
 
   /** Whether the pass is one new token of each sequence, drawn by what a graph holds: no penalty, and no token that must not come. */
   #fitsGraph(parts: readonly Part[]): boolean {
-    return this.model.device.name !== 'cpu' && parts.every((part) => {
-      const { entry: { answer }, sequence, begin, end } = part
+    return parts.every((part) => {
+      const { entry: { answer }, sequence, end } = part
       // The first token of a model with virtual tokens brings those along.
       const isFirst = this.model.virtualTokens !== undefined && sequence.length === 0
-      return end - begin === 1 && !isFirst && isComplete(part) && answer.repetitionPenalty === 1 && answer.banned.length === 0 && this.#lengthKey(end) === 0
+      return isDecoding(part) && !isFirst && answer.repetitionPenalty === 1 && answer.banned.length === 0 && this.#lengthKey(end) === 0
     })
   }
 
@@ -228,6 +261,9 @@ function explained(error: unknown): unknown {
 
 /** Whether a part ends with the last token there is, so that the next one is drawn. */
 const isComplete = ({ entry, end }: Part): boolean => end === entry.answer.length
+
+/** Whether a part is that last token alone. */
+const isDecoding = (part: Part): boolean => part.end - part.begin === 1 && isComplete(part)
 
 /** The drawn tokens and their log-probabilities, once they are there. */
 async function readTokens(drawn: SampledTokens | undefined): Promise<[TypedArray, TypedArray] | undefined> {

@@ -1,6 +1,7 @@
 export { generationSchema, generationShape, resolveGenerationConfig, type ConfigSources, type GenerationConfig, type GenerationOptions } from './config.ts'
 export { contextLength, contextRoom } from './context.ts'
 export { GenerationEngine, type EngineOptions, type GenerationRequest } from './engine.ts'
+export { fillMask, type FilledMask, type FillMaskOptions } from './fillMask.ts'
 export { chat, generate, generateSchema, stream, type ChatOutput, type GenerateOptions } from './generate.ts'
 export type { FinishReason, GeneratedToken, GenerationOutput } from './output.ts'
 export type { Prompt, PromptOptions } from './prompts.ts'

@@ -5,6 +5,7 @@ import { tokenizeConversation, type ChatMessage, type Tokenizer } from '../token
 /** A text, the messages of a conversation that the model is to answer, or token ids. */
 export type Prompt = string | readonly ChatMessage[] | readonly number[] | Int32Array
 
+/** How messages become a prompt. */
 export interface PromptOptions {
   /** Functions that the assistant may call, for the chat template. */
   tools?: readonly unknown[] | undefined

@@ -22,6 +22,7 @@ export interface SamplingRow {
   readonly position: number
 }
 
+/** What a sampler gives for each row of logits. */
 export interface SampledTokens {
   /** int32 [rows]. */
   readonly token: Tensor

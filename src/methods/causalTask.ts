@@ -8,6 +8,7 @@ import type { Tokenizer } from '../tokenizers/index.ts'
 import type { LossResult, TrainingTask } from '../train/task.ts'
 import { modelKeeping } from './model.ts'
 
+/** What `causalTask` takes: a model and tokenized data. */
 export interface CausalTaskOptions {
   name: string
   model: CausalLanguageModel

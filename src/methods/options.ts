@@ -68,9 +68,13 @@ export const pretrainSchema = z.strictObject({
   learningRate: trainingShape.learningRate.default(3e-4).describe('Peak learning rate'),
 })
 
+/** The options of SFT, as they are given. */
 export type SftOptions = z.input<typeof sftSchema>
+/** The options of SFT with every default filled in. */
 export type SftArguments = z.output<typeof sftSchema>
+/** The options of pretraining, as they are given. */
 export type PretrainOptions = z.input<typeof pretrainSchema>
+/** The options of pretraining with every default filled in. */
 export type PretrainArguments = z.output<typeof pretrainSchema>
 
 /** What the two have in common. */

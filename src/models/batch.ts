@@ -13,6 +13,7 @@ export type TokenArray = readonly number[] | Int32Array
  */
 export type TokenInput = readonly TokenArray[] | TokenArray
 
+/** Sequences for a model: padded rows with an attention mask, or one packed row with cuSeqlens. */
 export interface BatchInput {
   /** An int32 tensor [tokens] is taken as it is, with cuSeqlens. */
   readonly inputIds: TokenInput | Tensor

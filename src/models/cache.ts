@@ -11,6 +11,7 @@ export interface CacheSequence {
 
 interface OwnSequence { begin: number, capacity: number, length: number }
 
+/** The size of a `KeyValueCache`. */
 export interface CacheOptions {
   /** Tokens of all sequences together. */
   slots: number

@@ -14,6 +14,7 @@ import { resizeTokenEmbeddings } from './resize.ts'
 import { dropVirtual, virtualContext } from './virtualTokens.ts'
 import type { SaveOptions } from './weights.ts'
 
+/** What a causal model's `forward` takes. */
 export interface ForwardInput extends BatchInput, OutputChoice {
   /** Default: only without labels. */
   readonly outputLogits?: boolean
@@ -24,6 +25,7 @@ export interface ForwardInput extends BatchInput, OutputChoice {
   readonly labelSmoothing?: number
 }
 
+/** What a causal model's `forward` gives; tokens are those of the batch without padding. */
 export interface ForwardOutput {
   /** [], where labels were given. */
   readonly loss?: Tensor

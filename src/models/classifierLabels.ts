@@ -7,6 +7,7 @@ export type ClassifierKind = 'sequence' | 'token'
 
 /** What the labels of a sequence classifier are: numbers, one class of several, or any of several. */
 export const problemTypes = ['regression', 'single_label_classification', 'multi_label_classification'] as const
+/** What a classifier's labels are, which decides its loss; transformers' problem_type. */
 export type ProblemType = (typeof problemTypes)[number]
 
 export const architecturePart = { sequence: 'ForSequenceClassification', token: 'ForTokenClassification' } as const

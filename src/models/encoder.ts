@@ -7,11 +7,13 @@ import { flattenBatch, type BatchInput, type FlatBatch, type TokenArray, type To
 import type { EncoderConfig } from './config.ts'
 import { PretrainedModel, type BaseOutput, type OutputChoice } from './pretrainedModel.ts'
 
+/** What an encoder's `forward` takes. */
 export interface EncoderInput extends Omit<BatchInput, 'cache' | 'cacheSequences'>, OutputChoice {
   /** Which of two texts each token belongs to, in the shape of inputIds. Default: all to the first. */
   readonly tokenTypeIds?: TokenInput | undefined
 }
 
+/** What an encoder's `forward` gives. */
 export interface EncoderOutput extends BaseOutput {
   /** What the pooler makes of each sequence's first token, [sequences, hiddenSize]; undefined where the model has none. */
   readonly poolerOutput?: Tensor

@@ -8,6 +8,7 @@ import { EncoderModel, flattenEncoderBatch, type EncoderInput } from './encoder.
 import { logitsOf } from './logits.ts'
 import { PretrainedModel, type BaseOutput } from './pretrainedModel.ts'
 
+/** What a masked language model's `forward` takes. */
 export interface MaskedInput extends Omit<EncoderInput, 'labels' | 'shiftLabels'> {
   /** In the shape of inputIds: the token that was there before it was masked, -100 where none is asked for. */
   readonly labels?: TokenInput | undefined
@@ -18,6 +19,7 @@ export interface MaskedInput extends Omit<EncoderInput, 'labels' | 'shiftLabels'
   readonly labelSmoothing?: number
 }
 
+/** What a masked language model's `forward` gives. */
 export interface MaskedOutput {
   /** [], where labels were given. */
   readonly loss?: Tensor

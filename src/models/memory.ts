@@ -1,10 +1,12 @@
 import { bytesOf, type DType } from '../tensor/index.ts'
-import type { ModelConfig } from './config.ts'
-import type { CausalLanguageModel } from './causal.ts'
+import { buildMaskedModel } from './autoModels.ts'
+import type { AnyModelConfig } from './config.ts'
 import { buildModel } from './pretrained.ts'
+import type { PretrainedModel } from './pretrainedModel.ts'
 import { resolveQuantization, type QuantizationConfig, type QuantizeOption } from './quantizedConfig.ts'
 import { layersToQuantize } from './quantizedLayers.ts'
 
+/** What `memoryEstimate` has to know of a run. */
 export interface MemoryOptions {
   /** Of weights and activations. Default float32. */
   dtype?: DType
@@ -35,7 +37,7 @@ export interface MemoryEstimate {
 }
 
 /** What one layer keeps for backward(), and the most that it needs besides while it runs; bytes a token. */
-function layerBytes(config: ModelConfig, bytes: number, sequenceLength: number, training: boolean): { kept: number, working: number } {
+function layerBytes(config: AnyModelConfig, bytes: number, sequenceLength: number, training: boolean): { kept: number, working: number } {
   const { hiddenSize: hidden, intermediateSize: inner, numAttentionHeads: heads, numKeyValueHeads: kvHeads, headDim } = config
   const [q, kv] = [heads * headDim, kvHeads * headDim]
   // Both norms keep their input and give theirs to a product that keeps it too; attention keeps q, k, v, its result and one number a head.
@@ -44,13 +46,13 @@ function layerBytes(config: ModelConfig, bytes: number, sequenceLength: number, 
   const working = (inner + 2 * hidden) * bytes
   // With attention dropout the scores, their exponentials, the probabilities and the dropped ones exist as queries × keys; as many in backward().
   const plain = training && config.attentionDropout > 0 ? 4 * heads * sequenceLength * bytes : 0
-  if (config.kind === 'gpt2') return { kept: (shared + 2 * inner) * bytes + statistics + plain, working: working + plain }
+  if (config.kind !== 'decoder') return { kept: (shared + 2 * inner) * bytes + statistics + plain, working: working + plain }
   const normed = config.qkNorm ? (q + kv) * bytes + 4 * (heads + kvHeads) : 0
   return { kept: (shared + 3 * inner) * bytes + statistics + normed + plain, working: working + plain }
 }
 
 /** Numbers in the layers that are quantised, and the bytes of their codes, scales and zero points in memory. */
-function quantizedSize(model: CausalLanguageModel, config: QuantizationConfig): { numbers: number, bytes: number } {
+function quantizedSize(model: PretrainedModel, config: QuantizationConfig): { numbers: number, bytes: number } {
   const { format, zeroPoints, doubleQuant } = config
   const perBlock = 4 + (zeroPoints || doubleQuant ? 1 : 0)
   let [numbers, bytes] = [0, 0]
@@ -63,9 +65,9 @@ function quantizedSize(model: CausalLanguageModel, config: QuantizationConfig): 
 }
 
 /** Estimates the memory of a training before anything is allocated. */
-export function memoryEstimate(config: ModelConfig, options: MemoryOptions): MemoryEstimate {
+export function memoryEstimate(config: AnyModelConfig, options: MemoryOptions): MemoryEstimate {
   const { dtype = 'float32', tokens, sequenceLength = tokens, gradientCheckpointing = false, training = true } = options
-  const model = buildModel(config)
+  const model: PretrainedModel = config.kind === 'encoder' ? buildMaskedModel(config) : buildModel(config)
   const parameters = model.numParameters()
   const bytes = bytesOf(dtype)
   const frozen = options.quantize === undefined ? { numbers: 0, bytes: 0 } : quantizedSize(model, resolveQuantization(options.quantize))

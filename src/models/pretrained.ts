@@ -13,8 +13,10 @@ import { loadWeights } from './weights.ts'
 
 /** The dtypes a model can compute in; float64 on the CPU only, slowly, for checks. Files may also hold float16. */
 export const modelDtypes = ['float32', 'bfloat16', 'float64'] as const
+/** A dtype that a model's weights may have. */
 export type ModelDtype = (typeof modelDtypes)[number]
 
+/** Of a model with fresh weights. */
 export interface FromConfigOptions {
   /** Default float32. */
   dtype?: ModelDtype
@@ -24,6 +26,7 @@ export interface FromConfigOptions {
   device?: DeviceLike | undefined
 }
 
+/** Of a model read from a Hugging Face folder. */
 export interface FromPretrainedOptions {
   /** Default float32; 'auto' keeps what is stored, with float32 for float16. */
   dtype?: ModelDtype | 'auto'

@@ -19,6 +19,7 @@ export interface BaseOutput {
   readonly labels?: Tensor
 }
 
+/** What a forward pass is to give beside its result; costs memory. */
 export interface OutputChoice {
   readonly outputHiddenStates?: boolean
   readonly outputAttentions?: boolean

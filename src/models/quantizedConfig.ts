@@ -4,6 +4,7 @@ import { parseOptions } from '../options.ts'
 
 /** The formats of quantised weights. */
 export const weightFormats = ['nf4', 'fp4', 'int8', 'int4'] as const
+/** The name of a format that the weights of a model can have. */
 export type WeightFormat = (typeof weightFormats)[number]
 
 /** How a model's linear layers are quantised: transformers' BitsAndBytesConfig and GPTQConfig in one. */
@@ -17,6 +18,7 @@ export const quantizeSchema = z.strictObject({
 
 /** The option of a command or method: a format alone, or all of it. */
 export const quantizeOption = z.union([z.enum(weightFormats), quantizeSchema])
+/** Rounds weights when a model is loaded: a format's name, or a format with its details. */
 export type QuantizeOption = z.input<typeof quantizeOption>
 
 /** How a model is quantised. `block` is undefined where a whole row shares a scale. */

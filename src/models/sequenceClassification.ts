@@ -16,6 +16,7 @@ import { AutoModelForCausalLM, buildModel, type FromPretrainedOptions } from './
 import type { PretrainedModel } from './pretrainedModel.ts'
 import { loadWeights } from './weights.ts'
 
+/** Of a classifier on a pretrained body. */
 export interface ClassifierOptions extends Omit<FromPretrainedOptions, 'quantize'>, LabelOptions {
   /** Default 'sequence'. */
   kind?: ClassifierKind

@@ -131,6 +131,7 @@ export async function loadWeights(
   }
 }
 
+/** How a model is written: size of shards, dtype. */
 export interface SaveOptions {
   /** Largest file, such as '5GB'; larger models are written in shards. Default 50GB. */
   maxShardSize?: number | string

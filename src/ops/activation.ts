@@ -38,9 +38,13 @@ const activationOp = fusedOp<readonly [Tensor], { kind: Activation }, Tensor>({
 
 /** An activation by name: gelu (exact), gelu_tanh (GPT-2's gelu_new), silu, relu, tanh, quick_gelu. */
 export const activation = (x: Tensor, kind: Activation): Tensor => activationOp([x], { kind })
+/** x Φ(x), with the exact error function (Hendrycks and Gimpel, 2016). Floating-point, any shape; differentiable. */
 export const gelu = (x: Tensor): Tensor => activation(x, 'gelu')
+/** GELU by its tanh approximation, as GPT-2 has it (gelu_new, gelu_pytorch_tanh). Floating-point, any shape; differentiable. */
 export const geluTanh = (x: Tensor): Tensor => activation(x, 'gelu_tanh')
+/** x sigmoid(x), also called swish. Floating-point, any shape; differentiable. */
 export const silu = (x: Tensor): Tensor => activation(x, 'silu')
+/** max(x, 0). Floating-point, any shape; differentiable. */
 export const relu = (x: Tensor): Tensor => activation(x, 'relu')
 
 const gatedOp = fusedOp<readonly [Tensor, Tensor], { kind: Activation }, Tensor>({
@@ -67,4 +71,5 @@ export function gatedActivation(gate: Tensor, up: Tensor, kind: Activation = 'si
   return gatedOp([gate, up], { kind })
 }
 
+/** silu(gate) × up, of two tensors of one shape (Shazeer, 2020). Differentiable in both. */
 export const swiglu = (gate: Tensor, up: Tensor): Tensor => gatedActivation(gate, up, 'silu')

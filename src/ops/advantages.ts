@@ -3,6 +3,7 @@ import { emptyLike, expect, expectDtype, expectShape, shapeText } from './op.ts'
 import { advantageScalings } from './operations.ts'
 import type { AdvantageScaling } from './operations.ts'
 
+/** What `groupAdvantages` takes beside the rewards. */
 export interface GroupAdvantagesOptions {
   /** Samples in a row that answer one prompt. */
   groupSize: number
@@ -13,6 +14,7 @@ export interface GroupAdvantagesOptions {
   /** Added to deviations. 1e-4, as in TRL. */
   eps?: number
 }
+/** What `groupAdvantages` gives. */
 export interface GroupAdvantages {
   /** [samples]. */
   advantages: Tensor
@@ -40,7 +42,9 @@ export function groupAdvantages(rewards: Tensor, { groupSize, scaling = 'group',
   return { advantages, withoutSpread }
 }
 
+/** Discount γ and λ, and which steps count, of `gae`. */
 export interface GaeOptions { gamma?: number; lambda?: number; mask?: Tensor | null }
+/** What `gae` gives for each step: advantages, and returns to train values towards. */
 export interface GaeResult { advantages: Tensor; returns: Tensor }
 
 /**

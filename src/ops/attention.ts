@@ -14,10 +14,15 @@ export class Spans {
   readonly spans: readonly Span[]
   readonly tensor: Tensor
 
-  constructor(spans: readonly Span[], device?: DeviceLike) {
+  /** `place`: the device, or a tensor int32 [sequences, 4] that holds the numbers or is yet to be given them. */
+  constructor(spans: readonly Span[], place?: DeviceLike | Tensor) {
     this.spans = spans
+    if (place instanceof Tensor) {
+      this.tensor = place
+      return
+    }
     const numbers = Int32Array.from(spans.flatMap((s) => [s.queryBegin, s.queryLength, s.keyBegin, s.keyLength]))
-    this.tensor = Tensor.from(numbers, [spans.length, 4], device ? { device } : {})
+    this.tensor = Tensor.from(numbers, [spans.length, 4], place ? { device: place } : {})
   }
 
   /** Sequences packed one after the other, each seeing only itself; `cuSeqlens` is 0, the end of the first, of the second, … */
@@ -67,6 +72,7 @@ export class AttentionPlans {
   }
 }
 
+/** What `attention` takes beside queries, keys and values. */
 export interface AttentionOptions {
   /** Multiplies the scores; 1 / sqrt(headDim) by default. */
   scale?: number

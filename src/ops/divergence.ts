@@ -70,6 +70,7 @@ export interface OutputLayer { hidden: Tensor; weight: Tensor; bias?: Tensor | n
 /** How a divergence treats the tokens that were not recorded: as one, with the mass that is left; or the recorded ones are made to sum to 1. */
 export type Tail = 'bucket' | 'renormalise'
 
+/** What `linearDivergence` takes: which divergence, its temperature, and the weights of soft and hard loss. */
 export interface DivergenceOptions {
   /** 0, the default, is the forward KL(T ‖ S), 1 the reverse KL(S ‖ T), between them the generalised Jensen–Shannon divergence. */
   beta?: number
@@ -81,6 +82,7 @@ export interface DivergenceOptions {
   hardWeight?: number
 }
 
+/** What `linearDivergence` and `linearTopDivergence` give. */
 export interface DivergenceResult {
   /** softWeight × sum(divergence) + hardWeight × sum(nll), []. Differentiable in the student. */
   loss: Tensor
@@ -209,6 +211,7 @@ export function linearDivergence(student: OutputLayer, teacher: OutputLayer, lab
 /** What is known of a teacher's distributions at some temperature: ids int32 [tokens, k], each once in a row, and their log-probabilities [tokens, k]. */
 export interface RecordedDistributions { ids: Tensor; logprobs: Tensor }
 
+/** What `linearTopDivergence` takes: also what becomes of the probability outside the recorded tokens. */
 export interface TopDivergenceOptions extends DivergenceOptions {
   /** Default 'bucket'. */
   tail?: Tail

@@ -7,6 +7,7 @@ import { activations } from './operations.ts'
 import type { Activation } from './operations.ts'
 import { add, matmul, reshape } from './primitives.ts'
 
+/** What `linear` takes beside input, weight and bias. */
 export interface LinearOptions {
   /** Applied to the product in the same pass. */
   activation?: Activation

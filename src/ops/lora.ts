@@ -7,6 +7,7 @@ import { add, matmul, mul, reshape } from './primitives.ts'
 import { QuantizedTensor } from './quantization.ts'
 import { checkQuantized, quantizedBackward, quantizedDefinition, quantizedForward } from './quantizedMatmul.ts'
 
+/** What `loraLinear` takes beside input, weight and the adapter's two matrices. */
 export interface LoraLinearOptions {
   bias?: Tensor | null
   /** alpha / rank, or what rsLoRA makes of it. */

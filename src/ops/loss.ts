@@ -75,6 +75,7 @@ export function crossEntropy(logits: Tensor, labels: Tensor, { labelSmoothing = 
 
 // --- Cross-entropy from hidden states ---
 
+/** What `linearCrossEntropy` takes beside hidden states, weight and labels. */
 export interface LinearCrossEntropyOptions {
   labelSmoothing?: number
   /** Logits become softCap * tanh(logits / softCap) (Gemma 2); 0 is no cap. */
@@ -124,6 +125,7 @@ export function scaledBy(gradient: Tensor, factor: Tensor | null | undefined): T
   return isImpliedOne(factor) ? gradient : mul(gradient, toDtype(factor, gradient.dtype))
 }
 
+/** What `linearCrossEntropy` gives. */
 export interface LinearCrossEntropyResult {
   /** sum(nll) / numItems, []. Differentiable. */
   loss: Tensor
@@ -175,6 +177,7 @@ const selectiveOp = fusedOp<readonly [Tensor, Tensor], { temperature: number }, 
   },
 })
 
+/** What `selectiveLogSoftmax` and `linearLogprob` give. */
 export interface LogprobResult {
   /** log p(id), float32 [tokens]; 0 where id is -100. */
   logprob: Tensor

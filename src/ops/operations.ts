@@ -19,8 +19,13 @@ export const ratioLevels = numbered(['token', 'sequence_mean', 'sequence_sum'])
 
 export type BinaryOperation = keyof typeof binaryOperations
 export type UnaryOperation = keyof typeof unaryOperations
+/** The name of an activation that `activation` and `linear` know. */
 export type Activation = keyof typeof activations
+/** The name of a format of quantised weights. */
 export type QuantizedFormat = keyof typeof quantizedFormats
+/** What a reward's distance from its group's mean may be divided by. */
 export type AdvantageScaling = keyof typeof advantageScalings
+/** The name of a policy objective of `policyLoss`. */
 export type PolicyObjective = keyof typeof policyObjectives
+/** What an importance ratio is taken over: each token, or the whole answer. */
 export type RatioLevel = keyof typeof ratioLevels

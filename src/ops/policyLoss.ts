@@ -159,6 +159,7 @@ export type PolicyLossOptions = CommonPolicyOptions & (
   | { objective: 'vespo'; positive?: readonly [k: number, lambda: number]; negative?: readonly [k: number, lambda: number] }
 )
 
+/** What `policyLoss` gives. */
 export interface PolicyLossResult {
   /** The sum of tokenLoss, []. Differentiable in logprob. */
   loss: Tensor

@@ -179,13 +179,20 @@ function binary(operation: BinaryOperation, left: Operand, right: Operand): Tens
   return y
 }
 
+/** a + b, elementwise with broadcasting as in NumPy; one of them may be a number. */
 export const add = (a: Operand, b: Operand): Tensor => binary('add', a, b)
+/** a - b, elementwise with broadcasting; one of them may be a number. */
 export const sub = (a: Operand, b: Operand): Tensor => binary('subtract', a, b)
+/** a × b, elementwise with broadcasting; one of them may be a number. */
 export const mul = (a: Operand, b: Operand): Tensor =>
   typeof b === 'number' && a instanceof Tensor ? scale(a, b) : typeof a === 'number' && b instanceof Tensor ? scale(b, a) : binary('multiply', a, b)
+/** a / b, elementwise with broadcasting; one of them may be a number. */
 export const div = (a: Operand, b: Operand): Tensor => binary('divide', a, b)
+/** The larger of a and b, elementwise with broadcasting; where they are equal the gradient is b's. */
 export const maximum = (a: Operand, b: Operand): Tensor => binary('maximum', a, b)
+/** The smaller of a and b, elementwise with broadcasting; where they are equal the gradient is b's. */
 export const minimum = (a: Operand, b: Operand): Tensor => binary('minimum', a, b)
+/** a to the power of b, elementwise with broadcasting; one of them may be a number. */
 export const pow = (a: Operand, b: Operand): Tensor => binary('power', a, b)
 /** 1 where a > b, else 0. */
 export const greater = (a: Operand, b: Operand): Tensor => binary('greater', a, b)
@@ -219,18 +226,31 @@ function unary(operation: UnaryOperation, x: Tensor): Tensor {
   return y
 }
 
+/** -x, elementwise. */
 export const neg = (x: Tensor): Tensor => unary('negate', x)
+/** e^x, elementwise. */
 export const exp = (x: Tensor): Tensor => unary('exp', x)
+/** The natural logarithm, elementwise; -Infinity at 0, NaN below. */
 export const log = (x: Tensor): Tensor => unary('log', x)
+/** √x, elementwise; NaN below 0. */
 export const sqrt = (x: Tensor): Tensor => unary('sqrt', x)
+/** 1 / √x, elementwise. */
 export const rsqrt = (x: Tensor): Tensor => unary('rsqrt', x)
+/** tanh(x), elementwise. */
 export const tanh = (x: Tensor): Tensor => unary('tanh', x)
+/** The error function, elementwise. */
 export const erf = (x: Tensor): Tensor => unary('erf', x)
+/** sin(x), elementwise, x in radians. */
 export const sin = (x: Tensor): Tensor => unary('sin', x)
+/** cos(x), elementwise, x in radians. */
 export const cos = (x: Tensor): Tensor => unary('cos', x)
+/** |x|, elementwise. The gradient at 0 is 0. */
 export const abs = (x: Tensor): Tensor => unary('abs', x)
+/** 1 / (1 + e^-x), elementwise. */
 export const sigmoid = (x: Tensor): Tensor => unary('sigmoid', x)
+/** 1 / x, elementwise. */
 export const reciprocal = (x: Tensor): Tensor => unary('reciprocal', x)
+/** x², elementwise. */
 export const square = (x: Tensor): Tensor => unary('square', x)
 
 /** a where condition is not 0, else b; all of one shape. */

@@ -73,6 +73,7 @@ function shapesOf(shape: Shape, format: QuantizedFormat, block: number): [codes:
   return [codes, columns > 0 && columns % block === 0 ? [...lead, columns / block] : [Math.ceil(size / block)]]
 }
 
+/** What `QuantizedTensor.quantize` takes: format, block and what else the scales are. */
 export interface QuantizeOptions {
   format?: QuantizedFormat
   /** Numbers that share a scale. 64 for nf4 and fp4, 128 for int4, a row for int8, 256 for the dynamic maps. */

@@ -2,6 +2,7 @@ import { Tensor } from '../tensor/tensor.ts'
 import { emptyLike, expect, expectDtype, expectShape, fusedOp, shapeText } from './op.ts'
 import { add, concat, equal, matmul, mul, reshape, slice, sub, toDtype } from './primitives.ts'
 
+/** What `rope` takes beside the table of angles and the positions. */
 export interface RopeOptions {
   /** Pairs entries (2i, 2i + 1), as GPT-J and GLM do, rather than (i, i + half), as Llama does. */
   interleaved?: boolean

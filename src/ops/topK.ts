@@ -30,6 +30,7 @@ const op = fusedOp<readonly [Tensor], { k: number; size: number }, readonly [val
   },
 })
 
+/** What `topK` gives. */
 export interface TopK {
   /** [rows, k], the largest first. Differentiable in x. */
   value: Tensor

@@ -20,6 +20,7 @@ export interface Overlap {
   unmatchedWeight: number
 }
 
+/** What `universalDivergence` takes: universal logit distillation between two vocabularies. */
 export interface UniversalOptions {
   /** Compare the tokens that both vocabularies have one by one, and only the others by their order. */
   overlap?: Overlap

@@ -4,6 +4,7 @@ import type { Parameter } from '../nn/index.ts'
 import { Tensor, unscoped } from '../tensor/index.ts'
 import type { Device } from '../tensor/index.ts'
 
+/** What `AdamW` takes; names and defaults are torch.optim.AdamW's in camelCase. */
 export interface AdamWOptions {
   /** Default 0.9. */
   beta1?: number

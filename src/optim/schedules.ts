@@ -37,11 +37,13 @@ export const lrSchedulerKwargsSchemas = {
   greedy: greedyKwargs,
 } as const
 
+/** The name of a learning-rate schedule, one of `lrSchedulerTypes`. */
 export type LrSchedulerType = keyof typeof lrSchedulerKwargsSchemas
 /** The schedules that follow a metric instead of the step. */
 export type AdaptiveLrSchedulerType = 'reduce_lr_on_plateau' | 'greedy'
 type Kwargs<T extends LrSchedulerType> = z.input<(typeof lrSchedulerKwargsSchemas)[T]>
 
+/** The names of the learning-rate schedules; transformers' SchedulerType. */
 export const lrSchedulerTypes = Object.keys(lrSchedulerKwargsSchemas) as LrSchedulerType[]
 
 /** A schedule and its parameters; `lrSchedulerType` decides which `lrSchedulerKwargs` there are. */

@@ -11,9 +11,11 @@ import { Tokenizer } from '../tokenizers/index.ts'
 import { quantizeFolderSchema, type quantizeModelSchema } from './options.ts'
 import { quantizeModel, type QuantizeModelOptions } from './quantizeModel.ts'
 
+/** What `quantizeFolder` takes: model, output, format, method and calibration texts. */
 export type QuantizeFolderOptions = z.input<typeof quantizeFolderSchema> & Pick<QuantizeModelOptions, 'onProgress'>
 type Arguments = z.output<typeof quantizeFolderSchema>
 
+/** What `quantizeFolder` did. */
 export interface QuantizationReport {
   output: string
   format: string

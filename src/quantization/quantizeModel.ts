@@ -10,6 +10,7 @@ import { gptqFactor, gptqQuantize, type GptqFactor } from './gptq.ts'
 import { layerByLayer, type InputStatistics } from './layerwise.ts'
 import { quantizeModelSchema } from './options.ts'
 
+/** What `quantizeModel` takes: format, method and calibration sequences. */
 export type QuantizeModelOptions = z.input<typeof quantizeModelSchema> & {
   /** Token ids of texts like those the model is for; gptq and awq need them: a hundred sequences of some hundred tokens. */
   readonly calibration?: readonly TokenArray[]

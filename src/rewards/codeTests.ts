@@ -2,6 +2,7 @@ import { Worker } from 'node:worker_threads'
 import { ConfigError } from '../errors.ts'
 import { rewardEach, type AnyRow, type RewardFunction } from './types.ts'
 
+/** What code that is run for a reward may use. */
 export interface CodeLimits {
   /** Milliseconds for the code and all its tests. Default 2000. */
   timeLimit?: number
@@ -9,6 +10,7 @@ export interface CodeLimits {
   memoryLimit?: number
 }
 
+/** What the reward by tests of code takes. */
 export interface CodeTestOptions<Row = AnyRow> extends CodeLimits {
   /** The column with the tests, or a function that gives them: statements that throw where the code is wrong. `assert` and `assert.equal` are there. Default 'tests'. */
   tests?: (keyof Row & string) | ((row: Row) => readonly string[])
@@ -16,6 +18,7 @@ export interface CodeTestOptions<Row = AnyRow> extends CodeLimits {
   scoring?: 'share' | 'all'
 }
 
+/** What came of running code against tests. */
 export interface CodeResult {
   /** Whether each test passed. None does where the code itself throws or a limit is reached. */
   passed: boolean[]

@@ -80,6 +80,7 @@ function hasProperties(value: Record<string, unknown>, { properties = {}, requir
   })
 }
 
+/** What `jsonValid` takes. */
 export interface JsonOptions<Row = AnyRow> {
   /** What the JSON has to be, or a function of the row that gives it; any JSON by default. */
   schema?: JsonSchema | ((row: Row) => JsonSchema)

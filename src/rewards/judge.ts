@@ -3,6 +3,7 @@ import { ConfigError } from '../errors.ts'
 import { lastNumber } from './match.ts'
 import { rewardEach, type AnyRow, type RewardFunction, type RewardSample } from './types.ts'
 
+/** What the reward by a judging model takes. */
 export interface JudgeOptions<Row = AnyRow> {
   /** Of an OpenAI-compatible server: https://…/v1. */
   url: string

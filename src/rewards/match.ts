@@ -1,6 +1,7 @@
 import { ConfigError } from '../errors.ts'
 import { rewardEach, type AnyRow, type RewardFunction, type RewardSample } from './types.ts'
 
+/** What `exactMatch` and `numericMatch` take. */
 export interface MatchOptions<Row = AnyRow> {
   /** The column with the right answer, or a function that gives it; null where it cannot be judged. Default 'answer'. */
   answer?: (keyof Row & string) | ((row: Row) => string | number | null)

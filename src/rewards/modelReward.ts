@@ -4,6 +4,7 @@ import { noGrad, scope } from '../tensor/index.ts'
 import type { Tokenizer } from '../tokenizers/index.ts'
 import type { AnyRow, RewardFunction } from './types.ts'
 
+/** What the reward by a reward model takes. */
 export interface ModelRewardOptions {
   name?: string
   /** Of the reward model, where it is not the policy's: the text of prompt and completion is encoded anew. */

@@ -1,6 +1,7 @@
 import { ConfigError } from '../errors.ts'
 import type { AnyRow, RewardFunction, RewardSample } from './types.ts'
 
+/** Limits of the calls of reward functions. */
 export interface RewardRunnerOptions {
   /** Most calls of reward functions under way at a time. Default 64. */
   maxConcurrency?: number
@@ -8,6 +9,7 @@ export interface RewardRunnerOptions {
   timeout?: number
 }
 
+/** The rewards of samples under several functions. */
 export interface RewardTable {
   /** [samples × functions], row by row; NaN where a reward is null. */
   readonly values: Float64Array

@@ -27,6 +27,7 @@ export function softOverlong<Row = AnyRow>({ maxCompletionLength, cacheTokens }:
   return rewardEach<Row>('softOverlong', ({ completionIds: { length } }) => length <= free ? 0 : length <= maxCompletionLength ? (free - length) / cacheTokens : -1)
 }
 
+/** What the cosine reward of an answer's length takes. */
 export interface CosineOptions<Row = AnyRow> {
   /** Decides whether an answer is right: a reward function, of which above 0 counts as right and null stays null. */
   correctness: RewardFunction<Row>

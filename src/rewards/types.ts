@@ -16,6 +16,7 @@ export interface RewardSample<Row = AnyRow> {
   readonly row: Row
 }
 
+/** What a reward function is told beside the samples. */
 export interface RewardContext {
   /** Aborted when the call's time is over, or the run. */
   readonly signal: AbortSignal

@@ -17,6 +17,7 @@ const errorClasses: Record<string, (message: string) => AnnealError> = {
 
 native.setErrorFactory((code, message) => errorClasses[code]?.(message) ?? new AddonError(message))
 
+/** What the allocator of a device counts, in bytes. */
 export interface MemoryStatistics {
   /** Bytes in use. */
   live: number
@@ -67,6 +68,7 @@ export class Device {
   get isas(): string[] { return this.native.info().isas }
 }
 
+/** The CPU, which is always there. */
 export const cpu = new Device('cpu', native, 0)
 
 /** A device, or its name: cpu, cuda, or cuda:1 for the second GPU. */
@@ -102,6 +104,7 @@ export function device(name: DeviceLike): Device {
   return device
 }
 
+/** What the driver says of a GPU. */
 export interface GpuDescription {
   name: string
   /** Compute capability, such as 9 or 8.6. */

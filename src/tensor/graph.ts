@@ -17,7 +17,7 @@ export class Graph {
   /**
    * Records what `body` enqueues on the device, without running it. `body` must be synchronous, must copy nothing between host and device, and what
    * it returns must be kept as long as the graph.
-   * @throws DeviceError on the CPU, where the function itself is called instead.
+   * @throws DeviceError where it copies between host and device: on the CPU at once, on a GPU at the next fence.
    */
   static capture<T>(device: Device, body: () => T): { graph: Graph; result: T } {
     device.native.beginCapture(device.number)

@@ -12,4 +12,5 @@ export function manualSeed(seed: number, next = 0): void {
 /** A stream of its own: numbers drawn from it depend on the seed and the stream only. */
 export function nextStream(): { seed: number; stream: number } { return { seed: state.seed, stream: state.next++ } }
 
+/** The state of the global generator; `manualSeed(seed, next)` goes on from it. */
 export const randomState = (): RandomState => ({ ...state })

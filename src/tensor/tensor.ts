@@ -6,6 +6,7 @@ import { bytesOf, codeOf, isFloat } from './dtype.ts'
 import type { DType, TypedArray } from './dtype.ts'
 import { inScope, track } from './scope.ts'
 
+/** The sizes of a tensor's dimensions, outermost first; [] for a single number. */
 export type Shape = readonly number[]
 
 /** One block of native memory with a shape and dtype, shared by a tensor, its aliases and whatever the gradient tape keeps. */
@@ -35,6 +36,7 @@ const forgotten = new FinalizationRegistry<Storage>((storage) => { storage.relea
 /** Number of elements of a shape. */
 export const sizeOf = (shape: Shape): number => shape.reduce((product, length) => product * length, 1)
 
+/** Of a new tensor: float32 on the default device where nothing is said. */
 export interface TensorOptions { dtype?: DType; device?: DeviceLike }
 
 /**

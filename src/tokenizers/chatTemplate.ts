@@ -9,6 +9,7 @@ export interface ChatMessage {
   [field: string]: unknown
 }
 
+/** What a chat template sees beside the messages. */
 export interface RenderOptions {
   /** End with what opens the assistant's answer. Default false. */
   addGenerationPrompt?: boolean

@@ -2,12 +2,14 @@ import { TokenizerError } from '../errors.ts'
 import { hasGenerationTags, renderChat, renderChatSpans, type ChatMessage, type RenderOptions, type TextSpan } from './chatTemplate.ts'
 import type { Tokenizer } from './tokenizer.ts'
 
+/** A conversation as tokens, with a mark on those that the assistant wrote. */
 export interface TokenizedConversation {
   inputIds: number[]
   /** 1 for each token with a character that the assistant wrote; with `{% generation %}` tags, that stood between them. */
   assistantMask: number[]
 }
 
+/** What `tokenizeConversation` takes beside the messages. */
 export interface TokenizeConversationOptions extends RenderOptions {
   /** A template's name, or Jinja text. */
   chatTemplate?: string

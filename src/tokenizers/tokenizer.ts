@@ -21,6 +21,7 @@ import { readTokenizerFolder, writeTokenizerFolder } from './tokenizerFiles.ts'
 import { formatTokenizerJSON } from './tokenizerJSON.ts'
 import { WordCache } from './wordCache.ts'
 
+/** What `encode` takes beside the text. */
 export interface EncodeOptions {
   /** Put the tokens of the post-processor, such as a BOS, around the text. Default true. */
   addSpecialTokens?: boolean
@@ -31,6 +32,7 @@ export interface EncodeOptions {
   allowSpecial?: boolean | 'all'
 }
 
+/** What `decode` takes beside the ids. */
 export interface DecodeOptions {
   /** Leave special tokens out. Default false. */
   skipSpecialTokens?: boolean
@@ -38,6 +40,7 @@ export interface DecodeOptions {
   cleanUpTokenizationSpaces?: boolean
 }
 
+/** What `applyChatTemplate` takes beside the messages. */
 export interface ApplyChatTemplateOptions extends RenderOptions {
   /** Use this template of a tokenizer that has several, or this Jinja text. Default 'default', or 'tool_use' with tools. */
   chatTemplate?: string

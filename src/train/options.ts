@@ -49,6 +49,7 @@ export const trainingShape = {
   reportTo: z.array(z.enum(['jsonl', 'tensorboard', 'html'])).default(['jsonl', 'tensorboard', 'html']).describe('Files to write beside the checkpoints'),
 } as const
 
+/** The options that every training shares, as a zod schema; names are those of transformers' TrainingArguments in camelCase. */
 export const trainingSchema = z.strictObject(trainingShape)
 
 /** What a user gives. */

@@ -9,6 +9,7 @@ export interface ProgressStream {
   readonly columns?: number
 }
 
+/** What `ProgressLogger` takes. */
 export interface ProgressOptions {
   stream?: ProgressStream
   /** Redraw one line in place; default: whether the stream is a terminal. */

@@ -128,6 +128,7 @@ export function renderReport(events: readonly TrainerEvent[], options: { title?:
     + `<title>${escapeHtml(title || 'Training run')}</title><style>${style}</style></head><body>\n${body.filter((part) => part !== '').join('\n')}\n</body></html>\n`
 }
 
+/** What the report of a run takes. */
 export interface ReportOptions {
   title?: string
   /** Events of the run before it was resumed, as readEvents gives them. */

@@ -21,11 +21,13 @@ import { Meter } from './meter.ts'
 import type { StepNumbers } from './meter.ts'
 import type { TaskStep, TrainingTask } from './task.ts'
 
+/** What a call of `train()` takes beside the options of the run. */
 export interface TrainOptions {
   /** Stops after the running step, saves and resolves with reason 'aborted'. */
   signal?: AbortSignal
 }
 
+/** How a training ended. */
 export interface TrainResult {
   reason: EndEvent['reason']
   step: number

@@ -1,7 +1,7 @@
 // Proves that a step of GRPO through the CUDA kernels draws the answers that it draws on the CPU, and trains on them the same.
 import { afterEach, expect, test } from 'vitest'
 import { join } from 'node:path'
-import { grpo } from '../../src/methods/reinforcement/grpo.ts'
+import { grpo } from '../../src/methods/reinforcement/policy/grpo.ts'
 import { rewardEach } from '../../src/rewards/index.ts'
 import { cpu, setDefaultDevice, type Device } from '../../src/tensor/index.ts'
 import { temporaryFolder } from '../files/helpers.ts'

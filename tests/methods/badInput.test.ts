@@ -29,7 +29,7 @@ afterEach(() => { for (const one of live.splice(0)) one.dispose() })
 
 const prompts: Row[] = ['the cat', 'a dog', 'my friend', 'one bird'].map((prompt) => ({ prompt }))
 const letters = rewardEach<Row>('letters', ({ completion }) => completion.length)
-const common = () => ({ model, outputDir: temporaryFolder(), reportTo: [], saveStrategy: 'no', loggingSteps: 1, maxSteps: 1, perDeviceTrainBatchSize: 4 }) as const
+const common = () => ({ model, outputDir: temporaryFolder(), reportTo: [] as never[], saveStrategy: 'no' as const, loggingSteps: 1, maxSteps: 1, perDeviceTrainBatchSize: 4 })
 
 /** Prepares a run and trains it. */
 async function trained(preparing: Promise<Trainable>): Promise<{ warnings: string[], hash: string }> {
@@ -100,7 +100,7 @@ describe('groups', () => {
 
 describe('preference rows', () => {
   const pair = { prompt: 'the cat', chosen: ' sees the moon.', rejected: ' likes a river.' }
-  const from = (rows: readonly object[]) => ({ ...common(), files: writeRows(join(temporaryFolder(), 'rows.jsonl'), rows), evalStrategy: 'no', maxLength: 60 }) as const
+  const from = (rows: readonly object[]) => ({ ...common(), files: writeRows(join(temporaryFolder(), 'rows.jsonl'), rows), evalStrategy: 'no' as const, maxLength: 60 })
   const pairMethods = { dpo, orpo, cpo, reward }
 
   describe.each(Object.entries(pairMethods))('of %s', (_, method) => {

@@ -117,6 +117,14 @@ const native = cpu.native as unknown as Record<string, (...parameters: unknown[]
 const anything = (): unknown => random() < 0.5 ? pick(specials) : pick(senseless)
 const shape = (): unknown => random() < 0.6 ? Array.from({ length: below(8) }, () => pick([0, 1, 2, 5, 33, ...specials])) : anything()
 
+function endCapture(): void {
+  try {
+    cpu.native.releaseGraph(cpu.native.endCapture(0))
+  } catch {
+    // None was begun.
+  }
+}
+
 async function fuzzExport(): Promise<void> {
   const tensor = anyTensor()
   const handle = (): unknown => random() < 0.6 ? tensor.handle : anything()
@@ -147,6 +155,8 @@ async function fuzzExport(): Promise<void> {
     return result
   })
   if (created !== undefined) cpu.native.release(created as number)
+  // While a graph is being recorded nothing can be read.
+  if (name === 'beginCapture') endCapture()
   tensor.dispose()
   cpu.setMemoryLimit(1 << 30)
 }

@@ -3,6 +3,7 @@ import type { z } from 'zod'
 import {
   cpo, cpoSchema, dpo, dpoSchema, kto, ktoSchema, orpo, orpoSchema, reward, rewardSchema, rrhf, rrhfSchema, stepwiseReward, type PreparedPreferenceRun,
 } from '../../methods/index.ts'
+import type { PretrainedModel } from '../../models/index.ts'
 import { addFlags, readOptions } from '../flags.ts'
 import { describeMemory, describePreferenceRun, runTraining } from '../run.ts'
 
@@ -10,7 +11,7 @@ interface Arguments { perDeviceTrainBatchSize: number, maxLength: number | null,
 
 /** A command that learns from preferences, by the schema of its options. `sequences` is how many an example has, for the memory estimate. */
 function preferenceCommand<S extends z.ZodObject & z.ZodType<Arguments>>(
-  name: string, description: string, schema: S, prepare: (args: z.output<S>) => Promise<PreparedPreferenceRun>, sequences: number | ((args: z.output<S>) => number) = 2,
+  name: string, description: string, schema: S, prepare: (args: z.output<S>) => Promise<PreparedPreferenceRun<unknown, unknown, PretrainedModel>>, sequences: number | ((args: z.output<S>) => number) = 2,
 ): Command {
   return addFlags(new Command(name).description(description), schema)
     .option('--dry-run', 'check options, data and model, print the memory estimate and stop')
@@ -32,7 +33,7 @@ function preferenceCommand<S extends z.ZodObject & z.ZodType<Arguments>>(
 export const preferenceCommands = (): Command[] => [
   preferenceCommand(
     'reward', 'train a reward model on preference pairs, or with --stepwise on judged steps', rewardSchema,
-    (args): Promise<PreparedPreferenceRun> => (args.stepwise ? stepwiseReward(args) : reward({ ...args, stepwise: false })), ({ stepwise }) => (stepwise ? 1 : 2),
+    (args): Promise<PreparedPreferenceRun<unknown, unknown, PretrainedModel>> => (args.stepwise ? stepwiseReward(args) : reward({ ...args, stepwise: false })), ({ stepwise }) => (stepwise ? 1 : 2),
   ),
   preferenceCommand('dpo', 'learn from pairs of a preferred and a rejected answer: DPO, IPO, APO, robust, … with a reference', dpoSchema, dpo),
   preferenceCommand('kto', 'learn from single answers that are desirable or not: KTO, unpaired APO, BCO', ktoSchema, kto),

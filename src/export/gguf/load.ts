@@ -7,6 +7,7 @@ import { readGgufTokenizer } from './readTokenizer.ts'
 import type { GgufValue } from './types.ts'
 import { readWeights } from './weights.ts'
 
+/** What `loadGguf` takes beside the path. */
 export interface LoadGgufOptions {
   /** Of the weights in memory, quantised ones too. Default float32. */
   readonly dtype?: ModelDtype
@@ -14,6 +15,7 @@ export interface LoadGgufOptions {
   readonly device?: DeviceLike | undefined
 }
 
+/** What `loadGguf` reads. */
 export interface LoadedGguf {
   readonly model: CausalLanguageModel
   /** undefined where the file names a way to cut text into words that anneal does not know. */

@@ -3,6 +3,7 @@ import type { TensorFormatName } from './blocks.ts'
 
 /** The dtypes a GGUF file can be written in. */
 export const ggufTypes = ['f32', 'f16', 'bf16', 'q8_0', 'q4_0'] as const
+/** The name of a type that GGUF's matrices are written in. */
 export type GgufType = (typeof ggufTypes)[number]
 
 /** How the rows of a parameter stand in the file: `heads` interleaves the halves of each head, `transpose` swaps the two axes. */

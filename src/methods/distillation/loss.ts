@@ -14,6 +14,7 @@ import { groupsOfChunk, universalDistances, type UniversalSide } from './univers
 /** A batch with what was recorded of the teacher for its trained places, row after row; or with the same text in the tokens of another tokenizer. */
 export interface DistillBatch extends Batch { recorded?: readonly RecordedRow[]; universal?: UniversalBatch }
 
+/** What a distillation loss is made of: divergence, temperature, weights, features. */
 export interface LossOptions extends MiniLlmOptions, FeatureOptions {
   objective: 'divergence' | 'minillm' | 'uld'
   beta: number

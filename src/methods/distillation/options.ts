@@ -65,7 +65,11 @@ export const teachSchema = z.strictObject({
   topP: share.default(1).describe('Of sampled completions'),
 })
 
+/** The options of distillation, as they are given. */
 export type DistillOptions = z.input<typeof distillSchema>
+/** The options of distillation with every default filled in. */
 export type DistillArguments = z.output<typeof distillSchema>
+/** The options of recording a teacher, as they are given. */
 export type TeachOptions = z.input<typeof teachSchema>
+/** The options of recording a teacher with every default filled in. */
 export type TeachArguments = z.output<typeof teachSchema>

@@ -4,20 +4,17 @@ import { readFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import { z } from 'zod'
 import { ConfigError, FileFormatError } from '../../errors.ts'
+import { align, decodeContainer, encodeContainer, type ContainerKind } from '../../files/container.ts'
 import { replaceFile } from '../../files/index.ts'
 import { isMissing, readError } from '../../files/filesystem.ts'
 
 /**
  * A recording is a folder: recording.json says what was recorded, of which teacher and which data; shard-000000.bin, … hold rows of the dataset one
- * after another. A shard, little-endian:
- *   8 bytes magic "ANNLTOPK", u32 version, u32 length of the header, the header as JSON padded with blanks to 8 bytes,
- *   u32 [rows] trained tokens of each row, padded to 8; u16 or i32 [tokens, k] ids, padded to 8; f16 or f32 [tokens, k] log-probabilities, padded to 8;
- *   32 bytes SHA-256 of all before.
+ * after another. A shard is a container (src/files/container.ts) with the body
+ *   u32 [rows] trained tokens of each row, padded to 8; u16 or i32 [tokens, k] ids, padded to 8; f16 or f32 [tokens, k] log-probabilities, padded to 8.
  */
-const magic = 'ANNLTOPK'
 const version = 1
-const hashBytes = 32
-const align = (n: number): number => Math.ceil(n / 8) * 8
+const kind: ContainerKind = { magic: 'ANNLTOPK', version }
 
 const whole = z.int().nonnegative()
 /** What a recording is of: two that agree in all of it hold the same numbers. */
@@ -27,6 +24,7 @@ const subjectSchema = z.strictObject({
 })
 export type Subject = z.output<typeof subjectSchema>
 const recordingSchema = subjectSchema.extend({ shards: z.array(z.strictObject({ firstRow: whole, rows: whole })), complete: z.boolean(), meanTail: z.number() })
+/** What the index of a teacher's recording holds: whose it is, of which data, and its parts with their checksums. */
 export type RecordingIndex = z.output<typeof recordingSchema>
 
 const headerSchema = z.object({ fingerprint: z.string(), firstRow: whole, rows: whole, tokens: whole, topK: whole, idBytes: z.union([z.literal(2), z.literal(4)]), logprobBytes: z.union([z.literal(2), z.literal(4)]) })
@@ -40,11 +38,10 @@ export const fingerprintOfSubject = (subject: Subject): string => createHash('sh
 export const shardPath = (folder: string, number: number): string => join(folder, `shard-${String(number).padStart(6, '0')}.bin`)
 export const indexPath = (folder: string): string => join(folder, 'recording.json')
 
-function layout(headerLength: number, { rows, tokens, topK, idBytes, logprobBytes }: Header): { countsAt: number, idsAt: number, logprobsAt: number, bytes: number } {
-  const countsAt = 16 + headerLength
+function layout(countsAt: number, { rows, tokens, topK, idBytes, logprobBytes }: Header): { idsAt: number, logprobsAt: number, end: number } {
   const idsAt = countsAt + align(4 * rows)
   const logprobsAt = idsAt + align(idBytes * tokens * topK)
-  return { countsAt, idsAt, logprobsAt, bytes: logprobsAt + align(logprobBytes * tokens * topK) + hashBytes }
+  return { idsAt, logprobsAt, end: logprobsAt + align(logprobBytes * tokens * topK) }
 }
 
 const scratch = new DataView(new ArrayBuffer(4))
@@ -71,39 +68,27 @@ export function encodeShard(subject: Subject, firstRow: number, rows: readonly R
   const counts = rows.map(({ ids }) => ids.length / topK)
   const tokens = counts.reduce((a, b) => a + b, 0)
   const header: Header = { fingerprint: fingerprintOfSubject(subject), firstRow, rows: rows.length, tokens, topK, idBytes: subject.vocabulary <= 65536 ? 2 : 4, logprobBytes: subject.precision === 'float16' ? 2 : 4 }
-  const json = Buffer.from(JSON.stringify(header))
-  const headerLength = align(16 + json.length) - 16
-  const { countsAt, idsAt, logprobsAt, bytes } = layout(headerLength, header)
-  const out = Buffer.alloc(bytes)
-  out.write(magic, 0, 'latin1')
-  out.writeUInt32LE(version, 8)
-  out.writeUInt32LE(headerLength, 12)
-  out.fill(0x20, 16, 16 + headerLength)
-  json.copy(out, 16)
-  let at = 0
-  rows.forEach(({ ids, logprobs }, i) => {
-    out.writeUInt32LE(counts[i]!, countsAt + 4 * i)
-    for (let j = 0; j < ids.length; j++, at++) {
-      if (header.idBytes === 2) out.writeUInt16LE(ids[j]!, idsAt + 2 * at)
-      else out.writeInt32LE(ids[j]!, idsAt + 4 * at)
-      if (header.logprobBytes === 2) out.writeUInt16LE(toHalf(logprobs[j]!), logprobsAt + 2 * at)
-      else out.writeFloatLE(logprobs[j]!, logprobsAt + 4 * at)
-    }
+  return encodeContainer(kind, header, layout(0, header).end, (out, countsAt) => {
+    const { idsAt, logprobsAt } = layout(countsAt, header)
+    let at = 0
+    rows.forEach(({ ids, logprobs }, i) => {
+      out.writeUInt32LE(counts[i]!, countsAt + 4 * i)
+      for (let j = 0; j < ids.length; j++, at++) {
+        if (header.idBytes === 2) out.writeUInt16LE(ids[j]!, idsAt + 2 * at)
+        else out.writeInt32LE(ids[j]!, idsAt + 4 * at)
+        if (header.logprobBytes === 2) out.writeUInt16LE(toHalf(logprobs[j]!), logprobsAt + 2 * at)
+        else out.writeFloatLE(logprobs[j]!, logprobsAt + 4 * at)
+      }
+    })
   })
-  createHash('sha256').update(out.subarray(0, bytes - hashBytes)).digest().copy(out, bytes - hashBytes)
-  return out
 }
 
 /** A shard read back; throws FileFormatError naming the file where it is damaged or of another recording. */
 export function decodeShard(path: string, bytes: Buffer, subject: Subject): { firstRow: number, rows: RecordedRow[] } {
   const fail = (why: string): never => { throw new FileFormatError(`${path}: the shard is damaged: ${why}; delete it and run \`anneal teach\` again, which records only what is missing`) }
-  if (bytes.length < 16 + hashBytes || bytes.toString('latin1', 0, 8) !== magic || bytes.readUInt32LE(8) !== version) fail(`it does not begin as a shard of version ${version}`)
-  const end = bytes.length - hashBytes
-  if (!createHash('sha256').update(bytes.subarray(0, end)).digest().equals(bytes.subarray(end))) fail('its checksum is wrong')
-  const headerLength = bytes.readUInt32LE(12)
-  const header = headerSchema.parse(JSON.parse(bytes.toString('utf8', 16, 16 + headerLength)))
+  const { header, bodyAt: countsAt } = decodeContainer(kind, headerSchema, bytes, fail)
   if (header.fingerprint !== fingerprintOfSubject(subject)) throw new FileFormatError(`${path}: the shard belongs to another recording than recording.json beside it; record into an empty folder`)
-  const { countsAt, idsAt, logprobsAt } = layout(headerLength, header)
+  const { idsAt, logprobsAt } = layout(countsAt, header)
   let at = 0
   const rows = Array.from({ length: header.rows }, (_, i): RecordedRow => {
     const size = bytes.readUInt32LE(countsAt + 4 * i) * header.topK

@@ -9,6 +9,7 @@ import { chance, promptOf, sampledBatch, type SamplingOptions } from './onPolicy
 import type { Recording } from './recording.ts'
 import type { UniversalAligner } from './universalBatch.ts'
 
+/** What a distillation task takes: student, live or recorded teacher, and data. */
 export interface DistillationTaskOptions {
   student: CausalLanguageModel
   teacher?: CausalLanguageModel | undefined

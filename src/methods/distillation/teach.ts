@@ -15,7 +15,9 @@ import { writeSequences } from './sequences.ts'
 import { readMostProbable } from './topK.ts'
 import { sharedVocabulary } from './vocabulary.ts'
 
+/** How far a recording is. */
 export interface TeachProgress { rows: number; totalRows: number; tokens: number }
+/** What `teach` recorded. */
 export interface TeachResult {
   /** Rows of data, of both training and evaluation. */
   rows: number
@@ -24,6 +26,7 @@ export interface TeachResult {
   /** Mean probability that recorded distributions leave to other tokens; undefined for sequences. */
   meanTail?: number
 }
+/** What `teach` takes beside the options of the recording. */
 export interface TeachRunOptions { signal?: AbortSignal; onProgress?: (progress: TeachProgress) => void }
 
 /** Rows of the training data, then of the evaluation data. */

@@ -36,7 +36,7 @@ function factorsOf({ hidden, logprobs }: UniversalSide, { factorIds, factors }: 
 }
 
 /** Tensors of both vocabularies' size that a chunk has alive together, at most. */
-const chunkCopies = 8
+const chunkCopies = 10
 
 /** Groups of a chunk, so that it takes less than 64 MiB on a CPU and 512 MiB on a GPU, where small products wait for memory. */
 export function groupsOfChunk(student: CausalLanguageModel, teacher: CausalLanguageModel): number {

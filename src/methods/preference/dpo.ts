@@ -76,7 +76,7 @@ export async function dpo(options: DpoOptions): Promise<PreparedPreferenceRun<Pa
 const sumLogps = ({ logprob, rows }: CompletionLogps, batch: PairBatch, { ldAlpha }: DpoArguments): Tensor =>
   (ldAlpha === undefined ? rows.sum(logprob) : rows.sum(logprob, lengthDesensitised(batch, ldAlpha)))
 
-function dpoStep(model: CausalLanguageModel, reference: Reference, args: DpoArguments): (batch: PairBatch, window: Window) => PreferenceLoss {
+export function dpoStep(model: CausalLanguageModel, reference: Reference, args: DpoArguments): (batch: PairBatch, window: Window) => PreferenceLoss {
   const lossType = lossTypesOf(args)
   const { lossWeights, beta, labelSmoothing, fDivergenceType, fAlphaDivergenceCoef, discopopTau, useWeighting } = args
   return (batch, window) => {

@@ -89,16 +89,22 @@ export const rewardSchema = z.strictObject({
   trainOnLastStepOnly: z.boolean().default(false).describe('Judge only the last step of each row'),
 })
 
+/** The options of DPO, as they are given. */
 export type DpoOptions = z.input<typeof dpoSchema>
 export type DpoArguments = z.output<typeof dpoSchema>
+/** The options of KTO, as they are given. */
 export type KtoOptions = z.input<typeof ktoSchema>
 export type KtoArguments = z.output<typeof ktoSchema>
+/** The options of ORPO, as they are given. */
 export type OrpoOptions = z.input<typeof orpoSchema>
 export type OrpoArguments = z.output<typeof orpoSchema>
+/** The options of CPO, as they are given. */
 export type CpoOptions = z.input<typeof cpoSchema>
 export type CpoArguments = z.output<typeof cpoSchema>
+/** The options of RRHF, as they are given. */
 export type RrhfOptions = z.input<typeof rrhfSchema>
 export type RrhfArguments = z.output<typeof rrhfSchema>
+/** The options of training a reward model, as they are given. */
 export type RewardOptions = z.input<typeof rewardSchema>
 export type RewardArguments = z.output<typeof rewardSchema>
 

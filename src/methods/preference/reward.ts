@@ -14,6 +14,7 @@ import { meanOf, preferenceTask, type Countable, type PreferenceLoss } from './t
 
 /** A prepared run of a reward model. */
 export type PreparedRewardRun = PreparedPreferenceRun<PairExample, PairBatch, PretrainedModel> & { classifier: Classifier }
+/** A prepared training of a process reward model, which scores each step of an answer. */
 export type PreparedStepwiseRun = PreparedPreferenceRun<StepwiseExample, StepwiseBatch, PretrainedModel> & { classifier: Classifier }
 
 type Named = Exclude<keyof RewardArguments, 'learningRate'>

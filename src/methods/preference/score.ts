@@ -19,6 +19,7 @@ export const scoreSchema = z.strictObject({
   maxLength: z.int().min(1).optional().describe("Longest text in tokens; the model's context by default. A longer one has no score"),
   maxTokensPerBatch: z.int().min(1).default(4096).describe('Most tokens in one forward pass; a longer text runs alone'),
 })
+/** What `score` takes. */
 export type ScoreOptions = z.input<typeof scoreSchema>
 
 /** Logits of each sequence, in the given order. Batches of up to `maxTokensPerBatch` tokens; a score does not depend on its batch. */
@@ -43,6 +44,7 @@ export async function scoreSequences(classifier: Classifier, sequences: readonly
 
 /** What a reward model makes of a row: one score, or those of several labels; null where the text is too long. */
 export type Score = number | Record<string, number> | null
+/** What a reward model says of a row: one score, or those of a pair. */
 export type ScoredRow = { score: Score } | { chosen: Score, rejected: Score }
 
 /** Tokens of a text as reward training has them: texts end with EOS, conversations as their template writes them. */

@@ -67,6 +67,7 @@ export interface EncoderConfig extends ModelConfigBase {
 
 /** A causal language model's. */
 export type ModelConfig = DecoderConfig | Gpt2Config
+/** The config of any model that anneal builds: a decoder's or an encoder's. */
 export type AnyModelConfig = ModelConfig | EncoderConfig
 
 /** Reads config.json of one `model_type`. */

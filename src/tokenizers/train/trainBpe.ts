@@ -6,6 +6,7 @@ import { countWords, Turns, type Texts } from './countWords.ts'
 import { learnMerges, type Merge } from './learnMerges.ts'
 import { checkTrainOptions, specialAddedTokens, wordCutter, type TrainOptions } from './options.ts'
 
+/** What `trainBpe` takes; names are those of tokenizers' BpeTrainer. */
 export interface TrainBpeOptions extends TrainOptions {
   /** Pairs that occur less often are not merged. Default 0, as in Hugging Face. */
   minFrequency?: number

@@ -22,6 +22,7 @@ export interface TrainTokenizerFiles {
   outputDir?: string
 }
 
+/** What `trainTokenizer` takes: an algorithm with its options, files, special tokens and where to save. */
 export type TrainTokenizerOptions = TrainTokenizerFiles & (
   | ({ type: 'bpe' } & TrainBpeOptions)
   | ({ type: 'wordpiece' } & TrainWordPieceOptions)

@@ -7,6 +7,7 @@ import { checkTrainOptions, specialAddedTokens, wordCutter, type TrainOptions } 
 import { seedPieces } from './seedPieces.ts'
 import { digamma, UnigramLattice } from './unigramModel.ts'
 
+/** What `trainUnigram` takes; names are those of tokenizers' UnigramTrainer. */
 export interface TrainUnigramOptions extends TrainOptions {
   /** Must be among the special tokens. Default '<unk>'. */
   unkToken?: string

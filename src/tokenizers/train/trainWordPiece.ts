@@ -5,6 +5,7 @@ import { countWords, Turns, type Texts } from './countWords.ts'
 import { checkTrainOptions, specialAddedTokens, wordCutter, type TrainOptions } from './options.ts'
 import { learnBpe } from './trainBpe.ts'
 
+/** What `trainWordPiece` takes; names are those of tokenizers' WordPieceTrainer. */
 export interface TrainWordPieceOptions extends TrainOptions {
   minFrequency?: number
   initialAlphabet?: readonly string[]

@@ -48,6 +48,7 @@ export function readEvents(path: string): LoggedEvent[] {
   return text.slice(0, text.lastIndexOf('\n') + 1).split('\n').flatMap((line, i) => (line.trim() === '' ? [] : [parseEvent(line, `${path}:${i + 1}`)]))
 }
 
+/** What `JsonlLogger` takes. */
 export interface JsonlLoggerOptions {
   /** Resuming from this step: what an interrupted run logged after it is dropped, so the log reads as one run. */
   resumeStep?: number

@@ -70,6 +70,7 @@ export function textValue(tag: string, text: string): Buffer {
   return Buffer.concat([nested(1, tag), nested(8, tensor), nested(9, metadata)])
 }
 
+/** Counts of numbers between limits, as TensorBoard shows them. */
 export interface Histogram {
   min: number, max: number, count: number, sum: number, sumOfSquares: number
   /** Upper edges of the buckets, rising, and how many values lie in each. */

@@ -1,9 +1,9 @@
 // Proves that GRPO's and RLOO's losses and advantages equal those of TRL 1.13's own trainers to 1e-9 in float64, gradients included, and their properties.
 import { readFileSync } from 'node:fs'
 import { describe, expect, test } from 'vitest'
-import { grpoAdvantages, rlooAdvantages, type Rewards } from '../../../src/methods/reinforcement/advantages.ts'
-import { policyObjective, type ObjectiveOptions } from '../../../src/methods/reinforcement/policyObjective.ts'
-import { keepFactors, tokenWeight, type PolicyLossType } from '../../../src/methods/reinforcement/policyWeights.ts'
+import { grpoAdvantages, rlooAdvantages, type Rewards } from '../../../src/methods/reinforcement/policy/advantages.ts'
+import { policyObjective, type ObjectiveOptions } from '../../../src/methods/reinforcement/policy/objective.ts'
+import { keepFactors, tokenWeight, type PolicyLossType } from '../../../src/methods/reinforcement/policy/weights.ts'
 import { SequenceStarts } from '../../../src/ops/index.ts'
 import { backward, scope, Tensor } from '../../../src/tensor/index.ts'
 

@@ -9,7 +9,7 @@ import { onlineDpo, type OnlineDpoInputs } from '../../../src/methods/reinforcem
 import type { OnlineDpoOptions } from '../../../src/methods/reinforcement/onlineDpo/options.ts'
 import { exampleOf, rankedPair } from '../../../src/methods/reinforcement/onlineDpo/pairs.ts'
 import { betaOf, onlineDpoLoss } from '../../../src/methods/reinforcement/onlineDpo/task.ts'
-import type { Rollout } from '../../../src/methods/reinforcement/rollouts.ts'
+import type { Rollout } from '../../../src/methods/reinforcement/rollouts/rollouts.ts'
 import { AutoModelForCausalLM } from '../../../src/models/index.ts'
 import { Classifier } from '../../../src/models/sequenceClassification.ts'
 import { rewardEach } from '../../../src/rewards/index.ts'

@@ -2,8 +2,8 @@
 import { createServer, type IncomingMessage, type Server } from 'node:http'
 import type { AddressInfo } from 'node:net'
 import { afterAll, afterEach, beforeAll, expect, test } from 'vitest'
-import { serverSource } from '../../../src/methods/reinforcement/rolloutServer.ts'
-import type { Rollout } from '../../../src/methods/reinforcement/rollouts.ts'
+import { serverSource } from '../../../src/methods/reinforcement/rollouts/server.ts'
+import type { Rollout } from '../../../src/methods/reinforcement/rollouts/rollouts.ts'
 import type { Tokenizer } from '../../../src/tokenizers/index.ts'
 import { textModel } from '../../generate/support.ts'
 

@@ -1,7 +1,7 @@
 // Proves that a rollout depends on seed, step and its number only, and that its log-probabilities are the model's.
 import { afterAll, beforeAll, expect, test } from 'vitest'
 import { ConfigError } from '../../../src/errors.ts'
-import { generateRollouts, type Rollout, type RolloutOptions } from '../../../src/methods/reinforcement/rollouts.ts'
+import { generateRollouts, type Rollout, type RolloutOptions } from '../../../src/methods/reinforcement/rollouts/rollouts.ts'
 import type { CausalLanguageModel } from '../../../src/models/index.ts'
 import { noGrad, scope } from '../../../src/tensor/index.ts'
 import type { Tokenizer } from '../../../src/tokenizers/index.ts'

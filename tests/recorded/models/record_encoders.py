@@ -124,11 +124,29 @@ def token_classifier(name, model, seed):
     write(folder, {"inputIds": [s.tolist() for s in sequences], "logits": [numbers(logits[i, t]) for i, s in enumerate(sequences) for t in range(len(s))]})
 
 
+def fill_mask(name):
+    """A WordPiece tokenizer of 96 tokens beside the model, and what the fill-mask pipeline says."""
+    folder = here / name
+    letters = [chr(c) for c in range(ord("a"), ord("z") + 1)]
+    words = ["the", "cat", "sat", "on", "mat", "is", "of", "and", "dog", "ran", "sun", "moon", "red", "blue", "old", "new", "house", "tree", "bird", "fish", "sings", "sleeps",
+             "over", "under", "big", "small", "##s", "##ing", "##ed", ".", ",", "?", "!"]
+    vocabulary = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *letters, *[f"##{c}" for c in letters], *words][:96]
+    tokenizer = transformers.BertTokenizer(vocab={token: i for i, token in enumerate(vocabulary)})
+    tokenizer.save_pretrained(folder)
+    pipeline = transformers.pipeline("fill-mask", model=str(folder), tokenizer=str(folder), top_k=4)
+    texts = ["The cat [MASK] on the mat.", "the [MASK] and the [MASK] sing!"]
+    answers = [pipeline(text) for text in texts]
+    (folder / "fillMask.json").write_text(json.dumps([
+        {"text": text, "ids": tokenizer(text)["input_ids"], "masks": answer if isinstance(answer[0], list) else [answer]} for text, answer in zip(texts, answers)
+    ], separators=(",", ":")) + "\n")
+
+
 def main():
     small = dict(vocab_size=96, hidden_size=32, intermediate_size=56, num_hidden_layers=2, num_attention_heads=4)
     bert = BertConfig(**small, max_position_embeddings=24, type_vocab_size=2)
     roberta = RobertaConfig(**small, max_position_embeddings=26, type_vocab_size=1, layer_norm_eps=1e-5, pad_token_id=1, bos_token_id=0, eos_token_id=2)
     masked("bert", BertForMaskedLM(bert), 110, types=True)
+    fill_mask("bert")
     masked("roberta", RobertaForMaskedLM(roberta), 120, types=False)
     three = dict(num_hidden_layers=1, num_labels=3)
     problems = {

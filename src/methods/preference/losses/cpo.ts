@@ -3,9 +3,12 @@ import type { Tensor } from '../../../tensor/index.ts'
 import { smoothedLogistic, type PairLosses } from './dpo.ts'
 import { relu } from './math.ts'
 
+/** The losses of CPO, by TRL's names. */
 export const cpoLossTypes = ['sigmoid', 'hinge', 'ipo', 'simpo'] as const
+/** The name of a loss of CPO, one of `cpoLossTypes`. */
 export type CpoLossType = (typeof cpoLossTypes)[number]
 
+/** What the loss of CPO, SimPO and AlphaPO takes beside log-probabilities. */
 export interface CpoLossOptions {
   lossType: CpoLossType
   beta: number

@@ -2,12 +2,16 @@ import { add, exp, maximum, minimum, mul, neg, sigmoid, square, sub, div } from 
 import type { Tensor } from '../../../tensor/index.ts'
 import { logSigmoid, relu, sortAscending } from './math.ts'
 
+/** The losses of DPO, by TRL's names. */
 export const dpoLossTypes = [
   'sigmoid', 'hinge', 'ipo', 'exo_pair', 'nca_pair', 'robust', 'bco_pair', 'sppo_hard', 'aot', 'aot_unpaired', 'apo_zero', 'apo_down', 'discopop', 'sft', 'sigmoid_norm',
 ] as const
+/** The name of a loss of DPO, one of `dpoLossTypes`. */
 export type DpoLossType = (typeof dpoLossTypes)[number]
 
+/** The divergences that hold DPO's policy to its reference, by TRL's names. */
 export const fDivergenceTypes = ['reverse_kl', 'forward_kl', 'js_divergence', 'alpha_divergence'] as const
+/** The name of a divergence, one of `fDivergenceTypes`. */
 export type FDivergenceType = (typeof fDivergenceTypes)[number]
 
 /** The losses that labelSmoothing has a meaning for. */
@@ -32,6 +36,7 @@ export interface DpoInputs {
   weights?: Tensor | undefined
 }
 
+/** What the losses of DPO take beside log-probabilities. */
 export interface DpoLossOptions {
   lossType: readonly DpoLossType[]
   /** One a loss type; 1 each by default. */
@@ -43,6 +48,7 @@ export interface DpoLossOptions {
   discopopTau: number
 }
 
+/** What a loss of preference pairs gives. */
 export interface PairLosses {
   /** Of each pair, [pairs]. */
   losses: Tensor

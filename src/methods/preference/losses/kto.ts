@@ -2,9 +2,12 @@ import { add, maximum, mean, mul, neg, sigmoid, sub } from '../../../ops/index.t
 import { Tensor } from '../../../tensor/index.ts'
 import { logSigmoid } from './math.ts'
 
+/** The losses of unpaired preferences, by TRL's names. */
 export const ktoLossTypes = ['kto', 'apo_zero_unpaired', 'bco'] as const
+/** The name of a loss of unpaired preferences, one of `ktoLossTypes`. */
 export type KtoLossType = (typeof ktoLossTypes)[number]
 
+/** What the losses of KTO and BCO are computed from. */
 export interface KtoInputs {
   /** Log-probabilities of whole completions under policy and reference, [rows]. */
   logps: Tensor
@@ -15,6 +18,7 @@ export interface KtoInputs {
   baseline?: Tensor | undefined
 }
 
+/** What the losses of KTO take beside log-probabilities. */
 export interface KtoLossOptions {
   lossType: KtoLossType
   beta: number

@@ -8,12 +8,12 @@ import { parseOptions } from '../../../options.ts'
 import { RewardRunner, type AnyRow, type RewardFunction } from '../../../rewards/index.ts'
 import { Tokenizer } from '../../../tokenizers/index.ts'
 import { checkVocabulary } from '../../prepare.ts'
-import { sampleAnswers, type SampledAnswer } from '../answers.ts'
+import { sampleAnswers, type SampledAnswer } from '../rollouts/answers.ts'
 import { bestOfNSchema, type BestOfNArguments, type BestOfNOptions } from './options.ts'
 import { bestOfNKl, passAtK, selectCandidates } from './selection.ts'
 import type { EnvironmentFactory } from '../environment/environment.ts'
 import { scoresOf } from '../ppo/scores.ts'
-import { loadPrompts, type PromptRow } from '../promptData.ts'
+import { loadPrompts, type PromptRow } from '../rollouts/prompts.ts'
 import { loadJudge, rewardFunctions, type Judge } from '../rewardSources.ts'
 
 /** What bestOfN() takes beside the options that a file can hold. */
@@ -26,6 +26,7 @@ export interface BestOfNInput<Row extends object = AnyRow> extends BestOfNOption
   onProgress?: (done: number, total: number) => void
 }
 
+/** What `bestOfN` wrote. */
 export interface BestOfNResult {
   /** False where the signal ended it before the last prompt. */
   finished: boolean

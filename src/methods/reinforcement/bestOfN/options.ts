@@ -29,5 +29,7 @@ export const bestOfNSchema = z.strictObject({
   seed: z.int().min(0).default(42).describe('Of the draws'),
 })
 
+/** The options of rejection sampling, as they are given. */
 export type BestOfNOptions = z.input<typeof bestOfNSchema>
+/** The options of rejection sampling with every default filled in. */
 export type BestOfNArguments = z.output<typeof bestOfNSchema>

@@ -2,6 +2,7 @@ import { TokenizerError } from '../../../errors.ts'
 import type { ChatMessage, Tokenizer } from '../../../tokenizers/index.ts'
 import { renderConversation } from '../../../tokenizers/index.ts'
 
+/** What an environment says to an answer. */
 export interface EnvironmentStep {
   /** What the environment answers: the messages to go on with, or the text of a user's message. Left out where done. */
   observation?: string | readonly ChatMessage[]

@@ -13,6 +13,7 @@ export interface Tool {
   run(args: Record<string, unknown>, context: { signal?: AbortSignal | undefined }): unknown
 }
 
+/** What `toolEnvironment` takes. */
 export interface ToolEnvironmentOptions<Row> {
   tools: readonly Tool[]
   /** The messages that begin a conversation about a row. Default: its `prompt`, as messages or as the text of a user's message. */

@@ -27,5 +27,7 @@ export const onlineDpoSchema = z.strictObject({
   numCompletionsToLog: z.int().min(0).default(2).describe('Whole answers with their rewards at each log entry'),
 })
 
+/** The options of online DPO, as they are given. */
 export type OnlineDpoOptions = z.input<typeof onlineDpoSchema>
+/** The options of online DPO with every default filled in. */
 export type OnlineDpoArguments = z.output<typeof onlineDpoSchema>

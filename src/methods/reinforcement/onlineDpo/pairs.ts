@@ -1,7 +1,7 @@
 import type { CompletionExample, PairExample } from '../../../data/index.ts'
-import { weightedRewards } from '../advantages.ts'
-import type { Group } from '../generation.ts'
-import type { Rollout } from '../rollouts.ts'
+import { weightedRewards } from '../policy/advantages.ts'
+import type { Group } from '../policy/generation.ts'
+import type { Rollout } from '../rollouts/rollouts.ts'
 
 /** Two answers to a prompt, the better first. */
 export interface RankedPair extends PairExample {

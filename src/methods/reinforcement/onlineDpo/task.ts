@@ -10,8 +10,8 @@ import { completionLogps } from '../../preference/logps.ts'
 import { dpoLoss } from '../../preference/losses/index.ts'
 import { halves, pairMetrics } from '../../preference/metrics.ts'
 import type { Reference } from '../../reference.ts'
-import { lengthMetrics, rewardedGroups, samplesOf, type Failures, type GenerationOptions, type Group, type RewardedOptions } from '../generation.ts'
-import type { PromptRow } from '../promptData.ts'
+import { lengthMetrics, rewardedGroups, samplesOf, type Failures, type GenerationOptions, type Group, type RewardedOptions } from '../policy/generation.ts'
+import type { PromptRow } from '../rollouts/prompts.ts'
 import { isEnded, rankedPair, type RankedPair } from './pairs.ts'
 
 export interface OnlineDpoTaskOptions<Row> extends RewardedOptions<Row>, Pick<GenerationOptions<Row>, 'rewardWeights' | 'samplesToLog'> {

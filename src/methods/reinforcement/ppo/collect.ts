@@ -4,12 +4,12 @@ import { chosenLogprobs, type PolicyWithValue } from '../../../models/valueHead.
 import type { RewardRunner } from '../../../rewards/index.ts'
 import { autocast, noGrad, scope, type TypedArray } from '../../../tensor/index.ts'
 import type { TextSample } from '../../../train/index.ts'
-import type { SampledAnswer } from '../answers.ts'
+import type { SampledAnswer } from '../rollouts/answers.ts'
 import { klOf, ppoAdvantages } from './advantages.ts'
 import { dealt, layout, type PpoRow } from './batch.ts'
 import type { PpoSettings } from './options.ts'
 import { scoresOf, type Score } from './scores.ts'
-import type { PromptRow } from '../promptData.ts'
+import type { PromptRow } from '../rollouts/prompts.ts'
 
 export interface CollectOptions {
   policy: PolicyWithValue

@@ -44,7 +44,9 @@ export const ppoSchema = z.strictObject({
   learningRate: trainingShape.learningRate.default(3e-6).describe('Peak learning rate'),
 })
 
+/** The options of PPO, as they are given. */
 export type PpoOptions = z.input<typeof ppoSchema>
+/** The options of PPO with every default filled in. */
 export type PpoArguments = z.output<typeof ppoSchema>
 /** The part of the options that says how PPO samples and learns. */
 export type PpoSettings = z.output<z.ZodObject<typeof ppoShape>>

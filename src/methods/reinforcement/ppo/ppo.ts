@@ -13,7 +13,7 @@ import type { EnvironmentFactory } from '../environment/environment.ts'
 import type { PpoBatch } from './batch.ts'
 import { ppoSchema, ppoShape, type PpoArguments, type PpoOptions, type PpoSettings } from './options.ts'
 import { ppoTask } from './task.ts'
-import { loadPrompts, type PromptData } from '../promptData.ts'
+import { loadPrompts, type PromptData } from '../rollouts/prompts.ts'
 import { loadJudge, rewardFunctions } from '../rewardSources.ts'
 import { trainAndSave } from '../../trainAndSave.ts'
 

@@ -1,6 +1,6 @@
 import type { RewardRunner, RewardSample } from '../../../rewards/index.ts'
-import type { SampledAnswer } from '../answers.ts'
-import type { PromptRow } from '../promptData.ts'
+import type { SampledAnswer } from '../rollouts/answers.ts'
+import type { PromptRow } from '../rollouts/prompts.ts'
 
 /** Rewards of one answer by function, and what they and the environment come to; null where nobody judged it. */
 export interface Score { byName: Record<string, number | null>; total: number | null }

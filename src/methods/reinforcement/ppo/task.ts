@@ -7,7 +7,7 @@ import { bytesOf, Tensor } from '../../../tensor/index.ts'
 import type { Tokenizer } from '../../../tokenizers/index.ts'
 import type { LossResult, TaskStep, TrainingTask } from '../../../train/task.ts'
 import { modelKeeping } from '../../model.ts'
-import { sampleAnswers } from '../answers.ts'
+import { sampleAnswers } from '../rollouts/answers.ts'
 import type { EnvironmentFactory } from '../environment/environment.ts'
 import { dealt, isTrainedPlace, joined, layout, trainedPlaces, trainedTokens, type PpoBatch, type PpoRow } from './batch.ts'
 import { collectPpo, type Collected } from './collect.ts'
@@ -15,7 +15,7 @@ import { adaptiveKl, fixedKl } from './kl.ts'
 import { ppoLoss } from './loss.ts'
 import type { PpoSettings } from './options.ts'
 import { readPpoState, writePpoState } from './state.ts'
-import type { PromptRow } from '../promptData.ts'
+import type { PromptRow } from '../rollouts/prompts.ts'
 
 export interface PpoTaskOptions {
   policy: PolicyWithValue

@@ -1,7 +1,7 @@
-import type { AnyRow } from '../../rewards/index.ts'
+import type { AnyRow } from '../../../rewards/index.ts'
 import { meanAndDeviation, weightedRewards } from './advantages.ts'
 import { rewardedGroups, type GenerationOptions, type RewardedOptions } from './generation.ts'
-import type { PromptRow } from './promptData.ts'
+import type { PromptRow } from '../rollouts/prompts.ts'
 
 /** Mean rewards of answers to each held-out prompt, drawn as in training, always with the same seeds. */
 export async function measureRewards<Row = AnyRow>(generation: RewardedOptions<Row> & Pick<GenerationOptions<Row>, 'rewardWeights'>, prompts: readonly PromptRow<Row>[], numGenerations = 1): Promise<Record<string, number>> {

@@ -1,8 +1,8 @@
-import { parseOptions } from '../../options.ts'
-import type { AnyRow } from '../../rewards/index.ts'
+import { parseOptions } from '../../../options.ts'
+import type { AnyRow } from '../../../rewards/index.ts'
 import { rlooAdvantages } from './advantages.ts'
-import { rlooSchema, type RlooOptions } from './policyOptions.ts'
-import { preparePolicy, type PolicyInputs, type PolicyRun } from './preparePolicy.ts'
+import { rlooSchema, type RlooOptions } from './options.ts'
+import { preparePolicy, type PolicyInputs, type PolicyRun } from './prepare.ts'
 
 /** What GRPO's objective has beside RLOO's: the defaults, none of which it uses. */
 const unused = { importanceSamplingLevel: 'token', useBiasCorrectionKl: true, entropyCoef: 0, sapoTemperaturePos: 1, sapoTemperatureNeg: 1.05, vespoPos: [2, 3], vespoNeg: [3, 2] } as const

@@ -1,6 +1,6 @@
-import { groupAdvantages } from '../../ops/index.ts'
-import type { AdvantageScaling } from '../../ops/index.ts'
-import { cpu, scope, Tensor } from '../../tensor/index.ts'
+import { groupAdvantages } from '../../../ops/index.ts'
+import type { AdvantageScaling } from '../../../ops/index.ts'
+import { cpu, scope, Tensor } from '../../../tensor/index.ts'
 
 /** Rewards of one generation, groups one after another. */
 export interface Rewards {

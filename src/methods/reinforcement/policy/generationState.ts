@@ -1,10 +1,10 @@
 import { readFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import { z } from 'zod'
-import { FileFormatError } from '../../errors.ts'
-import { replaceFile } from '../../files/index.ts'
+import { FileFormatError } from '../../../errors.ts'
+import { replaceFile } from '../../../files/index.ts'
 import type { Generation } from './generation.ts'
-import type { TrainedRollout } from './policyBatch.ts'
+import type { TrainedRollout } from './batch.ts'
 
 export const generationsName = 'rollouts.json'
 

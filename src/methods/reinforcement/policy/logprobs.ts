@@ -1,7 +1,7 @@
-import type { CausalLanguageModel } from '../../models/index.ts'
-import { autocast, noGrad, scope, type TypedArray } from '../../tensor/index.ts'
-import { completionStart, tokensOf } from './policyBatch.ts'
-import type { Rollout } from './rollouts.ts'
+import type { CausalLanguageModel } from '../../../models/index.ts'
+import { autocast, noGrad, scope, type TypedArray } from '../../../tensor/index.ts'
+import { completionStart, tokensOf } from './batch.ts'
+import type { Rollout } from '../rollouts/rollouts.ts'
 
 export interface LogprobPass {
   temperature: number

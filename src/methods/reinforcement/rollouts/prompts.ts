@@ -1,12 +1,12 @@
 import { createHash } from 'node:crypto'
-import { normaliseRow, openReader, expandFiles, permutation, rowsReader } from '../../data/index.ts'
-import type { Reader } from '../../data/index.ts'
-import { ConfigError, DataError } from '../../errors.ts'
-import { contextRoom } from '../../generate/index.ts'
-import { promptIdsOf } from '../../generate/prompts.ts'
-import type { CausalLanguageModel } from '../../models/index.ts'
-import type { AnyRow } from '../../rewards/index.ts'
-import type { ChatMessage, Tokenizer } from '../../tokenizers/index.ts'
+import { normaliseRow, openReader, expandFiles, permutation, rowsReader } from '../../../data/index.ts'
+import type { Reader } from '../../../data/index.ts'
+import { ConfigError, DataError } from '../../../errors.ts'
+import { contextRoom } from '../../../generate/index.ts'
+import { promptIdsOf } from '../../../generate/prompts.ts'
+import type { CausalLanguageModel } from '../../../models/index.ts'
+import type { AnyRow } from '../../../rewards/index.ts'
+import type { ChatMessage, Tokenizer } from '../../../tokenizers/index.ts'
 
 /** A prompt and the row it came from, whose other columns the reward functions see. */
 export interface PromptRow<Row = AnyRow> {
@@ -15,6 +15,7 @@ export interface PromptRow<Row = AnyRow> {
   readonly row: Row
 }
 
+/** Prompts with their rows, for training and for evaluation. */
 export interface PromptData<Row = AnyRow> {
   readonly train: readonly PromptRow<Row>[]
   readonly eval: readonly PromptRow<Row>[]

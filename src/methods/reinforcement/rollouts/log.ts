@@ -1,8 +1,8 @@
 import { appendFile, mkdir, readFile, writeFile } from 'node:fs/promises'
 import { dirname } from 'node:path'
 import { z } from 'zod'
-import { ConfigError, FileFormatError } from '../../errors.ts'
-import type { Group, RolloutSource } from './generation.ts'
+import { ConfigError, FileFormatError } from '../../../errors.ts'
+import type { Group, RolloutSource } from '../policy/generation.ts'
 import type { Rollout } from './rollouts.ts'
 
 const lineSchema = z.object({

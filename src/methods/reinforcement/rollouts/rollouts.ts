@@ -1,11 +1,11 @@
-import { ConfigError } from '../../errors.ts'
-import { contextRoom, GenerationEngine, PrefixGroup, resolveGenerationConfig, sampleSeed } from '../../generate/index.ts'
-import type { FinishReason, GenerationConfig, GenerationOutput, Prompt, PromptOptions } from '../../generate/index.ts'
-import { newTokenLimit } from '../../generate/config.ts'
-import { slotsOf } from '../../generate/engine.ts'
-import { defaultEosTokenIds, isMessages, promptIdsOf } from '../../generate/prompts.ts'
-import { KeyValueCache, type CausalLanguageModel } from '../../models/index.ts'
-import type { Tokenizer } from '../../tokenizers/index.ts'
+import { ConfigError } from '../../../errors.ts'
+import { contextRoom, GenerationEngine, PrefixGroup, resolveGenerationConfig, sampleSeed } from '../../../generate/index.ts'
+import type { FinishReason, GenerationConfig, GenerationOutput, Prompt, PromptOptions } from '../../../generate/index.ts'
+import { newTokenLimit } from '../../../generate/config.ts'
+import { slotsOf } from '../../../generate/engine.ts'
+import { defaultEosTokenIds, isMessages, promptIdsOf } from '../../../generate/prompts.ts'
+import { KeyValueCache, type CausalLanguageModel } from '../../../models/index.ts'
+import type { Tokenizer } from '../../../tokenizers/index.ts'
 
 /** One sampled answer, token in, token out: what the policy read and wrote. */
 export interface Rollout {
@@ -43,6 +43,7 @@ export interface SamplingOptions {
   eosTokenId?: number | readonly number[] | null
 }
 
+/** How rollouts are sampled. */
 export interface RolloutOptions extends SamplingOptions, PromptOptions {
   /** Draws depend on seed, step and the answer's number only: not on what else is generated, nor on how many at a time. */
   seed: number

@@ -1,8 +1,8 @@
 import { readFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import { z } from 'zod'
-import { replaceFile } from '../../files/index.ts'
-import { parseOptions } from '../../options.ts'
+import { replaceFile } from '../../../files/index.ts'
+import { parseOptions } from '../../../options.ts'
 
 const fileName = 'adaptive_entropy.json'
 /** null stands for infinity, before the first step. */

@@ -1,10 +1,10 @@
-import { abs, max, mul, policyLoss, SequenceStarts, slice, sub, sum } from '../../ops/index.ts'
-import type { LogprobResult, PolicyLossOptions, RatioLevel } from '../../ops/index.ts'
-import type { CausalLanguageModel } from '../../models/index.ts'
-import { Tensor } from '../../tensor/index.ts'
-import type { LossResult, Sum } from '../../train/task.ts'
-import type { PolicyBatch } from './policyBatch.ts'
-import type { PolicyLossType } from './policyWeights.ts'
+import { abs, max, mul, policyLoss, SequenceStarts, slice, sub, sum } from '../../../ops/index.ts'
+import type { LogprobResult, PolicyLossOptions, RatioLevel } from '../../../ops/index.ts'
+import type { CausalLanguageModel } from '../../../models/index.ts'
+import { Tensor } from '../../../tensor/index.ts'
+import type { LossResult, Sum } from '../../../train/task.ts'
+import type { PolicyBatch } from './batch.ts'
+import type { PolicyLossType } from './weights.ts'
 
 /** The numbers of the loss, by TRL's names. */
 export interface ObjectiveOptions {

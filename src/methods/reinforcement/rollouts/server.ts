@@ -1,7 +1,7 @@
 import { z } from 'zod'
-import { ConfigError } from '../../errors.ts'
-import type { Tokenizer } from '../../tokenizers/index.ts'
-import type { RolloutSource } from './generation.ts'
+import { ConfigError } from '../../../errors.ts'
+import type { Tokenizer } from '../../../tokenizers/index.ts'
+import type { RolloutSource } from '../policy/generation.ts'
 import { rolloutSeed, type Rollout, type RolloutOptions } from './rollouts.ts'
 
 const answer = z.object({

@@ -1,9 +1,9 @@
-import { ConfigError } from '../../errors.ts'
-import { parseOptions } from '../../options.ts'
-import type { AnyRow } from '../../rewards/index.ts'
+import { ConfigError } from '../../../errors.ts'
+import { parseOptions } from '../../../options.ts'
+import type { AnyRow } from '../../../rewards/index.ts'
 import { grpoAdvantages } from './advantages.ts'
-import { grpoSchema, type GrpoOptions } from './policyOptions.ts'
-import { preparePolicy, type PolicyInputs, type PolicyRun } from './preparePolicy.ts'
+import { grpoSchema, type GrpoOptions } from './options.ts'
+import { preparePolicy, type PolicyInputs, type PolicyRun } from './prepare.ts'
 
 /**
  * Group-relative policy optimisation (Shao et al., 2024) and its kin: DAPO, Dr. GRPO, GSPO, CISPO, SAPO, VESPO, LUSPO. Several answers are sampled to

@@ -1,10 +1,10 @@
 import { z } from 'zod'
-import { trainingShape } from '../../train/options.ts'
-import { modelShape } from '../options.ts'
-import { referenceSyncShape } from '../reference.ts'
-import { policyLossTypes } from './policyWeights.ts'
+import { trainingShape } from '../../../train/options.ts'
+import { modelShape } from '../../options.ts'
+import { referenceSyncShape } from '../../reference.ts'
+import { policyLossTypes } from './weights.ts'
 import { samplerCorrectionShape } from './samplerCorrection.ts'
-import { evalPromptShape, promptShape, rewardShape, samplingShape, serverShape } from './sharedOptions.ts'
+import { evalPromptShape, promptShape, rewardShape, samplingShape, serverShape } from '../sharedOptions.ts'
 
 const positive = z.int().min(1)
 const pair = (what: string) => z.tuple([z.number(), z.number()]).describe(what)
@@ -78,8 +78,12 @@ export const rlooSchema = z.strictObject({
   rewardClipRange: pair('Least and largest reward').optional(),
 })
 
+/** The options of GRPO, as they are given. */
 export type GrpoOptions = z.input<typeof grpoSchema>
+/** The options of GRPO with every default filled in. */
 export type GrpoArguments = z.output<typeof grpoSchema>
+/** The options of RLOO, as they are given. */
 export type RlooOptions = z.input<typeof rlooSchema>
+/** The options of RLOO with every default filled in. */
 export type RlooArguments = z.output<typeof rlooSchema>
 export type PolicyArguments = z.output<z.ZodObject<typeof policyShape>> & { numGenerations: number; beta: number }

@@ -1,13 +1,13 @@
-import { ConfigError } from '../../errors.ts'
-import { contextRoom, GenerationEngine, PrefixGroup, resolveGenerationConfig, type FinishReason, type GenerationOutput } from '../../generate/index.ts'
-import { slotsOf } from '../../generate/engine.ts'
-import { KeyValueCache, type CausalLanguageModel } from '../../models/index.ts'
-import type { AnyRow, RewardFunction } from '../../rewards/index.ts'
-import type { ChatMessage, Tokenizer } from '../../tokenizers/index.ts'
-import type { EnvironmentFactory } from './environment/environment.ts'
-import { runEpisode, type Episode } from './environment/episode.ts'
-import type { RolloutSource } from './generation.ts'
-import type { PromptRow } from './promptData.ts'
+import { ConfigError } from '../../../errors.ts'
+import { contextRoom, GenerationEngine, PrefixGroup, resolveGenerationConfig, type FinishReason, type GenerationOutput } from '../../../generate/index.ts'
+import { slotsOf } from '../../../generate/engine.ts'
+import { KeyValueCache, type CausalLanguageModel } from '../../../models/index.ts'
+import type { AnyRow, RewardFunction } from '../../../rewards/index.ts'
+import type { ChatMessage, Tokenizer } from '../../../tokenizers/index.ts'
+import type { EnvironmentFactory } from '../environment/environment.ts'
+import { runEpisode, type Episode } from '../environment/episode.ts'
+import type { RolloutSource } from '../policy/generation.ts'
+import type { PromptRow } from './prompts.ts'
 import { generateRollouts, rolloutSeed, type Rollout, type RolloutOptions } from './rollouts.ts'
 
 /** An answer, or a whole conversation with an environment, and what the environment gave for it. */
@@ -22,6 +22,7 @@ export interface SampledAnswer extends Rollout {
   readonly messages: readonly ChatMessage[] | undefined
 }
 
+/** How answers to prompts are generated for a reward. */
 export interface AnswerOptions extends RolloutOptions {
   maxCompletionLength: number
   /** Answers are conversations with one of these each. */

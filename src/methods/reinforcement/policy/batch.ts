@@ -1,6 +1,6 @@
-import { ignoreIndex } from '../../data/index.ts'
-import { tokenWeight, type WeightOptions } from './policyWeights.ts'
-import type { Rollout } from './rollouts.ts'
+import { ignoreIndex } from '../../../data/index.ts'
+import { tokenWeight, type WeightOptions } from './weights.ts'
+import type { Rollout } from '../rollouts/rollouts.ts'
 
 /** A rollout with what it is trained on. Arrays are of the completion's tokens. */
 export interface TrainedRollout {
