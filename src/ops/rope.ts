@@ -65,9 +65,9 @@ const pairOp = fusedOp<readonly [Tensor, Tensor, Tensor, Tensor, Tensor], { inte
     const [dx, dother] = [dy && emptyLike(dy), dotherY && emptyLike(dotherY)]
     const { kernels } = cosTable.device
     const angles = [cosTable.handle, sinTable.handle, position.handle, interleaved, true] as const
-    if (dx && dother) kernels.rope_pair(dx.handle, dother.handle, dy.handle, dotherY.handle, ...angles)
-    else if (dx) kernels.rope(dx.handle, dy.handle, ...angles)
-    else if (dother) kernels.rope(dother.handle, dotherY.handle, ...angles)
+    if (dx && dother) kernels.rope_pair(dx.handle, dother.handle, dy!.handle, dotherY!.handle, ...angles)
+    else if (dx) kernels.rope(dx.handle, dy!.handle, ...angles)
+    else if (dother) kernels.rope(dother.handle, dotherY!.handle, ...angles)
     if (dx) context.give(0, dx)
     if (dother) context.give(1, dother)
   },
