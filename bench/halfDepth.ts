@@ -1,5 +1,5 @@
 // What distillation buys: a teacher, then students of half its layers from three seeds, on hard labels alone and distilled, on Markdown of this machine.
-// npx tsx bench/halfDepth.ts [--teacher-steps 600] [--steps 200] [--seeds 3] [--folder FOLDER]. Prints the held-out cross-entropy of each; ends with 1
+// npx tsx bench/halfDepth.ts [--teacher-steps 250] [--steps 60] [--seeds 3] [--folder FOLDER]. Prints the held-out cross-entropy of each; ends with 1
 // unless the distilled student is better for every seed.
 import { mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
@@ -10,7 +10,7 @@ import { distill, sft, type PreparedRun } from '../src/methods/index.ts'
 import { AutoModelForCausalLM } from '../src/models/index.ts'
 import { trainTokenizer } from '../src/tokenizers/index.ts'
 
-const { values } = parseArgs({ options: { 'teacher-steps': { type: 'string', default: '600' }, steps: { type: 'string', default: '200' }, seeds: { type: 'string', default: '3' }, folder: { type: 'string' } } })
+const { values } = parseArgs({ options: { 'teacher-steps': { type: 'string', default: '250' }, steps: { type: 'string', default: '60' }, seeds: { type: 'string', default: '3' }, folder: { type: 'string' } } })
 const folder = values.folder ?? mkdtempSync(join(tmpdir(), 'anneal-half-depth-'))
 mkdirSync(folder, { recursive: true })
 const path = (name: string): string => join(folder, name)
@@ -29,7 +29,7 @@ function documents(bytes: number): string[] {
   return [...found]
 }
 
-const texts = documents(2e6)
+const texts = documents(1e6)
 writeFileSync(path('text.jsonl'), texts.map((text) => `${JSON.stringify({ text })}\n`).join(''))
 writeFileSync(path('text.txt'), texts.join('\n\n'))
 const tokenizer = await trainTokenizer({ type: 'bpe', files: [path('text.txt')], vocabSize: 1024, specialTokens: ['<|endoftext|>'], roles: { eosToken: '<|endoftext|>', padToken: '<|endoftext|>' }, outputDir: path('tokenizer') })
@@ -37,7 +37,7 @@ const tokenizer = await trainTokenizer({ type: 'bpe', files: [path('text.txt')],
 /** A folder with a new model. */
 async function create(name: string, layers: number, seed: number): Promise<string> {
   const model = AutoModelForCausalLM.fromConfig({
-    modelType: 'llama', hiddenSize: 128, intermediateSize: 344, numHiddenLayers: layers, numAttentionHeads: 4, numKeyValueHeads: 4, tieWordEmbeddings: true,
+    modelType: 'llama', hiddenSize: 96, intermediateSize: 256, numHiddenLayers: layers, numAttentionHeads: 4, numKeyValueHeads: 4, tieWordEmbeddings: true,
     vocabSize: tokenizer.embeddingRows, maxPositionEmbeddings: 128, eosTokenId: tokenizer.eosTokenId, bosTokenId: null,
   }, { seed })
   await model.savePretrained(path(name))

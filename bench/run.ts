@@ -6,6 +6,8 @@ import type { Command } from './peers/peer.ts'
 export interface Outcome<T> { readonly value?: T; readonly failure?: string }
 
 const lastLine = (text: string): string => text.trim().split('\n').at(-1) ?? ''
+/** What an uncaught error says in Node's and Python's reports. */
+const errorLine = (text: string): string => text.split('\n').findLast((line) => /^\S*(Error|Exception)\b/.test(line)) ?? lastLine(text)
 
 /** Kept low, so that the figures of a process with much to say do not fill the memory. */
 const most = 1 << 20
@@ -28,7 +30,7 @@ export async function runJSON<T>({ command, args, env }: Command, limit: number)
     child.on('close', (code) => {
       clearTimeout(timer)
       if (late) resolve({ failure: `took more than ${Math.round(limit)} s and was ended` })
-      else if (code !== 0) resolve({ failure: lastLine(stderr) || `ended with code ${String(code)}` })
+      else if (code !== 0) resolve({ failure: errorLine(stderr) || `ended with code ${String(code)}` })
       else {
         try {
           resolve({ value: JSON.parse(lastLine(stdout)) as T })

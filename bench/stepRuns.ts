@@ -23,7 +23,7 @@ export interface StepOptions {
 }
 
 /** Seconds that a process may take to start, to make its model and to end. */
-const preparation = 60
+const preparation = 120
 
 interface Own extends Timing { flops?: number; tokens?: number; lag: number; peakTensors: number; peakMemory: number; isa: string; threads: number }
 interface Other { median: number; best: number; samples: number; others?: number | null; peakMemory?: number; tokensPerSecond?: number }

@@ -1,13 +1,17 @@
-// Trains inside an HTTP server without blocking it: npx tsx examples/server.ts, then
+// Trains inside an HTTP server without blocking it: npx tsx examples/server.ts [port], then
 //   curl -N -X POST http://127.0.0.1:8080/train    the events of a run as they come; closing the connection stops it after its step
-//   curl http://127.0.0.1:8080/                    answered at any time, with how late the event loop was since the last call
+//   curl http://127.0.0.1:8080/                    answered at any time, with how late the event loop was since the last call (99 of 100 ticks, and the latest)
 import { createServer } from 'node:http'
+import type { AddressInfo } from 'node:net'
 import { monitorEventLoopDelay } from 'node:perf_hooks'
 import { sft } from 'anneal'
 import type { PreparedRun } from 'anneal'
 
-const delay = monitorEventLoopDelay({ resolution: 5 })
+const resolution = 5
+const delay = monitorEventLoopDelay({ resolution })
 delay.enable()
+/** A tick that comes on time comes after `resolution` milliseconds. */
+const late = (nanoseconds: number): number => Math.max(0, nanoseconds / 1e6 - resolution)
 let busy = false
 let step = 0
 
@@ -33,7 +37,7 @@ const server = createServer((request, response) => {
     return
   }
   if (request.method !== 'POST' || request.url !== '/train') {
-    response.writeHead(200, { 'content-type': 'application/json' }).end(`${JSON.stringify({ busy, step, lagP99Milliseconds: delay.percentile(99) / 1e6 })}\n`)
+    response.writeHead(200, { 'content-type': 'application/json' }).end(`${JSON.stringify({ busy, step, lagMilliseconds: { p99: late(delay.percentile(99)), max: late(delay.max) } })}\n`)
     delay.reset()
     return
   }
@@ -58,4 +62,4 @@ const server = createServer((request, response) => {
     })
 })
 // Only this machine can reach it.
-server.listen(8080, '127.0.0.1', () => { console.log('listening on http://127.0.0.1:8080') })
+server.listen(Number(process.argv[2] ?? 8080), '127.0.0.1', () => { console.log(`listening on http://127.0.0.1:${(server.address() as AddressInfo).port}`) })

@@ -1,44 +1,69 @@
 // Prefill and greedy decoding with a model of Qwen2.5-0.5B's shape.
+import { GenerationEngine, resolveGenerationConfig } from '../../src/generate/index.ts'
 import { KeyValueCache, quantizeLayers, resolveQuantization } from '../../src/models/index.ts'
-import type { QuantizeOption } from '../../src/models/index.ts'
+import type { CausalLanguageModel, QuantizeOption } from '../../src/models/index.ts'
 import { noGrad, scope } from '../../src/tensor/index.ts'
+import { llamaPeers } from '../peers/llama.ts'
 import { torchPeers } from '../peers/torch.ts'
 import { forwardFlops, ids, model } from './shapes.ts'
 import type { Step, StepDType } from './step.ts'
 
-function generation(name: string, kind: 'prefill' | 'decode', dtype: StepDType, quantize?: QuantizeOption): Step {
-  const prompt = kind === 'prefill' ? 512 : 128
+async function load(dtype: StepDType, quantize?: QuantizeOption): Promise<CausalLanguageModel> {
+  const policy = model('qwen', dtype)
+  if (quantize !== undefined) await quantizeLayers(policy, resolveQuantization(quantize))
+  policy.eval()
+  return policy
+}
+
+/** 512 tokens of a prompt, of which the last goes through the head. */
+function prefill(dtype: StepDType): Step {
+  const name = `qwen-prefill-${dtype}`
+  const length = 512
   return {
-    name, dtype, peers: quantize === undefined ? torchPeers('steps.py', name, { compile: kind === 'prefill' }) : [],
+    name, dtype, peers: [...torchPeers('steps.py', name), ...llamaPeers('prefill', dtype)],
     async prepare() {
-      const policy = model('qwen', dtype)
-      if (quantize !== undefined) await quantizeLayers(policy, resolveQuantization(quantize))
-      policy.eval()
+      const policy = await load(dtype)
       const { vocabSize, hiddenSize } = policy.config
-      const cache = new KeyValueCache(policy.config, { slots: prompt + 1, dtype })
-      const sequence = cache.allocate(prompt + 1)
-      const forward = async (inputIds: number[]): Promise<void> => {
-        const pending: Promise<unknown>[] = []
-        scope(() => { noGrad(() => { pending.push(policy.forward({ inputIds: [inputIds], cache, cacheSequences: [sequence], logitsToKeep: 1 }).logits!.data()) }) })
-        await pending[0]
-      }
-      const tokens = ids(prompt, vocabSize)
-      if (kind === 'decode') await forward(tokens)
+      const cache = new KeyValueCache(policy.config, { slots: length, dtype })
+      const sequence = cache.allocate(length)
+      const inputIds = [ids(length, vocabSize)]
       return {
-        tokens: kind === 'prefill' ? prompt : 1,
-        // Only the last token goes through the head.
-        flops: kind === 'prefill' ? forwardFlops(policy, prompt, prompt / 2) - 2 * (prompt - 1) * vocabSize * hiddenSize : forwardFlops(policy, 1, prompt),
+        tokens: length, flops: forwardFlops(policy, length, length / 2) - 2 * (length - 1) * vocabSize * hiddenSize,
         async run() {
-          cache.truncate(sequence, kind === 'prefill' ? 0 : prompt)
-          await forward(kind === 'prefill' ? tokens : [7])
+          cache.truncate(sequence, 0)
+          const pending: Promise<unknown>[] = []
+          scope(() => { noGrad(() => { pending.push(policy.forward({ inputIds, cache, cacheSequences: [sequence], logitsToKeep: 1 }).logits!.data()) }) })
+          await pending[0]
         },
       }
     },
   }
 }
 
+const prompt = 128
+/** Tokens after the first, which comes out of the prompt's pass. */
+const more = 16
+
+/** A token of greedy search after a prompt of 128, with all that generate() does: what 17 tokens take, less what the first does. */
+function decode(format: StepDType | 'nf4' | 'int4' | 'int8'): Step {
+  const quantize = format === 'float32' || format === 'bfloat16' ? undefined : format
+  const dtype = format === 'float32' ? 'float32' : 'bfloat16'
+  const name = `qwen-decode-${format}`
+  return {
+    name, dtype, peers: [...quantize === undefined ? torchPeers('steps.py', name, { compile: false }) : [], ...llamaPeers('decode', format)],
+    async prepare() {
+      const policy = await load(dtype, quantize)
+      const engine = new GenerationEngine(policy, { slots: prompt + more + 1 })
+      const promptIds = Int32Array.from(ids(prompt, policy.config.vocabSize))
+      const generate = async (maxNewTokens: number): Promise<void> => {
+        const config = resolveGenerationConfig({ maxNewTokens, temperature: 0 }, {})
+        await engine.submit({ promptIds, config: { ...config, eosTokenIds: [] }, seed: 0 })
+      }
+      return { tokens: 1, flops: forwardFlops(policy, 1, prompt + more / 2), run: () => generate(1 + more), less: { run: () => generate(1), steps: more } }
+    },
+  }
+}
+
 export const generationSteps: readonly Step[] = [
-  generation('qwen-prefill-float32', 'prefill', 'float32'), generation('qwen-prefill-bfloat16', 'prefill', 'bfloat16'),
-  generation('qwen-decode-float32', 'decode', 'float32'), generation('qwen-decode-bfloat16', 'decode', 'bfloat16'),
-  generation('qwen-decode-nf4', 'decode', 'bfloat16', 'nf4'), generation('qwen-decode-int4', 'decode', 'bfloat16', 'int4'), generation('qwen-decode-int8', 'decode', 'bfloat16', 'int8'),
+  prefill('float32'), prefill('bfloat16'), decode('float32'), decode('bfloat16'), decode('nf4'), decode('int4'), decode('int8'),
 ]

@@ -1,5 +1,6 @@
 // Every whole step that is timed. A new one: a file here that exports its steps, and a line below.
 import { adapterSteps } from './adapters.ts'
+import { distillSteps } from './distill.ts'
 import { dpoSteps } from './dpo.ts'
 import { generationSteps } from './generation.ts'
 import { pretrainSteps } from './pretrain.ts'
@@ -11,5 +12,6 @@ export const steps: readonly Step[] = [
   ...sftSteps,
   ...adapterSteps,
   ...dpoSteps,
+  ...distillSteps,
   ...generationSteps,
 ]

@@ -6,6 +6,8 @@ export type StepDType = 'float32' | 'bfloat16'
 export interface Prepared {
   /** One step, to its end. */
   readonly run: () => Promise<void>
+  /** Where run() does `steps` of them after something else, such as a prompt: that alone, whose time is taken off. */
+  readonly less?: { readonly run: () => Promise<void>; readonly steps: number }
   /** Floating-point operations of a step, counted from its shapes. */
   readonly flops?: number
   /** Tokens that a step goes through. */

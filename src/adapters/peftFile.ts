@@ -3,6 +3,7 @@ import { join } from 'node:path'
 import { FileFormatError } from '../errors.ts'
 import { openSafetensors, readJsonObject, replaceFile, writeSafetensors, type SafetensorsDtype, type SafetensorsFile, type TensorSource } from '../files/index.ts'
 import { floatDtypes, shapeText, tensorSource } from '../files/tensorFiles.ts'
+import { CausalLanguageModel, PretrainedModel } from '../models/index.ts'
 import { Conv1D, LinearLayer, type Module, type Parameter } from '../nn/index.ts'
 import { didYouMean } from '../suggest.ts'
 import { Tensor, unscoped } from '../tensor/index.ts'
@@ -37,12 +38,21 @@ export interface SaveAdapterOptions {
   name?: string
   /** Written as base_model_name_or_path: where the base model is found. Default: as it was given to addAdapter(). */
   baseModel?: string
-  /** Written as task_type. Default CAUSAL_LM. */
-  taskType?: string
+  /** Written as task_type. Default: the model's, none for a masked language model. */
+  taskType?: string | undefined
+}
+
+/** PEFT's name of what a model is for. */
+function taskTypeOf(model: Module): string | undefined {
+  if (!(model instanceof PretrainedModel)) return 'CAUSAL_LM'
+  const { architecture } = model.config
+  if (architecture.endsWith('ForSequenceClassification')) return 'SEQ_CLS'
+  if (architecture.endsWith('ForTokenClassification')) return 'TOKEN_CLS'
+  return model instanceof CausalLanguageModel ? 'CAUSAL_LM' : undefined
 }
 
 /** Writes adapter_config.json and adapter_model.safetensors, as PEFT's save_pretrained does and its from_pretrained reads. */
-export async function saveAdapter(model: Module, folder: string, { name = activeAdapters(model)[0] ?? 'default', baseModel = baseModelOf(model), taskType = 'CAUSAL_LM' }: SaveAdapterOptions = {}): Promise<void> {
+export async function saveAdapter(model: Module, folder: string, { name = activeAdapters(model)[0] ?? 'default', baseModel = baseModelOf(model), taskType = taskTypeOf(model) }: SaveAdapterOptions = {}): Promise<void> {
   const adapter = adapterOf(model, name)
   const { options, virtualTokens } = adapter
   const written = writtenTargets(model, options)
@@ -56,7 +66,7 @@ export async function saveAdapter(model: Module, folder: string, { name = active
     await writeSafetensors(join(folder, weightsName), own(prefix), { format: 'pt' })
   }
   const config = toPeftConfig(written, {
-    base_model_name_or_path: baseModel ?? null, task_type: taskType, ...virtualTokensConfig(model, options, baseModel), ...(written.type === 'lora' || written.type === 'ia3' ? { fan_in_fan_out: isFanInFanOut(model) } : {}),
+    base_model_name_or_path: baseModel ?? null, task_type: taskType ?? null, ...virtualTokensConfig(model, options, baseModel), ...(written.type === 'lora' || written.type === 'ia3' ? { fan_in_fan_out: isFanInFanOut(model) } : {}),
   })
   await replaceFile(join(folder, configName), `${JSON.stringify(config, undefined, 2)}\n`)
 }

@@ -1,4 +1,5 @@
 import { ConfigError } from '../errors.ts'
+import { PretrainedModel } from '../models/index.ts'
 import { AdapterLayer, AdapterPart, Embedding, LinearLayer, Module } from '../nn/index.ts'
 import { didYouMean } from '../suggest.ts'
 
@@ -57,6 +58,8 @@ const usualTargets: Readonly<Record<string, { lora: readonly string[], ia3: read
   mistral: { lora: ['q_proj', 'v_proj'], ia3: ['k_proj', 'v_proj', 'down_proj'], feedforward: ['down_proj'] },
   qwen2: { lora: ['q_proj', 'v_proj'], ia3: ['q_proj', 'v_proj', 'down_proj'], feedforward: ['down_proj'] },
   qwen3: { lora: ['q_proj', 'v_proj'], ia3: ['q_proj', 'v_proj', 'down_proj'], feedforward: ['down_proj'] },
+  bert: { lora: ['query', 'value'], ia3: ['key', 'value', 'output.dense'], feedforward: ['output.dense'] },
+  roberta: { lora: ['query', 'value'], ia3: ['key', 'value', 'output.dense'], feedforward: ['output.dense'] },
   gpt2: { lora: ['c_attn'], ia3: ['c_attn', 'mlp.c_proj'], feedforward: ['mlp.c_proj'] },
 }
 
@@ -81,15 +84,16 @@ export interface TargetOptions {
   layersPattern?: Names | undefined
 }
 
-/** Output heads are no part of "all-linear". */
+/** Classifiers and output heads are no part of "all-linear". */
 const heads = new Set(['lm_head', 'score', 'classifier'])
 
 /** The layers that the options name, in the model's order. Throws naming what could be meant where nothing fits. */
 export function resolveTargets(model: Module, usual: 'lora' | 'ia3', { targetModules, excludeModules, layersToTransform, layersPattern }: TargetOptions): [string, LinearLayer | Embedding][] {
   const candidates = [...sites(model)].filter((site): site is [string, LinearLayer | Embedding] => site[1] instanceof LinearLayer || site[1] instanceof Embedding)
   const names = targetModules ?? usualTargetsOf(model, usual)
+  const output = model instanceof PretrainedModel ? model.getOutputEmbeddings() : undefined
   const isMeant = names === 'all-linear'
-    ? ([path, layer]: [string, Module]): boolean => layer instanceof LinearLayer && !heads.has(path.split('.').at(-1)!)
+    ? ([path, layer]: [string, Module]): boolean => layer instanceof LinearLayer && layer !== output && !path.split('.').some((part) => heads.has(part))
     : ([path]: [string, Module]): boolean => matchesTarget(names, path)
   const layers = layersToTransform === undefined ? undefined : new Set(typeof layersToTransform === 'number' ? [layersToTransform] : layersToTransform)
   const found = candidates.filter(isMeant)

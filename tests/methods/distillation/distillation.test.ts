@@ -269,7 +269,18 @@ test.each<[string, Partial<DistillOptions>]>([
   ["lmbda: MiniLLM learns from the student's own completions alone", { model: student, teacher, objective: 'minillm' }],
   ['packing: completions are sampled for one prompt at a time', { model: student, teacher, lmbda: 1, packing: true }],
 ])('refused: %s', async (message, options) => {
-  await expect(distill({ ...quiet, outputDir: join(folder, 'refused'), ...options })).rejects.toThrow(message)
+  const refused = distill({ ...quiet, outputDir: join(folder, 'refused'), ...options })
+  await expect(refused).rejects.toThrow(ConfigError)
+  await expect(refused).rejects.toThrow(message)
+})
+
+test.each<[string, Partial<TeachOptions>]>([
+  ['temperature: ', { temperature: 0 }],
+  ['topK: expected at most ', { topK: 100_000 }],
+])('teach refuses: %s', async (message, options) => {
+  const refused = teach({ ...recording, output: join(folder, 'refused'), ...options })
+  await expect(refused).rejects.toThrow(ConfigError)
+  await expect(refused).rejects.toThrow(message)
 })
 
 test('models of different tokenizers are refused with the token in question', async () => {

@@ -3,6 +3,7 @@ import { mkdtempSync, rmSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { afterAll, afterEach, beforeAll, describe, expect, test } from 'vitest'
+import { ConfigError } from '../../../src/errors.ts'
 import { distill, sft, type DistillOptions, type PreparedRun } from '../../../src/methods/index.ts'
 import { AutoModelForCausalLM } from '../../../src/models/index.ts'
 import { trainTokenizer } from '../../../src/tokenizers/index.ts'
@@ -92,6 +93,8 @@ describe('from a teacher of another tokenizer', () => {
     ['hiddenLayers and attentionLayers: ', { hiddenLayers: [[0, 0]] }],
     ['uldHybridMatchedWeight and uldHybridUnmatchedWeight: give both', { uldHybridMatchedWeight: 1 }],
   ])('refused: %s', async (message, options) => {
-    await expect(distill({ ...quiet, ...uld, teacher, outputDir: outputDir(), ...options })).rejects.toThrow(message)
+    const refused = distill({ ...quiet, ...uld, teacher, outputDir: outputDir(), ...options })
+    await expect(refused).rejects.toThrow(ConfigError)
+    await expect(refused).rejects.toThrow(message)
   })
 })

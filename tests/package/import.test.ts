@@ -1,0 +1,51 @@
+// Proves that importing the built package costs little processor time and loads nothing that is not needed yet, and that what is packed is small.
+import { spawnSync } from 'node:child_process'
+import { existsSync, readdirSync, readFileSync, statSync } from 'node:fs'
+import { join } from 'node:path'
+import { gzipSync } from 'node:zlib'
+import { expect, test } from 'vitest'
+
+const root = join(import.meta.dirname, '../..')
+const dist = join(root, 'dist')
+const entry = join(dist, 'index.js')
+if (!existsSync(entry)) throw new Error('dist/index.js is missing; run npm run build:ts')
+
+/** What a script prints in a process of its own. */
+function output(script: string): string {
+  const { status, stdout, stderr } = spawnSync(process.execPath, ['--input-type=module', '-e', script], { encoding: 'utf8', cwd: root })
+  expect({ status, stderr }).toEqual({ status: 0, stderr: '' })
+  return stdout
+}
+
+test('importing takes less than three times 60 ms of processor time, or on a slow machine four times what Node takes to start', () => {
+  const measure = (): boolean => {
+    const [startup, time] = JSON.parse(output(`
+      const before = process.cpuUsage()
+      await import(${JSON.stringify(entry)})
+      const { user, system } = process.cpuUsage(before)
+      console.log(JSON.stringify([(before.user + before.system) / 1000, (user + system) / 1000]))`)) as [number, number]
+    return time < Math.max(180, 4 * startup)
+  }
+  // Other processes only make it slower: one measurement that is good enough decides.
+  expect(Array.from({ length: 5 }).some(measure)).toBe(true)
+}, 180_000)
+
+test('importing loads no package but the addon', () => {
+  const script = `
+    import { createRequire } from 'node:module'
+    await import(${JSON.stringify(entry)})
+    const require = createRequire(${JSON.stringify(entry)})
+    console.log(Object.keys(require.cache).map((path) => path.replaceAll('\\\\', '/').split('/node_modules/').at(-1).split('/')[0]).join(' '))`
+  expect(output(script)).not.toMatch(/fast-glob|commander|yaml|hyparquet|papaparse|zod|bindings/)
+  const modules = readdirSync(dist).filter((name) => name.endsWith('.js'))
+  const imports = modules.flatMap((name) => [...readFileSync(join(dist, name), 'utf8').matchAll(/^import .*? from "([^".][^"]*)"|^import "([^".][^"]*)"/gm)].map(([, from, bare]) => from ?? bare!))
+  expect(imports.filter((name) => !name.startsWith('node:'))).toEqual([])
+})
+
+test('the JavaScript is below 1 MB when packed, the addon below 4 MB', () => {
+  const files = readdirSync(dist, { recursive: true, encoding: 'utf8' }).filter((name) => name.endsWith('.js'))
+  const packed = files.reduce((sum, name) => sum + gzipSync(readFileSync(join(dist, name))).length, 0)
+  expect(packed).toBeGreaterThan(1e5)
+  expect(packed).toBeLessThan(1e6)
+  expect(statSync(join(root, 'build/Release/anneal.node')).size).toBeLessThan(4e6)
+})
