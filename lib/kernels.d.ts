@@ -19,8 +19,9 @@ export interface Kernels {
   scatter_add_last(y: Handle, x: Handle, index: Handle): void
   gemm(c: Handle, pre: Handle | 0, a: Handle, b: Handle, bias: Handle | 0, transposeA: boolean, transposeB: boolean, accumulate: boolean, activation: number, half: boolean): void
   sum_rows(y: Handle, x: Handle, accumulate: boolean): void
-  attention(out: Handle, lse: Handle, q: Handle, k: Handle, v: Handle, spans: Handle, scale: number, causal: boolean, window: number, softCap: number, half: boolean): void
-  attention_backward(dq: Handle, dk: Handle, dv: Handle, dout: Handle, q: Handle, k: Handle, v: Handle, out: Handle, lse: Handle, spans: Handle, scale: number, causal: boolean, window: number, softCap: number, half: boolean): void
+  attention(out: Handle, lse: Handle, q: Handle, k: Handle, v: Handle, spans: Handle, plan: Handle | 0, scale: number, causal: boolean, window: number, softCap: number, half: boolean): void
+  attention_backward(dq: Handle, dk: Handle, dv: Handle, dout: Handle, q: Handle, k: Handle, v: Handle, out: Handle, lse: Handle, spans: Handle, plan: Handle | 0, scale: number, causal: boolean, window: number, softCap: number, half: boolean): void
+  attention_plan(plan: Handle, q: Handle, k: Handle, spans: Handle, causal: boolean, window: number, half: boolean, backward: boolean): void
   scatter_rows(y: Handle, x: Handle, slot: Handle): void
   gather_rows(y: Handle, x: Handle, row: Handle): void
   rms_norm(y: Handle, rstd: Handle, sum: Handle | 0, x: Handle, residual: Handle | 0, weight: Handle, eps: number, offset: number): void
@@ -28,6 +29,7 @@ export interface Kernels {
   layer_norm(y: Handle, mean: Handle, rstd: Handle, sum: Handle | 0, x: Handle, residual: Handle | 0, weight: Handle, bias: Handle | 0, eps: number): void
   layer_norm_backward(dx: Handle, dweight: Handle | 0, dbias: Handle | 0, dy: Handle, dsum: Handle | 0, x: Handle, weight: Handle, mean: Handle, rstd: Handle, accumulate: boolean): void
   rope(y: Handle, x: Handle, cos: Handle, sin: Handle, position: Handle, interleaved: boolean, inverse: boolean): void
+  rope_pair(y: Handle, otherY: Handle, x: Handle, otherX: Handle, cos: Handle, sin: Handle, position: Handle, interleaved: boolean, inverse: boolean): void
   activation(y: Handle, x: Handle, activation: number): void
   activation_backward(dx: Handle, dy: Handle, x: Handle, activation: number): void
   gated_activation(y: Handle, gate: Handle, up: Handle, activation: number): void
@@ -56,10 +58,10 @@ export interface Kernels {
   group_advantages(advantage: Handle, withoutSpread: Handle, rewards: Handle, weights: Handle | 0, group: number, scaling: number, eps: number): void
   gae(advantage: Handle, returns: Handle, reward: Handle, value: Handle, mask: Handle | 0, gamma: number, lambda: number): void
   policy_loss(total: Handle, loss: Handle, dlogprob: Handle, statistics: Handle, logprob: Handle, old: Handle | 0, reference: Handle | 0, advantage: Handle, weight: Handle, factor: Handle | 0, starts: Handle, objective: number, level: number, low: number, high: number, limit: number, dualLimit: number, beta: number, correctedKl: boolean): void
-  sum_squares(y: Handle, x: Handle, accumulate: boolean): void
+  sum_squares(y: Handle, x: readonly Handle[], accumulate: boolean): void
   clip_factor(y: Handle, sumSquares: Handle, maxNorm: number): void
-  adamw(parameter: Handle, first: Handle, second: Handle, halfCopy: Handle | 0, gradient: Handle, factor: Handle | 0, learningRate: number, beta1: number, beta2: number, eps: number, weightDecay: number, step: number): void
-  adamw_8bit(parameter: Handle, first: Handle, second: Handle, firstScale: Handle, secondScale: Handle, gradient: Handle, factor: Handle | 0, learningRate: number, beta1: number, beta2: number, eps: number, weightDecay: number, step: number): void
+  adamw(parameter: readonly Handle[], first: readonly Handle[], second: readonly Handle[], halfCopy: readonly Handle[], gradient: readonly Handle[], factor: Handle | 0, learningRate: readonly number[], beta1: number, beta2: number, eps: number, weightDecay: readonly number[], step: number): void
+  adamw_8bit(parameter: readonly Handle[], first: readonly Handle[], second: readonly Handle[], firstScale: readonly Handle[], secondScale: readonly Handle[], halfCopy: readonly Handle[], gradient: readonly Handle[], factor: Handle | 0, learningRate: readonly number[], beta1: number, beta2: number, eps: number, weightDecay: readonly number[], step: number): void
   count_non_finite(y: Handle, x: Handle, accumulate: boolean): void
   random_uniform(y: Handle, low: number, high: number, seed: number, stream: number): void
   random_normal(y: Handle, mean: number, deviation: number, seed: number, stream: number): void

@@ -37,6 +37,18 @@ struct Axes {
   int64_t at[max_rank];
 };
 
+// A list of tensors, and one of numbers that go with them.
+struct Tensors {
+  Tensor* at;
+  int64_t count;
+  Tensor& operator[](int64_t i) const { return at[i]; }
+};
+struct Numbers {
+  const double* at;
+  int64_t count;
+  double operator[](int64_t i) const { return at[i]; }
+};
+
 // Parameter kinds of kernels.def. Maybe… is null where the caller passes no tensor.
 using In = const Tensor&;
 using Out = Tensor&;
@@ -44,5 +56,8 @@ using InOut = Tensor&;
 using MaybeIn = const Tensor*;
 using MaybeOut = Tensor*;
 using MaybeInOut = Tensor*;
+using Ins = Tensors;
+using Outs = Tensors;
+using InOuts = Tensors;
 
 }  // namespace anneal

@@ -4,7 +4,7 @@ import { loadAddon } from '../lib/load.js'
 
 const types = {
   In: 'Handle', Out: 'Handle', InOut: 'Handle', MaybeIn: 'Handle', MaybeOut: 'Handle', MaybeInOut: 'Handle',
-  double: 'number', int64_t: 'number', bool: 'boolean', Axes: 'readonly number[]',
+  Ins: 'readonly Handle[]', Outs: 'readonly Handle[]', InOuts: 'readonly Handle[]', Numbers: 'readonly number[]', double: 'number', int64_t: 'number', bool: 'boolean', Axes: 'readonly number[]',
 }
 const camel = (name) => name.replace(/_(\w)/g, (_, letter) => letter.toUpperCase())
 

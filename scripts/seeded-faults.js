@@ -8,6 +8,8 @@ const attention = { compile: ['attention.cu'], file: 'attention.cu', test: ['tes
 const attentionTile = { ...attention, file: 'attention_tile.h' }
 const gemm = { compile: ['gemm_half.cu'], file: 'gemm_half.cu', test: ['tests/cuda/fused.test.ts', "^'?linear "] }
 const norm = { compile: ['norm.cu'], file: 'norm.h', test: ['tests/cuda/fused.test.ts', "^'?(rmsNorm|layerNorm)"] }
+const lastBlock = { compile: ['norm_backward.cu'], file: 'last_block.h', test: ['tests/cuda/fused.test.ts', "^'?(addRmsNorm|addLayerNorm|rmsNorm|layerNorm)"] }
+const lists = { compile: ['optimizer.cu'], file: 'tensor_table.h', test: ['tests/cuda/optimizer.test.ts', 'adamw changes'] }
 const few = { compile: ['quantized_few.cu'], file: 'quantized_few.cu', test: ['tests/cuda/fused.test.ts', "^'?quantizedMatmul"] }
 const many = { ...few, compile: ['quantized_many.cu'], file: 'quantized_many.cu' }
 const embedding = { compile: ['embedding.cu'], file: 'embedding.cu', test: ['tests/cuda/fused.test.ts', "^'?embedding"] }
@@ -40,7 +42,12 @@ export const faults = [
   { ...norm, quick: 'race', name: 'norm: one number too many is stored', search: 'if (at + i < n) row[at + i] = from_float<T>(v[i]);', replace: 'if (at + i <= n) row[at + i] = from_float<T>(v[i]);' },
   { ...norm, file: 'numeric.h', name: 'block_reduce: no barrier before its room is written', search: '  __syncthreads();\n  if (lane == 0) room', replace: '  if (lane == 0) room', compile: ['policy_loss.cu'], test: ['tests/cuda/fused.test.ts', "^'?policyLoss"] },
   { ...norm, name: 'norm: no barrier before the warps’ sums are read', search: '  __syncthreads();\n#pragma unroll\n  for (int i = 0; i < count; ++i) x[i] = warp_reduce', replace: '#pragma unroll\n  for (int i = 0; i < count; ++i) x[i] = warp_reduce' },
-  { ...norm, file: 'column_sums.h', compile: ['norm_backward.cu'], name: 'norm: no barrier before the blocks’ parts are summed', search: 'room[threadIdx.x] = total;\n  __syncthreads();', replace: 'room[threadIdx.x] = total;' },
+  { ...norm, file: 'column_sums.h', compile: ['loss_linear.cu'], test: ['tests/cuda/fused.test.ts', "^'?linearCrossEntropy"], name: 'column sums: no barrier before the rows’ sums are added', search: 'room[threadIdx.x] = total;\n  __syncthreads();', replace: 'room[threadIdx.x] = total;' },
+  { ...lastBlock, name: 'norm: blocks arrive before all of their threads have written', search: '  __threadfence();\n  __syncthreads();\n  if (threadIdx.x == 0) *room', replace: '  __threadfence();\n  if (threadIdx.x == 0) *room' },
+  { ...lastBlock, name: 'norm: the last block but one adds the parts', search: 'const bool last = *room == count - 1;', replace: 'const bool last = *room + 2 == count;' },
+  { ...lastBlock, name: 'norm: a block alone reads what its other threads have not written yet', search: 'if (gridDim.x == 1) __syncthreads();', replace: '' },
+  { ...lists, name: 'adamw: the first block of a parameter takes the one before', search: 'first[found + step] <= block)', replace: 'first[found + step] < block)' },
+  { ...lists, name: 'adamw: a table takes one tensor more than it holds', search: 'if (table.count == Table::most ||', replace: 'if (table.count == Table::most + 1 ||' },
   { ...few, name: 'quantized_matmul: no barrier between the slices’ sums and their sum', search: '= sums[i].of[j][e];\n  __syncthreads();', replace: '= sums[i].of[j][e];' },
   { ...few, name: 'quantized_matmul: no bound on the tokens', search: 'if (step < end && j * 8 + g < m) raw', replace: 'if (step < end) raw' },
   { ...many, name: 'quantized_matmul: the wait leaves one stage too many under way', search: 'cp_async_wait<many_stages - 2>();', replace: 'cp_async_wait<many_stages - 1>();' },

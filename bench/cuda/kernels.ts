@@ -77,11 +77,11 @@ function attention(name: string, sizes: Sizes, { length, headDim, heads, backwar
       const [out, lse] = [make.empty(shape), make.empty([count * length, heads], 'float32')]
       const { kernels } = make.device
       const scale = 1 / Math.sqrt(headDim)
-      const forward = (): void => { kernels.attention(out, lse, queries, keys, values, spans, scale, true, 0, 0, true) }
+      const forward = (): void => { kernels.attention(out, lse, queries, keys, values, spans, 0, scale, true, 0, 0, true) }
       if (!backward) return forward
       forward()
       const [dq, dk, dv, dout] = [make.empty(shape), make.empty(kvShape), make.empty(kvShape), make.normal(shape)]
-      return () => { kernels.attention_backward(dq, dk, dv, dout, queries, keys, values, out, lse, spans, scale, true, 0, 0, true) }
+      return () => { kernels.attention_backward(dq, dk, dv, dout, queries, keys, values, out, lse, spans, 0, scale, true, 0, 0, true) }
     },
   }
 }
@@ -125,7 +125,7 @@ export function kernelCases(s: Sizes): KernelCase[] {
         const cache = [sequences * cached, kvHeads, headDim]
         const spans = make.ints(Array.from({ length: sequences }, (_, i) => [i, 1, i * cached, cached]).flat(), [sequences, 4])
         const [q, k, v, out, lse] = [make.normal(shape), make.normal(cache), make.normal(cache), make.empty(shape), make.empty([sequences, heads], 'float32')]
-        return () => { make.device.kernels.attention(out, lse, q, k, v, spans, 1 / Math.sqrt(headDim), true, 0, 0, true) }
+        return () => { make.device.kernels.attention(out, lse, q, k, v, spans, 0, 1 / Math.sqrt(headDim), true, 0, 0, true) }
       },
     },
     quantized('nf4 matmul 1 row', 1, width, ffn), quantized('nf4 matmul 16 rows', 16, width, ffn), quantized('nf4 matmul', tokens, width, ffn), quantized('nf4 matmul backward', tokens, width, ffn, true),
@@ -206,7 +206,7 @@ export function kernelCases(s: Sizes): KernelCase[] {
       const blocks = Math.ceil(parameters / 256)
       const [p, g, m, v] = [make.normal([parameters], 'float32'), make.normal([parameters], 'float32'), make.zeros([parameters], 'uint8'), make.zeros([parameters], 'uint8')]
       const [ms, vs] = [make.zeros([blocks], 'float32'), make.zeros([blocks], 'float32')]
-      return () => { make.device.kernels.adamw_8bit(p, m, v, ms, vs, g, 0, 1e-4, 0.9, 0.999, 1e-8, 0.1, 1) }
+      return () => { make.device.kernels.adamw_8bit([p], [m], [v], [ms], [vs], [], [g], 0, [1e-4], 0.9, 0.999, 1e-8, [0.1], 1) }
     }),
     half('group_advantages 512 × 8', 4 * 2 * 4096, (make) => {
       const [advantage, alike, rewards] = [make.empty([4096], 'float32'), make.empty([1], 'int32'), make.normal([4096, 1], 'float32')]
@@ -215,11 +215,11 @@ export function kernelCases(s: Sizes): KernelCase[] {
     half('adamw', 28 * parameters + 2 * parameters, (make) => {
       const [p, m, v, g] = [make.normal([parameters], 'float32'), make.zeros([parameters], 'float32'), make.zeros([parameters], 'float32'), make.normal([parameters], 'float32')]
       const copy = make.empty([parameters])
-      return () => { make.device.kernels.adamw(p, m, v, copy, g, 0, 1e-4, 0.9, 0.999, 1e-8, 0.1, 1) }
+      return () => { make.device.kernels.adamw([p], [m], [v], [copy], [g], 0, [1e-4], 0.9, 0.999, 1e-8, [0.1], 1) }
     }),
     half('sum_squares', 4 * parameters, (make) => {
       const [y, x] = [make.zeros([1], 'float64'), make.normal([parameters], 'float32')]
-      return () => { make.device.kernels.sum_squares(y, x, true) }
+      return () => { make.device.kernels.sum_squares(y, [x], true) }
     }),
     half('convert f32 to bf16', 6 * parameters, (make) => {
       const [y, x] = [make.empty([parameters]), make.normal([parameters], 'float32')]

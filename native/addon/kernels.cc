@@ -2,6 +2,8 @@
 
 #include <string>
 #include <tuple>
+#include <utility>
+#include <vector>
 
 #include "../kernels.h"
 #include "context.h"
@@ -114,15 +116,47 @@ template <> struct Argument<Axes> {
   static Axes pass(const Axes& stored) { return stored; }
 };
 
+// The entries of an array argument, each read by `read`.
+template <class T, class F> std::vector<T> list(Call& call, napi_value value, size_t position, const char* what, F&& read) {
+  Context& context = call.context;
+  uint32_t length = 0;
+  bool is_array = false;
+  if (napi_is_array(context.env, value, &is_array) != napi_ok || !is_array || napi_get_array_length(context.env, value, &length) != napi_ok)
+    refuse(context, call.kernel, position, std::string("must be an array of ") + what);
+  std::vector<T> all;
+  all.reserve(length);
+  for (uint32_t i = 0; i < length; ++i) {
+    napi_value element;
+    if (napi_get_element(context.env, value, i, &element) != napi_ok) refuse(context, call.kernel, position, std::string("must be an array of ") + what);
+    all.push_back(read(element));
+  }
+  return all;
+}
+template <> struct Argument<Tensors> {
+  using Stored = std::vector<Tensor>;
+  static Stored from(Call& call, napi_value value, size_t position) {
+    return list<Tensor>(call, value, position, "tensors", [&](napi_value element) { return tensor(call, element, position); });
+  }
+  static Tensors pass(Stored& stored) { return {stored.data(), static_cast<int64_t>(stored.size())}; }
+};
+template <> struct Argument<Numbers> {
+  using Stored = std::vector<double>;
+  static Stored from(Call& call, napi_value value, size_t position) {
+    return list<double>(call, value, position, "numbers", [&](napi_value element) { return number(call.context, call.kernel, element, position); });
+  }
+  static Numbers pass(const Stored& stored) { return {stored.data(), static_cast<int64_t>(stored.size())}; }
+};
+
 template <auto member, class Function> struct Kernel;
 template <auto member, class... P> struct Kernel<member, void (*)(P...)> {
   template <size_t... I> static void enqueue(Context& context, const char* name, napi_value* arguments, std::index_sequence<I...>) {
     Call call{context, name};
     // Braces: the arguments are checked from left to right.
     std::tuple<typename Argument<P>::Stored...> stored{Argument<P>::from(call, arguments[I], I)...};
+    if (!call.device) context.raise("ERR_KERNEL", std::string(name) + ": expected at least one tensor, got empty lists");
     Device& device = *call.device;
     auto function = device.kernels->*member;
-    device.stream.push([function, &device, stored]() mutable {
+    device.stream.push([function, &device, stored = std::move(stored)]() mutable {
       function(Argument<P>::pass(std::get<I>(stored))...);
       device.check();
     });

@@ -1,5 +1,6 @@
 // AdamW whose moments are kept in eight bits: the codes of bitsandbytes' two dynamic maps, with one scale for each 256 numbers. A block is widened to f32,
 // updated as adamw does it, and rounded to the nearest codes again. The code is looked up by the leading bits of a number and corrected by one comparison.
+#include "../adamw_check.h"
 #include "../dynamic_maps.h"
 #include "../shape.h"
 #include "isa.h"
@@ -102,46 +103,39 @@ void step_block(const Adam& a, Parameter* parameter, const State& state, const G
 
 }  // namespace
 
-void adamw_8bit(InOut parameter, InOut first, InOut second, InOut first_scale, InOut second_scale, In gradient, MaybeIn factor,
-                double learning_rate, double beta1, double beta2, double eps, double weight_decay, int64_t step) {
-  const int64_t size = parameter.size, blocks = (size + block - 1) / block;
-  auto check = [&](const char* name, const Tensor& x, DType dtype, int64_t count) {
-    check_dtype("adamw_8bit", name, x, dtype);
-    ANNEAL_CHECK(x.size == count, "adamw_8bit: %s must have %lld elements, but has shape %s", name, static_cast<long long>(count), ShapeText(x).text);
-  };
-  ANNEAL_CHECK(is_float(parameter.dtype), "adamw_8bit: parameter must be f32 or bf16, but is %s", name_of(parameter.dtype));
-  ANNEAL_CHECK(is_float(gradient.dtype), "adamw_8bit: gradient must be f32 or bf16, but is %s", name_of(gradient.dtype));
-  check("gradient", gradient, gradient.dtype, size);
-  check("first", first, DType::u8, size);
-  check("second", second, DType::u8, size);
-  check("first_scale", first_scale, DType::f32, blocks);
-  check("second_scale", second_scale, DType::f32, blocks);
-  if (factor) {
-    check_dtype("adamw_8bit", "factor", *factor, DType::f32);
-    ANNEAL_CHECK(factor->size >= 1, "adamw_8bit: factor must have at least one element, but has shape %s", ShapeText(*factor).text);
-  }
-  ANNEAL_CHECK(step >= 1, "adamw_8bit: step must count from 1, but is %lld", static_cast<long long>(step));
+void adamw_8bit(InOuts parameter, InOuts first, InOuts second, InOuts first_scale, InOuts second_scale, Outs half_copy, Ins gradient, MaybeIn factor,
+                Numbers learning_rate, double beta1, double beta2, double eps, Numbers weight_decay, int64_t step) {
+  check_adamw("adamw_8bit", parameter, gradient, half_copy, factor, learning_rate, weight_decay, step);
+  check_list("adamw_8bit", "first", first, parameter, DType::u8);
+  check_list("adamw_8bit", "second", second, parameter, DType::u8);
+  check_scales("first_scale", first_scale, parameter, block);
+  check_scales("second_scale", second_scale, parameter, block);
   const float scale = factor ? factor->as<const float>()[0] : 1;
   if (scale != scale) return;
   const double correction1 = 1 - ::pow(beta1, static_cast<double>(step)), correction2 = 1 - ::pow(beta2, static_cast<double>(step));
-  const Adam a = {static_cast<float>(1 - learning_rate * weight_decay), static_cast<float>(learning_rate / correction1),
-                  static_cast<float>(1 - beta1), static_cast<float>(beta2), static_cast<float>(1 - beta2),
-                  static_cast<float>(::sqrt(correction2)), static_cast<float>(eps), scale};
-  auto run = [&]<class P, class G>(P* p, const G* g) {
-    parallel_for(blocks, blocks_per_task, [&](int64_t begin, int64_t end) {
-      for (int64_t b = begin; b < end; ++b) {
-        const int64_t from = b * block;
-        step_block(a, p + from, {first.as<uint8_t>() + from, second.as<uint8_t>() + from, first_scale.as<float>() + b, second_scale.as<float>() + b},
-                   g + from, smallest(block, size - from));
-      }
-    });
-  };
-  auto with_gradient = [&](auto* p) {
-    if (gradient.dtype == DType::f32) run(p, gradient.as<const float>());
-    else run(p, gradient.as<const bf16>());
-  };
-  if (parameter.dtype == DType::f32) with_gradient(parameter.as<float>());
-  else with_gradient(parameter.as<bf16>());
+  for (int64_t i = 0; i < parameter.count; ++i) {
+    const Adam a = {static_cast<float>(1 - learning_rate[i] * weight_decay[i]), static_cast<float>(learning_rate[i] / correction1),
+                    static_cast<float>(1 - beta1), static_cast<float>(beta2), static_cast<float>(1 - beta2),
+                    static_cast<float>(::sqrt(correction2)), static_cast<float>(eps), scale};
+    const int64_t size = parameter[i].size, blocks = (size + block - 1) / block;
+    const State state = {first[i].as<uint8_t>(), second[i].as<uint8_t>(), first_scale[i].as<float>(), second_scale[i].as<float>()};
+    bf16* half = half_copy.count ? half_copy[i].as<bf16>() : nullptr;
+    auto run = [&]<class P, class G>(P* p, const G* g) {
+      parallel_for(blocks, blocks_per_task, [&](int64_t begin, int64_t end) {
+        for (int64_t b = begin; b < end; ++b) {
+          const int64_t from = b * block, n = smallest(block, size - from);
+          step_block(a, p + from, {state.first + from, state.second + from, state.first_scale + b, state.second_scale + b}, g + from, n);
+          if (half) each_vector(n, [&](int64_t k, auto span) { store(half + from + k, load(p + from + k, span), span); });
+        }
+      });
+    };
+    auto with_gradient = [&](auto* p) {
+      if (gradient[i].dtype == DType::f32) run(p, gradient[i].as<const float>());
+      else run(p, gradient[i].as<const bf16>());
+    };
+    if (parameter[i].dtype == DType::f32) with_gradient(parameter[i].as<float>());
+    else with_gradient(parameter[i].as<bf16>());
+  }
 }
 
 }  // namespace anneal::cpu::ANNEAL_ISA

@@ -155,8 +155,11 @@ template <bool pairs, class T> void forward(const Attention& a, const Storage& s
 
 namespace ANNEAL_ISA {
 
-void attention(Out out, Out lse, In q, In k, In v, In spans, double scale, bool causal, int64_t window, double soft_cap,
-               bool half) {
+// The kernels here read the spans themselves.
+void attention_plan(Out, In, In, In, bool, int64_t, bool, bool) {}
+
+void attention(Out out, Out lse, In q, In k, In v, In spans, MaybeIn, double scale, bool causal, int64_t window,
+               double soft_cap, bool half) {
   const Attention a = check_attention("attention", q, k, v, out, lse, spans, scale, causal, window, soft_cap, false);
   const Storage storage = {q.data, k.data, v.data, out.data, lse.as<float>()};
   const bool is_bf16 = q.dtype == DType::bf16;

@@ -257,8 +257,8 @@ template <bool pairs, class T> void backward(const Attention& a, const Storage& 
 
 namespace ANNEAL_ISA {
 
-void attention_backward(Out dq, Out dk, Out dv, In dout, In q, In k, In v, In out, In lse, In spans, double scale,
-                        bool causal, int64_t window, double soft_cap, bool half) {
+void attention_backward(Out dq, Out dk, Out dv, In dout, In q, In k, In v, In out, In lse, In spans, MaybeIn,
+                        double scale, bool causal, int64_t window, double soft_cap, bool half) {
   const char* name = "attention_backward";
   const Attention a = check_attention(name, q, k, v, out, lse, spans, scale, causal, window, soft_cap, true);
   check_like(name, "dout", dout, q, "q");

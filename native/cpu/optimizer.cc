@@ -3,6 +3,7 @@
 // does not depend on the number of threads.
 #include <math.h>
 
+#include "../adamw_check.h"
 #include "../shape.h"
 #include "isa.h"
 #include "simd.h"
@@ -82,24 +83,22 @@ void adam_range(const Adam& a, float* parameter, float* first, float* second, bf
   });
 }
 
-void check_state(const char* name, const Tensor& tensor, const Tensor& parameter, bool is_state) {
-  if (is_state) check_dtype("adamw", name, tensor, DType::f32);
-  ANNEAL_CHECK(tensor.size == parameter.size,
-               "adamw: %s must have as many elements as parameter, %lld, but has shape %s", name,
-               static_cast<long long>(parameter.size), ShapeText(tensor).text);
-}
 
 }  // namespace
 
-void sum_squares(InOut y, In x, bool accumulate) {
+void sum_squares(InOut y, Ins x, bool accumulate) {
   check_dtype("sum_squares", "y", y, DType::f64);
   ANNEAL_CHECK(y.size == 1, "sum_squares: y must have one element, but has shape %s", ShapeText(y).text);
-  ANNEAL_CHECK(is_float(x.dtype), "sum_squares: x must be f32 or bf16, but is %s", name_of(x.dtype));
-  double total = sum_blocks<double>(x.size, [&](int64_t from, int64_t n) {
-    return x.dtype == DType::f32 ? block_squares(x.as<const float>() + from, n)
-                                 : block_squares(x.as<const bf16>() + from, n);
-  });
-  *y.as<double>() = (accumulate ? *y.as<double>() : 0) + total;
+  double total = accumulate ? *y.as<double>() : 0;
+  for (int64_t i = 0; i < x.count; ++i) {
+    const Tensor& one = x[i];
+    ANNEAL_CHECK(is_float(one.dtype), "sum_squares: x[%lld] must be f32 or bf16, but is %s", static_cast<long long>(i), name_of(one.dtype));
+    total += sum_blocks<double>(one.size, [&](int64_t from, int64_t n) {
+      return one.dtype == DType::f32 ? block_squares(one.as<const float>() + from, n)
+                                     : block_squares(one.as<const bf16>() + from, n);
+    });
+  }
+  *y.as<double>() = total;
 }
 
 void count_non_finite(InOut y, In x, bool accumulate) {
@@ -128,42 +127,34 @@ void clip_factor(Out y, In sum_squares, double max_norm) {
   y.as<float>()[1] = static_cast<float>(norm);
 }
 
-void adamw(InOut parameter, InOut first, InOut second, MaybeOut half_copy, In gradient, MaybeIn factor,
-           double learning_rate, double beta1, double beta2, double eps, double weight_decay, int64_t step) {
-  check_state("parameter", parameter, parameter, true);
-  check_state("first", first, parameter, true);
-  check_state("second", second, parameter, true);
-  check_state("gradient", gradient, parameter, false);
-  ANNEAL_CHECK(is_float(gradient.dtype), "adamw: gradient must be f32 or bf16, but is %s", name_of(gradient.dtype));
-  if (half_copy) {
-    check_state("half_copy", *half_copy, parameter, false);
-    check_dtype("adamw", "half_copy", *half_copy, DType::bf16);
-  }
-  if (factor) {
-    check_dtype("adamw", "factor", *factor, DType::f32);
-    ANNEAL_CHECK(factor->size >= 1, "adamw: factor must have at least one element, but has shape %s",
-                 ShapeText(*factor).text);
-  }
-  ANNEAL_CHECK(step >= 1, "adamw: step must count from 1, but is %lld", static_cast<long long>(step));
+void adamw(InOuts parameter, InOuts first, InOuts second, Outs half_copy, Ins gradient, MaybeIn factor, Numbers learning_rate, double beta1,
+           double beta2, double eps, Numbers weight_decay, int64_t step) {
+  check_adamw("adamw", parameter, gradient, half_copy, factor, learning_rate, weight_decay, step);
+  check_list("adamw", "first", first, parameter, DType::f32);
+  check_list("adamw", "second", second, parameter, DType::f32);
+  for (int64_t i = 0; i < parameter.count; ++i) check_dtype("adamw", "parameter", parameter[i], DType::f32);
   const float scale = factor ? factor->as<const float>()[0] : 1;
   if (scale != scale) return;
   const double correction1 = 1 - ::pow(beta1, static_cast<double>(step)),
                correction2 = 1 - ::pow(beta2, static_cast<double>(step));
-  const Adam a = {static_cast<float>(1 - learning_rate * weight_decay), static_cast<float>(learning_rate / correction1),
-                  static_cast<float>(1 - beta1), static_cast<float>(beta2), static_cast<float>(1 - beta2),
-                  static_cast<float>(::sqrt(correction2)), static_cast<float>(eps), scale};
-  float *p = parameter.as<float>(), *m = first.as<float>(), *v = second.as<float>();
-  bf16* half = half_copy ? half_copy->as<bf16>() : nullptr;
-  // Pieces are multiples of 64 elements, so threads never share a cache line.
-  parallel_for((parameter.size + 63) / 64, elements_per_task / 64, [&](int64_t begin, int64_t end) {
-    const int64_t from = begin * 64, n = (end * 64 < parameter.size ? end * 64 : parameter.size) - from;
-    auto range = [&]<class Gradient>(const Gradient* g) {
-      if (half) adam_range<Gradient, true>(a, p + from, m + from, v + from, half + from, g + from, n);
-      else adam_range<Gradient, false>(a, p + from, m + from, v + from, nullptr, g + from, n);
-    };
-    if (gradient.dtype == DType::f32) range(gradient.as<const float>());
-    else range(gradient.as<const bf16>());
-  });
+  for (int64_t i = 0; i < parameter.count; ++i) {
+    const Adam a = {static_cast<float>(1 - learning_rate[i] * weight_decay[i]), static_cast<float>(learning_rate[i] / correction1),
+                    static_cast<float>(1 - beta1), static_cast<float>(beta2), static_cast<float>(1 - beta2),
+                    static_cast<float>(::sqrt(correction2)), static_cast<float>(eps), scale};
+    float *p = parameter[i].as<float>(), *m = first[i].as<float>(), *v = second[i].as<float>();
+    bf16* half = half_copy.count ? half_copy[i].as<bf16>() : nullptr;
+    const int64_t size = parameter[i].size;
+    // Pieces are multiples of 64 elements, so threads never share a cache line.
+    parallel_for((size + 63) / 64, elements_per_task / 64, [&](int64_t begin, int64_t end) {
+      const int64_t from = begin * 64, n = (end * 64 < size ? end * 64 : size) - from;
+      auto range = [&]<class Gradient>(const Gradient* g) {
+        if (half) adam_range<Gradient, true>(a, p + from, m + from, v + from, half + from, g + from, n);
+        else adam_range<Gradient, false>(a, p + from, m + from, v + from, nullptr, g + from, n);
+      };
+      if (gradient[i].dtype == DType::f32) range(gradient[i].as<const float>());
+      else range(gradient[i].as<const bf16>());
+    });
+  }
 }
 
 }  // namespace anneal::cpu::ANNEAL_ISA

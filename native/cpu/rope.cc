@@ -112,4 +112,13 @@ void rope(Out y, In x, In cos, In sin, In position, bool interleaved, bool inver
   else run(y.as<bf16>(), x.as<const bf16>());
 }
 
+void rope_pair(Out y, Out other_y, In x, In other_x, In cos, In sin, In position, bool interleaved, bool inverse) {
+  check_dtype("rope_pair", "other_x", other_x, x.dtype);
+  ANNEAL_CHECK(x.rank == 3 && other_x.rank == 3 && other_x.dim(2) == x.dim(2),
+               "rope_pair: x and other_x must have shape [tokens, heads, head_dim] with one head_dim, but have %s and %s",
+               ShapeText(x).text, ShapeText(other_x).text);
+  rope(y, x, cos, sin, position, interleaved, inverse);
+  rope(other_y, other_x, cos, sin, position, interleaved, inverse);
+}
+
 }  // namespace anneal::cpu::ANNEAL_ISA

@@ -3,11 +3,13 @@
 // code books are copied seldom.
 #include <cmath>
 
+#include "../adamw_check.h"
 #include "../dynamic_maps.h"
 #include "../kernels.h"
 #include "../shape.h"
 #include "elements.h"
 #include "fault.h"
+#include "tensor_table.h"
 
 namespace anneal::cuda {
 
@@ -17,17 +19,21 @@ struct AdamBooks {
   float first[256], second[256];
 };
 struct Adam8 {
-  float decay, step_size, gradient_weight, beta2, square_weight, correction, eps;
+  float gradient_weight, beta2, square_weight, correction, eps;
+  const float* factor;  // may be null
 };
 template <class Parameter, class Gradient> struct Adam8Tensors {
   Parameter* parameter;
   uint8_t *first, *second;
   float *first_scale, *second_scale;
+  bf16* half;  // may be null
   const Gradient* gradient;
-  const float* factor;  // may be null
   int64_t size;
+  float decay, step_size;
   bool aligned;
 };
+// The code books are arguments too. Here a block of the table is one of numbers.
+template <class Parameter, class Gradient> using Adam8Table = TensorTable<Adam8Tensors<Parameter, Gradient>, 1900>;
 
 // The code whose value is nearest in an ascending code book, the lower one on a tie.
 ANNEAL_DEVICE int nearest_code(const float* book, float x) {
@@ -86,18 +92,20 @@ ANNEAL_DEVICE float largest_of_warp(const float (&x)[adam_numbers]) {
 }
 
 template <class Parameter, class Gradient>
-__global__ void __launch_bounds__(adam_threads) adamw_8bit_kernel(Adam8Tensors<Parameter, Gradient> t, Adam8 a, AdamBooks books, const Fault* fault) {
+__global__ void __launch_bounds__(adam_threads) adamw_8bit_kernel(Adam8Table<Parameter, Gradient> table, Adam8 a, AdamBooks books, const Fault* fault) {
   ANNEAL_SHARED(float, first_book, 256);
   ANNEAL_SHARED(float, second_book, 256);
   if (faulted(fault)) return;
-  const float factor = t.factor ? *t.factor : 1.f;
+  const float factor = a.factor ? *a.factor : 1.f;
   if (factor != factor) return;
   first_book[threadIdx.x] = books.first[threadIdx.x];
   second_book[threadIdx.x] = books.second[threadIdx.x];
   __syncthreads();
   const int lane = threadIdx.x % 32, warps = adam_threads / 32;
-  const int64_t blocks = (t.size + adam_block - 1) / adam_block;
-  for (int64_t b = int64_t{blockIdx.x} * warps + threadIdx.x / 32; b < blocks; b += int64_t{gridDim.x} * warps) {
+  for (int64_t number = int64_t{blockIdx.x} * warps + threadIdx.x / 32; number < table.blocks; number += int64_t{gridDim.x} * warps) {
+    const int entry = table.of(static_cast<uint32_t>(number));
+    const Adam8Tensors<Parameter, Gradient> t = table.at[entry];
+    const int64_t b = number - table.first[entry];
     const int64_t from = b * adam_block + lane * adam_numbers, left = t.size - from;
     const int count = static_cast<int>(left < 0 ? 0 : left < adam_numbers ? left : adam_numbers);
     uint8_t first_code[adam_numbers], second_code[adam_numbers];
@@ -114,9 +122,15 @@ __global__ void __launch_bounds__(adam_threads) adamw_8bit_kernel(Adam8Tensors<P
       const float g = to_float(gradient[i]) * factor, m = first_book[first_code[i]] * old_first, v = second_book[second_code[i]] * old_second;
       first[i] = m + a.gradient_weight * (g - m);
       second[i] = v * a.beta2 + a.square_weight * g * g;
-      parameter[i] = from_float<Parameter>(to_float(parameter[i]) * a.decay - a.step_size * first[i] / (sqrtf(second[i]) / a.correction + a.eps));
+      parameter[i] = from_float<Parameter>(to_float(parameter[i]) * t.decay - t.step_size * first[i] / (sqrtf(second[i]) / a.correction + a.eps));
     }
     store_eight(t.parameter + from, parameter, count, t.aligned);
+    if (t.half) {
+      bf16 half[adam_numbers];
+#pragma unroll
+      for (int i = 0; i < adam_numbers; ++i) half[i] = from_float<bf16>(to_float(parameter[i]));
+      store_eight(t.half + from, half, count, t.aligned);
+    }
     const float first_scale = largest_of_warp(first), second_scale = largest_of_warp(second);
     const float first_factor = first_scale > 0 ? 1 / first_scale : 0, second_factor = second_scale > 0 ? 1 / second_scale : 0;
 #pragma unroll
@@ -134,40 +148,43 @@ __global__ void __launch_bounds__(adam_threads) adamw_8bit_kernel(Adam8Tensors<P
   }
 }
 
-void adamw_8bit(InOut parameter, InOut first, InOut second, InOut first_scale, InOut second_scale, In gradient, MaybeIn factor, double learning_rate, double beta1, double beta2,
-                double eps, double weight_decay, int64_t step) {
-  const int64_t size = parameter.size, blocks = ceil_div(size, adam_block);
-  auto check = [&](const char* name, const Tensor& x, DType dtype, int64_t count) {
-    check_dtype("adamw_8bit", name, x, dtype);
-    ANNEAL_CHECK(x.size == count, "adamw_8bit: %s must have %lld elements, but has shape %s", name, static_cast<long long>(count), ShapeText(x).text);
-  };
-  check("gradient", gradient, gradient.dtype, size);
-  check("first", first, DType::u8, size);
-  check("second", second, DType::u8, size);
-  check("first_scale", first_scale, DType::f32, blocks);
-  check("second_scale", second_scale, DType::f32, blocks);
-  if (factor) {
-    check_dtype("adamw_8bit", "factor", *factor, DType::f32);
-    ANNEAL_CHECK(factor->size >= 1, "adamw_8bit: factor must have at least one element, but has shape %s", ShapeText(*factor).text);
-  }
-  ANNEAL_CHECK(step >= 1, "adamw_8bit: step must count from 1, but is %lld", static_cast<long long>(step));
-  const double correction1 = 1 - ::pow(beta1, static_cast<double>(step)), correction2 = 1 - ::pow(beta2, static_cast<double>(step));
-  const Adam8 a = {static_cast<float>(1 - learning_rate * weight_decay), static_cast<float>(learning_rate / correction1), static_cast<float>(1 - beta1), static_cast<float>(beta2),
-                   static_cast<float>(1 - beta2), static_cast<float>(::sqrt(correction2)), static_cast<float>(eps)};
+void adamw_8bit(InOuts parameter, InOuts first, InOuts second, InOuts first_scale, InOuts second_scale, Outs half_copy, Ins gradient, MaybeIn factor, Numbers learning_rate,
+                double beta1, double beta2, double eps, Numbers weight_decay, int64_t step) {
+  check_adamw("adamw_8bit", parameter, gradient, half_copy, factor, learning_rate, weight_decay, step);
+  check_list("adamw_8bit", "first", first, parameter, DType::u8);
+  check_list("adamw_8bit", "second", second, parameter, DType::u8);
+  check_scales("first_scale", first_scale, parameter, adam_block);
+  check_scales("second_scale", second_scale, parameter, adam_block);
+  if (parameter.count == 0) return;
+  const double correction1 = 1 - std::pow(beta1, static_cast<double>(step)), correction2 = 1 - std::pow(beta2, static_cast<double>(step));
+  const Adam8 a = {static_cast<float>(1 - beta1), static_cast<float>(beta2), static_cast<float>(1 - beta2), static_cast<float>(std::sqrt(correction2)),
+                   static_cast<float>(eps), factor ? factor->as<const float>() : nullptr};
   AdamBooks books;
   for (int i = 0; i < 256; ++i) {
     books.first[i] = dynamic_map[i];
     books.second[i] = dynamic_unsigned_map[i];
   }
-  const bool aligned = is_aligned_to(16, parameter.data) && is_aligned_to(16, gradient.data) && is_aligned_to(8, first.data) && is_aligned_to(8, second.data);
-  const int64_t wanted = ceil_div(blocks, adam_threads / 32), most = int64_t{traits().multiprocessors} * adam_blocks_per_multiprocessor;
-  dispatch_float("adamw_8bit", parameter.dtype, [&](auto p) {
-    dispatch_float("adamw_8bit", gradient.dtype, [&](auto g) {
+  const int64_t most = int64_t{traits().multiprocessors} * adam_blocks_per_multiprocessor;
+  dispatch_float("adamw_8bit", parameter[0].dtype, [&](auto p) {
+    dispatch_float("adamw_8bit", gradient[0].dtype, [&](auto g) {
       using P = decltype(p);
       using G = decltype(g);
-      const Adam8Tensors<P, G> tensors = {parameter.as<P>(), first.as<uint8_t>(), second.as<uint8_t>(), first_scale.as<float>(), second_scale.as<float>(), gradient.as<const G>(),
-                                          factor ? factor->as<const float>() : nullptr, size, aligned};
-      launch(adamw_8bit_kernel<P, G>, {dim3(static_cast<unsigned>(wanted < most ? wanted : most)), dim3(adam_threads), 0, "adamw_8bit"}, tensors, a, books, fault());
+      using Table = Adam8Table<P, G>;
+      each_table<Table>(
+          parameter.count,
+          [&](int64_t i, int64_t& blocks) {
+            bf16* half = half_copy.count ? half_copy[i].as<bf16>() : nullptr;
+            const bool aligned = is_aligned_to(16, parameter[i].data) && is_aligned_to(16, gradient[i].data) && is_aligned_to(8, first[i].data) &&
+                                 is_aligned_to(8, second[i].data) && is_aligned_to(16, half);
+            blocks = ceil_div(parameter[i].size, adam_block);
+            return Adam8Tensors<P, G>{parameter[i].as<P>(), first[i].as<uint8_t>(), second[i].as<uint8_t>(), first_scale[i].as<float>(), second_scale[i].as<float>(), half,
+                                      gradient[i].as<const G>(), parameter[i].size, static_cast<float>(1 - learning_rate[i] * weight_decay[i]),
+                                      static_cast<float>(learning_rate[i] / correction1), aligned};
+          },
+          [&](const Table& table) {
+            const int64_t wanted = ceil_div(table.blocks, adam_threads / 32);
+            launch(adamw_8bit_kernel<P, G>, {dim3(static_cast<unsigned>(wanted < most ? wanted : most)), dim3(adam_threads), 0, "adamw_8bit"}, table, a, books, fault());
+          });
     });
   });
 }

@@ -232,28 +232,31 @@ template <class Shape> __global__ void __launch_bounds__(Shape::threads) attenti
   }
 }
 
-template <class Shape> void run_forward(const Attention& a, const HalfOperands& operands, const Target& out, float* lse) {
-  const Plan plan = make_plan(Pieces::query_tiles, Shape::rows, a.tokens / Shape::rows + a.sequences);
-  run_plans(a, false, plan);
+template <class Shape> void run_forward(const Attention& a, const Plan& plan, const HalfOperands& operands, const Target& out, float* lse) {
   launch(attention_forward_kernel<Shape>, {dim3(plan.limit, a.heads), dim3(Shape::threads), Shape::shared, "attention"},
          ForwardArguments{a, plan.pieces, plan.count, operands.at[0], operands.at[1], operands.at[2], out, lse});
 }
 
-void attention_forward_half(const Attention& a, const HalfOperands& operands, const Target& out, float* lse) {
-  dispatch_width(a.head_dim, [&](auto width) {
-    constexpr int D = decltype(width)::number;
-    run_forward<ForwardShape<D, D == 256 ? 64 : 128, 64, 4>>(a, operands, out, lse);
-  });
+template <int D> using ForwardShapeOf = ForwardShape<D, D == 256 ? 64 : 128, 64, 4>;
+
+int forward_rows(int head_dim) {
+  int rows = 0;
+  dispatch_width(head_dim, [&](auto width) { rows = ForwardShapeOf<decltype(width)::number>::rows; });
+  return rows;
 }
 
-void attention(Out out, Out lse, In q, In k, In v, In spans, double scale, bool causal, int64_t window, double soft_cap, bool half) {
+void attention_forward_half(const Attention& a, const Plan& plan, const HalfOperands& operands, const Target& out, float* lse) {
+  dispatch_width(a.head_dim, [&](auto width) { run_forward<ForwardShapeOf<decltype(width)::number>>(a, plan, operands, out, lse); });
+}
+
+void attention(Out out, Out lse, In q, In k, In v, In spans, MaybeIn plan, double scale, bool causal, int64_t window, double soft_cap, bool half) {
   const Attention a = describe_attention("attention", q, k, v, out, lse, spans, scale, causal, window, soft_cap);
-  if (q.dtype == DType::f32 && !half) return attention_forward_float(a, q, k, v, out, lse.as<float>());
+  if (q.dtype == DType::f32 && !half) return attention_forward_float(a, forward_plan(a, false, plan), q, k, v, out, lse.as<float>());
   const Tensor* const tensors[] = {&q, &k, &v};
   const HalfOperands operands = half_operands(tensors, 3);
-  // A few queries per sequence: not enough rows for a tile each, but many keys to read.
-  if (a.tokens <= int64_t{16} * a.sequences) attention_decode(a, operands, target_of(out), lse.as<float>());
-  else attention_forward_half(a, operands, target_of(out), lse.as<float>());
+  const Plan pieces = forward_plan(a, true, plan);
+  if (is_decoding(a)) attention_decode(a, pieces, operands, target_of(out), lse.as<float>());
+  else attention_forward_half(a, pieces, operands, target_of(out), lse.as<float>());
 }
 
 }  // namespace anneal::cuda

@@ -71,6 +71,11 @@ enum class Pieces {
   key_tiles,    // `tile` keys each
   key_runs,     // of decoding: see KeyRuns
 };
+struct PlanShape {
+  Pieces kind;
+  int tile;
+  int64_t limit;
+};
 struct Plan {
   Pieces kind;
   int tile;
@@ -83,6 +88,11 @@ struct Plan {
 // the sequence alone, so its bits do not depend on the batch; at most `most` runs, each of whole tiles of keys.
 constexpr int run_rows = 16, shortest_run = 256, run_step = 64;
 inline int most_key_runs(const Attention& a) { return a.kv_heads >= 16 ? 8 : a.kv_heads <= 2 ? 64 : 128 / a.kv_heads; }
+// The runs that a sequence can have where there are so many slots.
+inline int stored_runs(const Attention& a) {
+  const int64_t longest = ceil_div(a.slots, shortest_run) + 1;
+  return static_cast<int>(longest < most_key_runs(a) ? longest : most_key_runs(a));
+}
 struct KeyRuns {
   int first, length, count;
   ANNEAL_DEVICE static KeyRuns of(const Attention& a, const Span& span, int most) {
@@ -95,10 +105,21 @@ struct KeyRuns {
 
 // Checks the arguments (all but the values of spans) and describes the call.
 Attention describe_attention(const char* kernel, In q, In k, In v, In out, In lse, In spans, double scale, bool causal, int64_t window, double soft_cap);
-// Room for a plan of at most `limit` pieces.
-Plan make_plan(Pieces kind, int tile, int64_t limit);
-// Checks the spans and lists the pieces of one or two plans.
-void run_plans(const Attention& a, bool backward, const Plan& first, const Plan* second = nullptr);
+// Whether few queries per sequence make it decoding: not enough rows for a tile each, but many keys to read.
+inline bool is_decoding(const Attention& a) { return a.tokens <= int64_t{16} * a.sequences; }
+// The pieces of a forward pass, and of a backward pass. `given` is what attention_plan wrote; without it the spans are checked and the pieces listed now.
+// half: the kernels of the tensor cores.
+struct BackwardPlans {
+  Plan queries, keys;
+};
+Plan forward_plan(const Attention& a, bool half, const Tensor* given);
+BackwardPlans backward_plans(const Attention& a, bool half, const Tensor* given);
+// Rows of a tile, by the kernels' own choice.
+int forward_rows(int head_dim);
+int forward_float_rows(int head_dim);
+int backward_query_rows(int head_dim);
+int backward_key_rows(int head_dim);
+int backward_float_rows(int head_dim);
 
 // Operands as the tensor cores take them: bf16, starting at a multiple of 16 bytes. Tensors that are so already are used as they are.
 struct HalfOperands {
@@ -121,8 +142,8 @@ inline Target target_of(const Tensor& x) {
 template <int value> struct Width { static constexpr int number = value; };
 
 // The kernels behind the two launchers.
-void attention_forward_half(const Attention& a, const HalfOperands& operands, const Target& out, float* lse);
-void attention_decode(const Attention& a, const HalfOperands& operands, const Target& out, float* lse);
-void attention_forward_float(const Attention& a, In q, In k, In v, Out out, float* lse);
+void attention_forward_half(const Attention& a, const Plan& plan, const HalfOperands& operands, const Target& out, float* lse);
+void attention_decode(const Attention& a, const Plan& plan, const HalfOperands& operands, const Target& out, float* lse);
+void attention_forward_float(const Attention& a, const Plan& plan, In q, In k, In v, Out out, float* lse);
 
 }  // namespace anneal::cuda

@@ -30,8 +30,8 @@ void make_terms(RowTerms* terms, const Attention& a, In out, In dout, const floa
   });
 }
 
-void attention_backward(Out dq, Out dk, Out dv, In dout, In q, In k, In v, In out, In lse, In spans, double scale, bool causal, int64_t window,
-    double soft_cap, bool half) {
+void attention_backward(Out dq, Out dk, Out dv, In dout, In q, In k, In v, In out, In lse, In spans, MaybeIn plan, double scale, bool causal,
+    int64_t window, double soft_cap, bool half) {
   const char* name = "attention_backward";
   const Attention a = describe_attention(name, q, k, v, out, lse, spans, scale, causal, window, soft_cap);
   check_like(name, "dout", dout, q, "q");
@@ -47,14 +47,11 @@ void attention_backward(Out dq, Out dk, Out dv, In dout, In q, In k, In v, In ou
   const bool aligned = (reinterpret_cast<uintptr_t>(out.data) | reinterpret_cast<uintptr_t>(dout.data)) % 16 == 0;
   if (q.dtype == DType::f32 && !half) {
     make_terms(terms, a, out, dout, lse.as<float>(), aligned);
-    return attention_backward_float(a, terms, dq, dk, dv, dout, q, k, v);
+    return attention_backward_float(a, backward_plans(a, false, plan), terms, dq, dk, dv, dout, q, k, v);
   }
   const Tensor* const tensors[] = {&q, &k, &v, &dout};
   const HalfOperands operands = half_operands(tensors, 4);
-  const int query_rows = backward_query_rows(a.head_dim), key_rows = backward_key_rows(a.head_dim);
-  const Plan queries = make_plan(Pieces::query_tiles, query_rows, a.tokens / query_rows + a.sequences);
-  const Plan keys = make_plan(Pieces::key_tiles, key_rows, a.slots / key_rows + a.sequences);
-  run_plans(a, true, queries, &keys);
+  const auto [queries, keys] = backward_plans(a, true, plan);
   const BackwardArguments arguments{a, nullptr, nullptr, operands.at[0], operands.at[1], operands.at[2], operands.at[3], terms, out.data, dout.data,
       lse.as<float>(), out.dtype == DType::f32, aligned, target_of(dq), target_of(dk), target_of(dv), 2};
   attention_backward_queries(arguments, queries);

@@ -77,10 +77,8 @@ ANNEAL_DEVICE RowTerms make_row_terms(float lse, float mean) {
 void attention_backward_keys(const BackwardArguments& arguments, const Plan& plan);
 void attention_backward_queries(const BackwardArguments& arguments, const Plan& plan);
 // Queries, or keys, of a tile of the two kernels.
-int backward_query_rows(int head_dim);
-int backward_key_rows(int head_dim);
 
 // The same in f32; q, k, v, dout and the gradients are f32.
-void attention_backward_float(const Attention& a, const RowTerms* terms, Out dq, Out dk, Out dv, In dout, In q, In k, In v);
+void attention_backward_float(const Attention& a, const BackwardPlans& plans, const RowTerms* terms, Out dq, Out dk, Out dv, In dout, In q, In k, In v);
 
 }  // namespace anneal::cuda

@@ -124,12 +124,16 @@ template <int D, int R> __global__ void __launch_bounds__(float_threads, 1) atte
   }
 }
 
-void attention_backward_float(const Attention& a, const RowTerms* terms, Out dq, Out dk, Out dv, In dout, In q, In k, In v) {
+int backward_float_rows(int head_dim) {
+  int rows = 0;
+  dispatch_float_width(head_dim, [&](auto width) { rows = 16 * float_backward_rows<decltype(width)::number>; });
+  return rows;
+}
+
+void attention_backward_float(const Attention& a, const BackwardPlans& plans, const RowTerms* terms, Out dq, Out dk, Out dv, In dout, In q, In k, In v) {
   dispatch_float_width(a.head_dim, [&](auto width) {
-    constexpr int D = decltype(width)::number, R = float_backward_rows<D>, rows = 16 * R;
-    const Plan queries = make_plan(Pieces::query_tiles, rows, a.tokens / rows + a.sequences);
-    const Plan keys = make_plan(Pieces::key_tiles, rows, a.slots / rows + a.sequences);
-    run_plans(a, true, queries, &keys);
+    constexpr int D = decltype(width)::number, R = float_backward_rows<D>;
+    const auto& [queries, keys] = plans;
     FloatBackward arguments{a, keys.pieces, keys.count, q.as<float>(), k.as<float>(), v.as<float>(), dout.as<float>(), terms,
                             dq.as<float>(), dk.as<float>(), dv.as<float>()};
     launch(attention_backward_keys_float_kernel<D, R>,

@@ -242,16 +242,13 @@ template <int D> __global__ void __launch_bounds__(combine_threads) attention_co
   }
 }
 
-template <class Shape> void run_decode(const Attention& a, const HalfOperands& operands, const Target& out, float* lse) {
+template <class Shape> void run_decode(const Attention& a, const Plan& plan, const HalfOperands& operands, const Target& out, float* lse) {
   constexpr int D = Shape::D;
-  const int most_runs = most_key_runs(a);
-  const int64_t longest = ceil_div(a.slots, shortest_run) + 1, stored = longest < most_runs ? longest : most_runs;
-  const Plan plan = make_plan(Pieces::key_runs, run_rows, (a.tokens * a.group / run_rows + a.sequences) * stored);
-  run_plans(a, false, plan);
+  const int64_t stored = stored_runs(a);
   const bool cut = a.slots > shortest_run;
   const int64_t parts = cut ? a.tokens * a.heads * stored : 0;
   const DecodeArguments arguments{a, plan.pieces, plan.count, operands.at[0], operands.at[1], operands.at[2], out, lse, scratch_of<float>(parts * D),
-      scratch_of<float2>(parts), most_runs, static_cast<int>(stored)};
+      scratch_of<float2>(parts), most_key_runs(a), static_cast<int>(stored)};
   // Blocks take several pieces where there may be very many: most of them would find nothing to do.
   const int64_t enough = ceil_div(16 * traits().multiprocessors, a.kv_heads);
   const unsigned blocks = static_cast<unsigned>(plan.limit < enough ? plan.limit : enough);
@@ -259,10 +256,10 @@ template <class Shape> void run_decode(const Attention& a, const HalfOperands& o
   if (cut) launch(attention_combine_kernel<D>, {dim3(a.sequences, a.kv_heads), dim3(combine_threads), 0, "attention"}, arguments);
 }
 
-void attention_decode(const Attention& a, const HalfOperands& operands, const Target& out, float* lse) {
+void attention_decode(const Attention& a, const Plan& plan, const HalfOperands& operands, const Target& out, float* lse) {
   dispatch_width(a.head_dim, [&](auto width) {
     constexpr int D = decltype(width)::number;
-    run_decode<DecodeShape<D, D == 256 ? 2 : 4, D >= 128 ? 2 : 3>>(a, operands, out, lse);
+    run_decode<DecodeShape<D, D == 256 ? 2 : 4, D >= 128 ? 2 : 3>>(a, plan, operands, out, lse);
   });
 }
 

@@ -77,11 +77,17 @@ template <int D, int R> __global__ void __launch_bounds__(float_threads, 1) atte
   }
 }
 
-void attention_forward_float(const Attention& a, In q, In k, In v, Out out, float* lse) {
+template <int D> constexpr int float_forward_rows = D == 256 ? 2 : 4;
+
+int forward_float_rows(int head_dim) {
+  int rows = 0;
+  dispatch_float_width(head_dim, [&](auto width) { rows = 16 * float_forward_rows<decltype(width)::number>; });
+  return rows;
+}
+
+void attention_forward_float(const Attention& a, const Plan& plan, In q, In k, In v, Out out, float* lse) {
   dispatch_float_width(a.head_dim, [&](auto width) {
-    constexpr int D = decltype(width)::number, R = D == 256 ? 2 : 4;
-    const Plan plan = make_plan(Pieces::query_tiles, 16 * R, a.tokens / (16 * R) + a.sequences);
-    run_plans(a, false, plan);
+    constexpr int D = decltype(width)::number, R = float_forward_rows<D>;
     launch(attention_forward_float_kernel<D, R>, {dim3(plan.limit, a.heads), dim3(float_threads), float_forward_shared<D, R>, "attention"},
            FloatArguments{a, plan.pieces, plan.count, q.as<float>(), k.as<float>(), v.as<float>(), out.as<float>(), lse});
   });

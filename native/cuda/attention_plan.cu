@@ -1,6 +1,8 @@
-// The plan of an attention call: checks that the spans lie inside the tensors and apart, and lists the pieces of work by falling cost. One block per
-// plan; pieces of like cost come in any order, which no result depends on. Also the conversion of operands for the tensor cores.
+// The plan of an attention call, or of all calls of a pass: checks that the spans lie inside the tensors and apart, and lists the pieces of work by falling
+// cost. One block per list; pieces of like cost come in any order, which no result depends on. Also the conversion of operands for the tensor cores.
 #include "attention.h"
+
+#include <initializer_list>
 
 namespace anneal::cuda {
 
@@ -8,7 +10,7 @@ constexpr int plan_threads = 512, cost_classes = 256;
 
 struct PlanArguments {
   Attention a;
-  Plan plans[2];
+  Plan plans[3];
   FaultSite queries, keys, query_twice, covered, key_twice;  // key_twice none: keys may be shared
   Fault* fault;
   int most_runs;
@@ -180,19 +182,88 @@ Attention describe_attention(const char* kernel, In q, In k, In v, In out, In ls
   return a;
 }
 
-Plan make_plan(Pieces kind, int tile, int64_t limit) {
-  ANNEAL_CHECK(limit < int64_t{1} << 31, "attention: the call has more than 2^31 pieces of work");
-  return {kind, tile, static_cast<int>(limit), scratch_of<Piece>(limit), scratch_of<int>(1)};
+namespace {
+
+PlanShape forward_shape(const Attention& a, bool half) {
+  if (half && is_decoding(a)) return {Pieces::key_runs, run_rows, (a.tokens * a.group / run_rows + a.sequences) * stored_runs(a)};
+  const int rows = half ? forward_rows(a.head_dim) : forward_float_rows(a.head_dim);
+  return {Pieces::query_tiles, rows, a.tokens / rows + a.sequences};
+}
+PlanShape query_shape(const Attention& a, bool half) {
+  const int rows = half ? backward_query_rows(a.head_dim) : backward_float_rows(a.head_dim);
+  return {Pieces::query_tiles, rows, a.tokens / rows + a.sequences};
+}
+PlanShape key_shape(const Attention& a, bool half) {
+  const int rows = half ? backward_key_rows(a.head_dim) : backward_float_rows(a.head_dim);
+  return {Pieces::key_tiles, rows, a.slots / rows + a.sequences};
 }
 
-void run_plans(const Attention& a, bool backward, const Plan& first, const Plan* second) {
-  PlanArguments p{a, {first, second ? *second : first}, FaultSite::attention_queries, FaultSite::attention_keys, FaultSite::attention_query_twice,
-      FaultSite::attention_covered, FaultSite::none, fault(), most_key_runs(a)};
-  if (backward) {
-    p.queries = FaultSite::attention_backward_queries, p.keys = FaultSite::attention_backward_keys, p.query_twice = FaultSite::attention_backward_query_twice;
-    p.covered = FaultSite::attention_backward_covered, p.key_twice = FaultSite::attention_backward_key_twice;
+// Lists lie one after another: the count, a number left free, and two numbers for each piece.
+class PlanRoom {
+ public:
+  PlanRoom(int32_t* room, int64_t size) : room_(room), size_(size) {}
+  Plan take(const PlanShape& shape) {
+    ANNEAL_CHECK(shape.limit < int64_t{1} << 31, "attention: the call has more than 2^31 pieces of work");
+    const int64_t at = used_;
+    used_ += 2 + 2 * shape.limit;
+    ANNEAL_CHECK(used_ <= size_, "attention: plan must have at least %lld numbers for these shapes, but has %lld", static_cast<long long>(used_), static_cast<long long>(size_));
+    return {shape.kind, shape.tile, static_cast<int>(shape.limit), reinterpret_cast<Piece*>(room_ + at + 2), room_ + at};
   }
-  launch(attention_plan_kernel, {dim3(second ? 2 : 1), dim3(plan_threads)}, p);
+
+ private:
+  int32_t* room_;
+  int64_t size_, used_ = 0;
+};
+PlanRoom scratch_room(std::initializer_list<PlanShape> shapes) {
+  int64_t size = 0;
+  for (const PlanShape& shape : shapes) size += 2 + 2 * shape.limit;
+  return {scratch_of<int32_t>(size), size};
+}
+PlanRoom room_of(const Tensor& plan) {
+  check_dtype("attention", "plan", plan, DType::i32);
+  ANNEAL_CHECK(reinterpret_cast<uintptr_t>(plan.data) % 8 == 0, "attention: plan must start at a multiple of 8 bytes");
+  return {plan.as<int32_t>(), plan.size};
+}
+
+// Checks the spans and lists the pieces of `count` plans. apart: the sequences' keys must be, as their gradients are written by one sequence each.
+void run_plans(const Attention& a, bool in_backward, bool apart, const Plan (&plans)[3], int count) {
+  PlanArguments p{a, {plans[0], plans[1], plans[2]}, FaultSite::attention_queries, FaultSite::attention_keys, FaultSite::attention_query_twice,
+      FaultSite::attention_covered, apart ? FaultSite::attention_backward_key_twice : FaultSite::none, fault(), most_key_runs(a)};
+  if (in_backward) {
+    p.queries = FaultSite::attention_backward_queries, p.keys = FaultSite::attention_backward_keys, p.query_twice = FaultSite::attention_backward_query_twice;
+    p.covered = FaultSite::attention_backward_covered;
+  }
+  launch(attention_plan_kernel, {dim3(count), dim3(plan_threads), 0, "attention_plan"}, p);
+}
+
+}  // namespace
+
+Plan forward_plan(const Attention& a, bool half, const Tensor* given) {
+  const PlanShape shape = forward_shape(a, half);
+  if (given) return room_of(*given).take(shape);
+  const Plan plan = scratch_room({shape}).take(shape);
+  run_plans(a, false, false, {plan}, 1);
+  return plan;
+}
+
+BackwardPlans backward_plans(const Attention& a, bool half, const Tensor* given) {
+  const PlanShape queries = query_shape(a, half), keys = key_shape(a, half);
+  PlanRoom room = given ? room_of(*given) : scratch_room({queries, keys});
+  if (given) room.take(forward_shape(a, half));
+  const Plan query_plan = room.take(queries), key_plan = room.take(keys);
+  if (!given) run_plans(a, true, true, {query_plan, key_plan}, 2);
+  return {query_plan, key_plan};
+}
+
+void attention_plan(Out plan, In q, In k, In spans, bool causal, int64_t window, bool half, bool backward) {
+  // What has no part in the plan is described as it must be.
+  const Tensor lse = {nullptr, q.shape[0] * q.shape[1], {q.shape[0], q.shape[1]}, DType::f32, 2};
+  const Attention a = describe_attention("attention_plan", q, k, k, q, lse, spans, 1, causal, window, 0);
+  const bool on_tensor_cores = half || q.dtype == DType::bf16;
+  PlanRoom room = room_of(plan);
+  Plan plans[3] = {room.take(forward_shape(a, on_tensor_cores))};
+  if (backward) plans[1] = room.take(query_shape(a, on_tensor_cores)), plans[2] = room.take(key_shape(a, on_tensor_cores));
+  run_plans(a, false, backward, plans, backward ? 3 : 1);
 }
 
 }  // namespace anneal::cuda

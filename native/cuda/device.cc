@@ -169,6 +169,7 @@ struct Device {
   Staging staging;
   Scratch scratch;
   Fault* fault = nullptr;
+  uint32_t* arrivals = nullptr;
   std::map<const void*, size_t> allowed_shared;
   uint64_t launches = 0;
   bool capturing = false;
@@ -239,6 +240,7 @@ void close_device(Device* device) {
   device->scratch.close_kept();
   device->staging.close();
   if (device->fault) cudaFree(device->fault);
+  if (device->arrivals) cudaFree(device->arrivals);
   if (device->stream) cudaStreamDestroy(device->stream);
   delete device;
 }
@@ -258,6 +260,8 @@ Device* open_device(int index) {
   check(cudaStreamCreateWithFlags(&device->stream, cudaStreamNonBlocking), "cudaStreamCreate");
   check(cudaMalloc(reinterpret_cast<void**>(&device->fault), sizeof(Fault)), "cudaMalloc");
   check(cudaMemsetAsync(device->fault, 0, sizeof(Fault), device->stream), "cudaMemset");
+  check(cudaMalloc(reinterpret_cast<void**>(&device->arrivals), most_arrivals * sizeof(uint32_t)), "cudaMalloc");
+  check(cudaMemsetAsync(device->arrivals, 0, most_arrivals * sizeof(uint32_t), device->stream), "cudaMemset");
   device->staging.open();
   return device.release();
 }
@@ -328,6 +332,10 @@ ScratchFrame::~ScratchFrame() {
 }
 const DeviceTraits& traits() { return here().traits; }
 Fault* fault() { return here().fault; }
+uint32_t* arrivals(int64_t count) {
+  ANNEAL_CHECK(count <= most_arrivals, "a kernel needs %lld counters, but there are %lld", static_cast<long long>(count), static_cast<long long>(most_arrivals));
+  return here().arrivals;
+}
 
 void allow_shared(const void* kernel, size_t bytes, const char* from) {
   size_t& allowed = here().allowed_shared[kernel];

@@ -34,6 +34,10 @@ struct DeviceTraits {
 };
 const DeviceTraits& traits();
 
+// Counters in device memory, 0 between launches: the kernel that counts up to a limit starts again at 0 (last_block.h).
+constexpr int64_t most_arrivals = 4096;
+uint32_t* arrivals(int64_t count);
+
 // Lets a kernel have more than 48 KB of dynamic shared memory.
 void allow_shared(const void* kernel, size_t bytes, const char* from);
 // Counts a launch and reports one that failed.

@@ -1,7 +1,7 @@
 // Gradients of RMSNorm and LayerNorm. With g = dy * weight and xhat = (x - mean) * rstd: dx = rstd * (g - mean(g) - xhat * mean(g * xhat)) + dsum, without
 // mean(g) for RMSNorm. A block walks over consecutive rows and sums its part of dweight and dbias in registers, always the same columns in the same thread;
-// a second launch adds the parts in order. How rows are shared out depends on the shape only, so that the sums have the same bits on every GPU.
-#include "column_sums.h"
+// the last blocks to end add the parts in order. How rows are shared out depends on the shape only, so that the sums have the same bits on every GPU.
+#include "last_block.h"
 #include "norm.h"
 
 namespace anneal::cuda {
@@ -14,10 +14,47 @@ struct NormGradient {
   const float *mean, *rstd;
   ColumnNumbers weight;
   float *dweight, *dbias;  // the parts, [blocks, columns], or null
+  float *dweight_sum, *dbias_sum;  // the results
+  bool accumulate;
+  uint32_t* counters;
   int64_t rows, rows_per_block;
   int columns;
   float inverse_columns;
 };
+
+// Adds the parts of all blocks up, from the second level on of what the last blocks of groups have added.
+template <bool aligned> ANNEAL_DEVICE void fold_gradients(const NormGradient& a) {
+  if (!a.dweight && !a.dbias) return;
+  ANNEAL_SHARED(uint32_t, arrived, 1);
+  constexpr int n = aligned ? 4 : 1;
+  const int first = threadIdx.x * n, across = blockDim.x * n;
+  // y[columns] = x[columns] of the members' rows, added up in order, and of y itself where kept.
+  auto add = [&](float* y, const float* x, int64_t stride, int members, bool kept) {
+    for (int at = first; at < a.columns; at += across) {
+      float total[n] = {};
+      auto add_row = [&](const float* row) {
+        float part[n];
+        if constexpr (aligned) load_vector(part, row);
+        else part[0] = *row;
+#pragma unroll
+        for (int k = 0; k < n; ++k) total[k] += part[k];
+      };
+#pragma unroll 4
+      for (int i = 0; i < members; ++i) add_row(x + i * stride + at);
+      if (kept) add_row(y + at);
+      if constexpr (aligned) store_vector(y + at, total);
+      else y[at] = total[0];
+    }
+  };
+  const bool whole = fold_blocks(a.counters, arrived, [&](uint32_t place, uint32_t step, int members) {
+    const int64_t offset = int64_t{place} * a.columns, stride = int64_t{step} * a.columns;
+    if (a.dweight) add(a.dweight + offset, a.dweight + offset, stride, members, false);
+    if (a.dbias) add(a.dbias + offset, a.dbias + offset, stride, members, false);
+  });
+  if (!whole) return;
+  if (a.dweight) add(a.dweight_sum, a.dweight, 0, 1, a.accumulate);
+  if (a.dbias) add(a.dbias_sum, a.dbias, 0, 1, a.accumulate);
+}
 
 // Rows up to blockDim.x * numbers long, held in registers.
 template <class T, bool layer, int numbers, bool aligned>
@@ -83,10 +120,11 @@ __global__ void __launch_bounds__(numbers == gradient_few_numbers ? 32 : gradien
         if (a.dbias) store_row_piece<aligned>(a.dbias + part, bias_part, at, n);
       }
     }
+  fold_gradients<aligned>(a);
 }
 
 // Rows of any length, read twice; the block's parts are summed in scratch.
-template <class T, bool layer, bool aligned> __global__ void __launch_bounds__(gradient_threads) norm_wide_backward_kernel(NormGradient a) {
+template <class T, bool layer, bool aligned> __global__ void __launch_bounds__(gradient_threads, 2) norm_wide_backward_kernel(NormGradient a) {
   constexpr int length = vector_length<T>, sums = layer ? 2 : 1;
   ANNEAL_SHARED(float, room, 2 * sums * 32);
   const int n = a.columns, first = threadIdx.x * length, step = gradient_threads * length;
@@ -132,6 +170,7 @@ template <class T, bool layer, bool aligned> __global__ void __launch_bounds__(g
       store_row_piece<aligned>(dx, v, at, n);
     }
   }
+  fold_gradients<aligned>(a);
 }
 
 namespace {
@@ -164,30 +203,30 @@ void backward(const char* kernel, Out dx, MaybeInOut dweight, MaybeInOut dbias, 
   if (mean) check_per_row(kernel, "mean", *mean, x);
   check_per_row(kernel, "rstd", rstd, x);
   if (x.columns() == 0) return;
+  if (x.rows() == 0 && !accumulate) {
+    for (Tensor* gradient : {dweight, dbias})
+      if (gradient) cudaMemsetAsync(gradient->data, 0, static_cast<size_t>(gradient->bytes()), stream());
+  }
   const int columns = static_cast<int>(x.columns());
   const int threads = columns > norm_register_width ? gradient_threads : static_cast<int>(ceil_div(columns, 32 * gradient_numbers) * 32);
   const int64_t rows = x.rows(), rows_per_block = dweight || dbias ? rows_of_a_block(rows, threads) : 1, blocks = ceil_div(rows, rows_per_block);
   NormGradient a = {dx.data, dy.data, dsum ? dsum->data : nullptr, x.data, mean ? mean->as<const float>() : nullptr, rstd.as<const float>(),
-                    {weight.data, weight.dtype == DType::bf16, static_cast<float>(offset)}, nullptr, nullptr, rows, rows_per_block, columns,
-                    static_cast<float>(1.0 / columns)};
-  ColumnSums<float> sums = {{}, {}, blocks, columns, columns, accumulate};
-  unsigned wanted = 0;
-  auto add = [&](float*& parts, Tensor* gradient) {
+                    {weight.data, weight.dtype == DType::bf16, static_cast<float>(offset)}, nullptr, nullptr, nullptr, nullptr, accumulate,
+                    arrivals(fold_counters(blocks)), rows, rows_per_block, columns, static_cast<float>(1.0 / columns)};
+  auto add = [&](float*& parts, float*& sum, Tensor* gradient) {
     if (!gradient) return;
+    sum = gradient->as<float>();
     parts = scratch_of<float>(blocks * columns);
-    sums.x[wanted] = parts;
-    sums.y[wanted++] = gradient->as<float>();
   };
-  add(a.dweight, dweight);
-  add(a.dbias, dbias);
+  add(a.dweight, a.dweight_sum, dweight);
+  add(a.dbias, a.dbias_sum, dbias);
   dispatch_float(kernel, x.dtype, [&](auto number) {
     using T = decltype(number);
     const bool aligned = columns % vector_length<T> == 0 && on_16_bytes(a.dx) && on_16_bytes(a.dy) && on_16_bytes(a.dsum) && on_16_bytes(a.x) &&
-                         on_16_bytes(a.weight.data);
+                         on_16_bytes(a.weight.data) && on_16_bytes(a.dweight_sum) && on_16_bytes(a.dbias_sum);
     if (aligned) run<T, layer, true>(kernel, a, blocks, threads);
     else run<T, layer, false>(kernel, a, blocks, threads);
   });
-  sum_columns(kernel, sums, wanted);
 }
 
 }  // namespace

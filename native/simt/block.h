@@ -28,6 +28,9 @@ struct Finding {
   const void* other_pc = nullptr;
 };
 
+// Blocks, each with the clocks of its threads when it arrived.
+using Arrivals = std::map<uint32_t, std::vector<uint32_t>>;
+
 struct Launch {
   dim3 grid, block;
   size_t shared = 0;
@@ -43,6 +46,7 @@ struct Launch {
   std::mutex mutex;
   std::vector<Finding> findings;
   Counts counts;
+  std::map<const void*, Arrivals> arrivals;  // by counter
 
   uint64_t blocks() const { return uint64_t{grid.x} * grid.y * grid.z; }
   int threads() const { return static_cast<int>(block.x * block.y * block.z); }
@@ -136,6 +140,7 @@ struct Block {
   std::vector<SharedArray> shared;  // [0] is the dynamic one
   Counts counts;
 
+  Arrivals after;                            // the blocks of the launch after which this one is ordered
   std::vector<uint32_t> base;                // what every thread knows of the clocks since the last full barrier
   std::unique_ptr<uint32_t[]> known;         // threads × threads
   size_t known_size = 0;

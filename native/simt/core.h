@@ -67,8 +67,11 @@ void copy_async_wait(int pending);
 #if defined(ANNEAL_SIMT_HOOKS)
 // Tells the race detector and the profile of an atomic access; the calling instruction is its site.
 void atomic_access(const void* address, size_t bytes);
+// The running block has counted its arrival; the last one is ordered after all that arrived there, and after what those were ordered after.
+void block_arrived(const void* counter, bool last);
 #else
 inline void atomic_access(const void*, size_t) {}
+inline void block_arrived(const void*, bool) {}
 #endif
 
 [[noreturn]] void misaligned(const char* what, const void* address, size_t bytes, Site site);

@@ -1,5 +1,6 @@
 // The race detector: happens-before by vector clocks, which only __syncthreads, __syncwarp and named barriers join; shuffles and matrix instructions
-// order nothing, and threads of two blocks of a launch are never ordered. Shadow memory has a cell for each byte.
+// order nothing, and of two blocks of a launch only the last to arrive at a counter comes after those that arrived before. Shadow memory has a cell for each
+// byte.
 //
 // After a barrier of the whole block every thread knows the same, so that is kept once (Block::base), and what a thread has learned since then in a
 // row of its own that covers the threads known_low … known_high - 1.
@@ -140,7 +141,11 @@ struct Checker {
   bool ordered(uint32_t thread, uint32_t clock) const {
     thread &= thread_bits;
     if (thread == 0 || thread == me) return true;
-    if (thread < first || thread >= first + block.threads) return false;
+    if (thread < first || thread >= first + block.threads) {
+      if (shared || block.after.empty()) return false;
+      const auto other = block.after.find((thread - 1) / block.threads);
+      return other != block.after.end() && clock <= other->second[(thread - 1) % block.threads];
+    }
     const int other = static_cast<int>(thread - first);
     if (clock <= block.base[other]) return true;
     return other >= fiber.known_low && other < fiber.known_high && clock <= block.known[static_cast<size_t>(fiber.linear) * block.threads + other];
@@ -188,6 +193,7 @@ void race_end(Launch&) {
 }
 
 void race_begin(Block& block) {
+  block.after.clear();
   block.base.assign(block.threads, 0);
   const size_t size = static_cast<size_t>(block.threads) * block.threads;
   if (block.known_size < size) {
@@ -198,6 +204,19 @@ void race_begin(Block& block) {
     block.fibers[i].clock = 1;
     block.fibers[i].known_low = block.fibers[i].known_high = 0;
   }
+}
+
+// One thread calls it, between two barriers of the block: all that its threads did before the first is below `base`.
+void block_arrived(const void* counter, bool last) {
+  Block& block = *current_fiber()->block;
+  Launch& launch = *block.launch;
+  std::lock_guard<std::mutex> lock(launch.mutex);
+  Arrivals& all = launch.arrivals[counter];
+  all.insert(block.after.begin(), block.after.end());
+  all[block.linear] = block.base;
+  if (!last) return;
+  block.after = std::move(all);
+  launch.arrivals.erase(counter);
 }
 
 void race_join_all(Block& block) {

@@ -38,6 +38,12 @@ struct Shared {
 };
 inline Shared to_shared(const void* p) { return Shared(p); }
 
+ANNEAL_SIMT_INLINE uint32_t arrive(uint32_t* counter, uint32_t count) {
+  const uint32_t before = atomicInc(counter, count - 1);
+  simt::block_arrived(counter, before == count - 1);
+  return before;
+}
+
 #define ANNEAL_SIMT_LDMATRIX(name, count)                                                                           \
   ANNEAL_SIMT_INLINE void name(uint32_t (&r)[count], Shared row, simt::Site site = simt::Site::here()) {            \
     simt::LoadMatrix operand{row.at, r};                                                                            \

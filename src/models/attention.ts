@@ -1,4 +1,4 @@
-import { attention, attentionProbabilities, concat, dropout, matmul, permute, reshape, slice, type Spans } from '../ops/index.ts'
+import { attention, attentionProbabilities, concat, dropout, matmul, permute, reshape, slice, type AttentionPlans, type Spans } from '../ops/index.ts'
 import { unscoped, type Tensor } from '../tensor/index.ts'
 import type { KeyValueCache } from './cache.ts'
 import type { RopeRows } from './ropeTables.ts'
@@ -7,6 +7,7 @@ import { cacheVirtual, joinKeys, type VirtualContext } from './virtualTokens.ts'
 /** What the layers of one forward pass share. */
 export interface LayerContext {
   readonly spans: Spans
+  readonly plans: AttentionPlans
   readonly rope: RopeRows | undefined
   readonly cache: KeyValueCache | undefined
   /** int32 [tokens]: where in the cache new keys and values go. */
@@ -30,7 +31,7 @@ export interface SelfAttentionOptions {
 
 /** Self-attention of new tokens over themselves and what the cache holds of their sequences. q [tokens, heads, headDim]. */
 export function selfAttention(q: Tensor, k: Tensor, v: Tensor, context: LayerContext, { layer, scale, window, dropout: p, causal = true }: SelfAttentionOptions): Tensor {
-  const { spans, cache, slots, attentions, virtual } = context
+  const { spans, plans, cache, slots, attentions, virtual } = context
   let [keys, values] = [k, v]
   if (cache && slots) {
     [keys, values] = [cache.keys[layer]!, cache.values[layer]!]
@@ -46,7 +47,7 @@ export function selfAttention(q: Tensor, k: Tensor, v: Tensor, context: LayerCon
       [keys, values] = [joinKeys(virtualKeys, k, virtual.places), joinKeys(virtualValues, v, virtual.places)]
     }
   }
-  const options = { scale, window, causal }
+  const options = { scale, window, causal, plans }
   if (p === 0 && !attentions) return attention(q, keys, values, spans, options)
   const probabilities = attentionProbabilities(q, keys, values, spans, options)
   attentions?.push(probabilities.map((one) => unscoped(() => reshape(one, one.shape))))

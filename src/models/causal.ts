@@ -1,6 +1,6 @@
 import { ConfigError, ShapeError } from '../errors.ts'
 import { Linear, type LinearLayer } from '../nn/index.ts'
-import { crossEntropy, embedding, linearCrossEntropy, linearLogprob, mul, reshape, selectiveLogSoftmax, slice, sum, type LogprobResult } from '../ops/index.ts'
+import { crossEntropy, embedding, linearCrossEntropy, linearLogprob, mul, reshape, selectiveLogSoftmax, slice, sum, withPlans, type LogprobResult } from '../ops/index.ts'
 import { isRecording } from '../tensor/autograd.ts'
 import { noGrad, scope, Tensor } from '../tensor/index.ts'
 import type { LayerContext } from './attention.ts'
@@ -92,7 +92,7 @@ export abstract class CausalLanguageModel extends PretrainedModel {
     const attentions: Tensor[][] | undefined = input.outputAttentions ? [] : undefined
     const recompute = this.gradientCheckpointing && this.training && !attentions && !cache
     const virtual = virtualContext(this.virtualTokens, batch.virtual, this.config, this.dtype)
-    const all = this.hidden(batch, { spans: batch.spans, cache, slots: batch.slots, attentions, virtual }, { hiddenStates, recompute })
+    const all = this.#pass(batch, { spans: batch.spans, cache, slots: batch.slots, attentions, virtual }, { hiddenStates, recompute })
     if (cache) cacheSequences?.forEach((sequence, i) => { cache.advance(sequence, batch.added[i]! + batch.lengths[i]!) })
     const own = (states: Tensor): Tensor => dropVirtual(states, virtual)
     return {
@@ -106,7 +106,12 @@ export abstract class CausalLanguageModel extends PretrainedModel {
    * the device and the cache is not advanced, so that the calls can be captured as a graph.
    */
   decode(batch: FlatBatch, cache: KeyValueCache): Tensor {
-    return scope(() => this.logits(this.hidden(batch, { spans: batch.spans, cache, slots: batch.slots, attentions: undefined, virtual: undefined }, { hiddenStates: undefined, recompute: false })))
+    return scope(() => this.logits(this.#pass(batch, { spans: batch.spans, cache, slots: batch.slots, attentions: undefined, virtual: undefined }, { hiddenStates: undefined, recompute: false })))
+  }
+
+  /** hidden() with the plans that its layers share. */
+  #pass(batch: FlatBatch, context: Omit<LayerContext, 'rope' | 'plans'>, options: RunOptions): Tensor {
+    return withPlans(context.spans, (plans) => this.hidden(batch, { ...context, plans }, options))
   }
 
   #loss(hidden: Tensor, labels: Tensor, numLabels: number | undefined, { numItems, labelSmoothing = 0 }: ForwardInput): Pick<ForwardOutput, 'loss' | 'nll' | 'correct' | 'numLabels'> {

@@ -1,5 +1,5 @@
 import { Embedding, Linear, type LinearLayer, Module, RMSNorm } from '../nn/index.ts'
-import { gatedActivation, reshape, rope } from '../ops/index.ts'
+import { gatedActivation, reshape, ropePair } from '../ops/index.ts'
 import type { Tensor } from '../tensor/index.ts'
 import { selfAttention, type LayerContext } from './attention.ts'
 import type { FlatBatch } from './batch.ts'
@@ -42,12 +42,9 @@ class DecoderAttention extends Module {
   forward(x: Tensor, context: LayerContext): Tensor {
     const { headDim, numAttentionHeads, numKeyValueHeads, slidingWindows, attentionDropout } = this.#config
     const heads = (projection: LinearLayer, count: number) => reshape(projection.forward(x), [-1, count, headDim])
-    const turned = (states: Tensor, norm: RMSNorm | undefined) => {
-      const { cos, sin, row } = context.rope!
-      return rope(norm ? norm.forward(states) : states, cos, sin, row)
-    }
-    const q = turned(heads(this.q_proj, numAttentionHeads), this.q_norm)
-    const k = turned(heads(this.k_proj, numKeyValueHeads), this.k_norm)
+    const normed = (states: Tensor, norm: RMSNorm | undefined) => norm ? norm.forward(states) : states
+    const { cos, sin, row } = context.rope!
+    const [q, k] = ropePair(normed(heads(this.q_proj, numAttentionHeads), this.q_norm), normed(heads(this.k_proj, numKeyValueHeads), this.k_norm), cos, sin, row)
     const v = heads(this.v_proj, numKeyValueHeads)
     const out = selfAttention(q, k, v, context, {
       layer: this.#layer, scale: 1 / Math.sqrt(headDim), window: slidingWindows[this.#layer]!, dropout: this.training ? attentionDropout : 0,

@@ -1,6 +1,6 @@
 import { ShapeError } from '../errors.ts'
 import { Embedding, LayerNorm, Linear, type LinearLayer, Module } from '../nn/index.ts'
-import { add, dropout, embedding, reshape, Spans } from '../ops/index.ts'
+import { add, dropout, embedding, reshape, Spans, withPlans } from '../ops/index.ts'
 import { checkpoint, scope, Tensor, type Device } from '../tensor/index.ts'
 import { selfAttention, type LayerContext } from './attention.ts'
 import { flattenBatch, type BatchInput, type FlatBatch, type TokenArray, type TokenInput } from './batch.ts'
@@ -140,6 +140,14 @@ class EncoderLayer extends Module {
   }
 }
 
+/** The layer's result, whose inside is computed again in backward(): it needs spans that live until then. */
+function recomputed(layer: EncoderLayer, x: Tensor, context: LayerContext): Tensor {
+  return checkpoint((input) => {
+    const spans = new Spans(context.spans.spans, input.device)
+    return withPlans(spans, (plans) => layer.forward(input, { ...context, spans, plans }))
+  }, x)
+}
+
 class EncoderLayers extends Module {
   readonly layer: EncoderLayer[]
 
@@ -153,8 +161,7 @@ class EncoderLayers extends Module {
     let x = embedded
     for (const layer of this.layer) {
       hiddenStates?.push(x)
-      // What is computed again in backward() needs spans that live until then.
-      x = recompute ? checkpoint((input) => layer.forward(input, { ...context, spans: new Spans(context.spans.spans, input.device) }), x) : layer.forward(x, context)
+      x = recompute ? recomputed(layer, x, context) : layer.forward(x, context)
     }
     hiddenStates?.push(x)
     return x
@@ -225,8 +232,10 @@ export class EncoderModel extends PretrainedModel {
     const { labels } = batch
     const hiddenStates: Tensor[] | undefined = outputHiddenStates ? [] : undefined
     const attentions: Tensor[][] | undefined = outputAttentions ? [] : undefined
-    const context: LayerContext = { spans: batch.spans, rope: undefined, cache: undefined, slots: undefined, virtual: undefined, attentions }
-    const lastHiddenState = this.encoder.forward(this.embeddings.forward(batch), context, { recompute: gradientCheckpointing && this.training && !attentions, hiddenStates })
+    const lastHiddenState = withPlans(batch.spans, (plans) => this.encoder.forward(
+      this.embeddings.forward(batch), { spans: batch.spans, plans, rope: undefined, cache: undefined, slots: undefined, virtual: undefined, attentions },
+      { recompute: gradientCheckpointing && this.training && !attentions, hiddenStates },
+    ))
     return {
       lastHiddenState, ...(hiddenStates ? { hiddenStates } : {}), ...(labels ? { labels } : {}),
       ...(attentions ? { attentions: attentions.map((layer) => layer.map(intoScope)) } : {}),

@@ -1,4 +1,4 @@
-import { add, Spans } from '../ops/index.ts'
+import { add, Spans, withPlans } from '../ops/index.ts'
 import { checkpoint, scope, type Tensor } from '../tensor/index.ts'
 import type { LayerContext } from './attention.ts'
 
@@ -67,11 +67,13 @@ function recomputed(layer: ResidualLayer, number: number, input: Tensor, context
   return checkpoint((x, ...others) => {
     const [cos, sin, row] = others.splice(0, tables.length)
     const [key, value, rows] = others
-    const own: LayerContext = {
+    const own: Omit<LayerContext, 'plans'> = {
       ...context, spans: new Spans(spans.spans, x.device), rope: cos && sin && row ? { cos, sin, row } : undefined,
       virtual: key && value && rows ? { kind: 'keysAndValues', places: { rows, kept: undefined, slots: undefined }, at: () => [key, value] } : undefined,
     }
-    const [branch, residual] = layer.forward(x, null, own)
-    return add(branch, residual)
+    return withPlans(own.spans, (plans) => {
+      const [branch, residual] = layer.forward(x, null, { ...own, plans })
+      return add(branch, residual)
+    })
   }, input, ...tables, ...prefix)
 }

@@ -1,5 +1,6 @@
 import { ShapeError } from '../errors.ts'
-import type { DeviceLike } from '../tensor/device.ts'
+import { cpu, type DeviceLike } from '../tensor/device.ts'
+import { unscoped } from '../tensor/scope.ts'
 import { Tensor } from '../tensor/tensor.ts'
 import { usesHalf } from './compute.ts'
 import { emptyLike, expect, expectShape, fusedOp, shapeText } from './op.ts'
@@ -38,6 +39,39 @@ export class Spans {
   dispose(): void { this.tensor.dispose() }
 }
 
+/**
+ * How a device cuts up attention() over the same spans, found out once for all layers of a pass instead of once in each. Valid as long as the values in
+ * the spans' tensor are.
+ */
+export class AttentionPlans {
+  readonly #spans: Spans
+  readonly #plans = new Map<string, Tensor>()
+
+  constructor(spans: Spans) { this.#spans = spans }
+
+  /** @internal The plan of a call; `backward`: of its backward too. Null on the CPU, which needs none. */
+  of(q: Tensor, k: Tensor, { causal, window, half }: Attributes, backward: boolean): Tensor | null {
+    const { device } = q
+    if (device === cpu) return null
+    const key = [q.dtype, q.shape, k.shape, causal, window, half, backward].join(' ')
+    let plan = this.#plans.get(key)
+    if (!plan) {
+      const [tokens, slots, sequences] = [q.dim(0), k.dim(0), this.#spans.spans.length]
+      const tiles = Math.ceil(tokens / 16 + 3 * sequences) + (backward ? Math.ceil((tokens + slots) / 16) : 0)
+      const runs = tokens <= 16 * sequences ? 64 * Math.ceil(tokens * q.dim(1) / k.dim(1) / 16 + sequences) : 0
+      plan = unscoped(() => Tensor.empty([6 + 2 * (tiles + runs)], { dtype: 'int32', device }))
+      device.kernels.attention_plan(plan.handle, q.handle, k.handle, this.#spans.tensor.handle, causal, window, half, backward)
+      this.#plans.set(key, plan)
+    }
+    return plan
+  }
+
+  dispose(): void {
+    for (const plan of this.#plans.values()) plan.dispose()
+    this.#plans.clear()
+  }
+}
+
 /** What `attention` takes beside queries, keys and values. */
 export interface AttentionOptions {
   /** Multiplies the scores; 1 / sqrt(headDim) by default. */
@@ -48,6 +82,8 @@ export interface AttentionOptions {
   window?: number
   /** Scores become softCap * tanh(score / softCap) (Gemma 2); 0 is no cap. */
   softCap?: number
+  /** Where calls with the same spans share what they find out about them. */
+  plans?: AttentionPlans | undefined
 }
 interface Attributes extends Required<AttentionOptions> { spans: Spans; half: boolean }
 
@@ -96,16 +132,18 @@ export function attentionDefinition(q: Tensor, k: Tensor, v: Tensor, attributes:
 const op = fusedOp<readonly [Tensor, Tensor, Tensor], Attributes, Tensor>({
   name: 'attention',
   definition: ([q, k, v], attributes) => attentionDefinition(q, k, v, attributes).out,
-  forward([q, k, v], { spans, scale, causal, window, softCap, half }, save) {
+  forward([q, k, v], attributes, save, wanted) {
+    const { spans, scale, causal, window, softCap, half, plans } = attributes
     const [out, lse] = [emptyLike(q), emptyLike(q, [q.dim(0), q.dim(1)], 'float32')]
-    q.device.kernels.attention(out.handle, lse.handle, q.handle, k.handle, v.handle, spans.tensor.handle, scale, causal, window, softCap, half)
-    save(q, k, v, out, lse, spans.tensor)
+    const plan = plans?.of(q, k, attributes, [0, 1, 2].some(wanted)) ?? null
+    q.device.kernels.attention(out.handle, lse.handle, q.handle, k.handle, v.handle, spans.tensor.handle, plan?.handle ?? 0, scale, causal, window, softCap, half)
+    save(q, k, v, out, lse, spans.tensor, ...(plan ? [plan] : []))
     return out
   },
   backward([dout], context, { scale, causal, window, softCap, half }) {
-    const [q, k, v, out, lse, spans] = context.saved as [Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]
+    const [q, k, v, out, lse, spans, plan] = context.saved as [Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor | undefined]
     const [dq, dk, dv] = [emptyLike(q), emptyLike(k), emptyLike(v)]
-    dq.device.kernels.attention_backward(dq.handle, dk.handle, dv.handle, dout!.handle, q.handle, k.handle, v.handle, out.handle, lse.handle, spans.handle, scale, causal, window, softCap, half)
+    dq.device.kernels.attention_backward(dq.handle, dk.handle, dv.handle, dout!.handle, q.handle, k.handle, v.handle, out.handle, lse.handle, spans.handle, plan?.handle ?? 0, scale, causal, window, softCap, half)
     context.give(0, dq)
     context.give(1, dk)
     context.give(2, dv)
@@ -118,8 +156,8 @@ function complete(q: Tensor, k: Tensor, v: Tensor, spans: Spans, options: Attent
   expect(q.dim(2) === k.dim(2), 'attention', () => `q and k must have one headDim, but have ${q.dim(2)} and ${k.dim(2)}`)
   expect(k.dim(1) > 0 && q.dim(1) % k.dim(1) === 0, 'attention', () => `the ${q.dim(1)} query heads must be a multiple of the ${k.dim(1)} key/value heads`)
   expect(spans.queries === q.dim(0), 'attention', () => `the spans cover ${spans.queries} queries, but q has ${q.dim(0)} tokens`)
-  const { scale = 1 / Math.sqrt(q.dim(2)), causal = true, window = 0, softCap = 0 } = options
-  return { spans, scale, causal, window, softCap, half: usesHalf(q.dtype, k.dtype) }
+  const { scale = 1 / Math.sqrt(q.dim(2)), causal = true, window = 0, softCap = 0, plans } = options
+  return { spans, scale, causal, window, softCap, plans, half: usesHalf(q.dtype, k.dtype) }
 }
 
 /**
@@ -128,6 +166,16 @@ function complete(q: Tensor, k: Tensor, v: Tensor, spans: Spans, options: Attent
  */
 export function attention(q: Tensor, k: Tensor, v: Tensor, spans: Spans, options: AttentionOptions = {}): Tensor {
   return op([q, k, v], complete(q, k, v, spans, options))
+}
+
+/** Runs `body` with plans that the attentions over these spans share. */
+export function withPlans<T>(spans: Spans, body: (plans: AttentionPlans) => T): T {
+  const plans = new AttentionPlans(spans)
+  try {
+    return body(plans)
+  } finally {
+    plans.dispose()
+  }
 }
 
 /** The attention probabilities themselves, per sequence [heads, queries, keys], computed plainly: for looking at, not for training. */

@@ -51,15 +51,49 @@ const op = fusedOp<readonly [Tensor, Tensor, Tensor, Tensor], { interleaved: boo
   },
 })
 
+const pairOp = fusedOp<readonly [Tensor, Tensor, Tensor, Tensor, Tensor], { interleaved: boolean }, readonly [Tensor, Tensor]>({
+  name: 'rope_pair',
+  definition: ([x, other, ...tables], attributes) => [op.op.definition([x, ...tables], attributes), op.op.definition([other, ...tables], attributes)],
+  forward([x, other, cosTable, sinTable, position], { interleaved }, save) {
+    const [y, otherY] = [emptyLike(x), emptyLike(other)]
+    y.device.kernels.rope_pair(y.handle, otherY.handle, x.handle, other.handle, cosTable.handle, sinTable.handle, position.handle, interleaved, false)
+    save(cosTable, sinTable, position)
+    return [y, otherY]
+  },
+  backward([dy, dotherY], context, { interleaved }) {
+    const [cosTable, sinTable, position] = context.saved as [Tensor, Tensor, Tensor]
+    const [dx, dother] = [dy && emptyLike(dy), dotherY && emptyLike(dotherY)]
+    const { kernels } = cosTable.device
+    const angles = [cosTable.handle, sinTable.handle, position.handle, interleaved, true] as const
+    if (dx && dother) kernels.rope_pair(dx.handle, dother.handle, dy!.handle, dotherY!.handle, ...angles)
+    else if (dx) kernels.rope(dx.handle, dy!.handle, ...angles)
+    else if (dother) kernels.rope(dother.handle, dotherY!.handle, ...angles)
+    if (dx) context.give(0, dx)
+    if (dother) context.give(1, dother)
+  },
+})
+
+function check(operation: string, x: Tensor, cosTable: Tensor, sinTable: Tensor, position: Tensor): void {
+  expect(x.rank === 3, operation, () => `x must have shape [tokens, heads, headDim], but has ${shapeText(x.shape)}`)
+  expectShape(operation, 'sinTable', sinTable, cosTable.shape, 'that of cosTable')
+  expect(cosTable.rank === 2 && 2 * cosTable.dim(1) <= x.dim(2), operation, () => `cosTable ${shapeText(cosTable.shape)} turns more than the ${x.dim(2)} entries of a head`)
+  expectShape(operation, 'position', position, [x.dim(0)], 'one per token')
+  expectDtype(operation, 'position', position, 'int32')
+}
+
 /**
  * Rotary position embedding (Su et al. 2021). x [tokens, heads, headDim]; cosTable and sinTable float32 [positions, rotated / 2]; position int32
  * [tokens]. The first `rotated` entries of each head are turned, the rest pass.
  */
 export function rope(x: Tensor, cosTable: Tensor, sinTable: Tensor, position: Tensor, { interleaved = false }: RopeOptions = {}): Tensor {
-  expect(x.rank === 3, 'rope', () => `x must have shape [tokens, heads, headDim], but has ${shapeText(x.shape)}`)
-  expectShape('rope', 'sinTable', sinTable, cosTable.shape, 'that of cosTable')
-  expect(cosTable.rank === 2 && 2 * cosTable.dim(1) <= x.dim(2), 'rope', () => `cosTable ${shapeText(cosTable.shape)} turns more than the ${x.dim(2)} entries of a head`)
-  expectShape('rope', 'position', position, [x.dim(0)], 'one per token')
-  expectDtype('rope', 'position', position, 'int32')
+  check('rope', x, cosTable, sinTable, position)
   return op([x, cosTable, sinTable, position], { interleaved })
+}
+
+/** rope() of two tensors in one pass, such as queries and keys: one dtype and headDim, heads of their own. */
+export function ropePair(x: Tensor, other: Tensor, cosTable: Tensor, sinTable: Tensor, position: Tensor, { interleaved = false }: RopeOptions = {}): readonly [Tensor, Tensor] {
+  check('ropePair', x, cosTable, sinTable, position)
+  expectShape('ropePair', 'other', other, [x.dim(0), other.dim(1), x.dim(2)], 'as x')
+  expectDtype('ropePair', 'other', other, x.dtype)
+  return pairOp([x, other, cosTable, sinTable, position], { interleaved })
 }

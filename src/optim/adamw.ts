@@ -81,25 +81,29 @@ export class AdamW {
     this.steps++
     const { norm, factor } = unscoped(() => {
       const squares = Tensor.empty([1], { dtype: 'float64', device })
-      states.forEach(({ parameter }, i) => { device.kernels.sum_squares(squares.handle, parameter.grad!.handle, i > 0) })
+      device.kernels.sum_squares(squares.handle, states.map(({ parameter }) => parameter.grad!.handle), false)
       const both = Tensor.empty([2], { device })
       device.kernels.clip_factor(both.handle, squares.handle, maxGradNorm)
       squares.dispose()
       return { norm: both.data(), factor: both }
     })
     const { beta1, beta2, eps, weightDecay } = this.options
-    for (const { parameter, expAvg, expAvgSq, scales, master } of states) {
-      const decay = parameter.shape.length >= 2 ? weightDecay : 0
-      const values = master ?? parameter.tensor
-      const rate = learningRate * parameter.learningRateScale
-      if (scales) {
-        device.kernels.adamw_8bit(values.handle, expAvg.handle, expAvgSq.handle, scales.expAvg.handle, scales.expAvgSq.handle, parameter.grad!.handle, factor.handle, rate, beta1, beta2, eps, decay, this.steps)
-        if (master) device.kernels.convert(parameter.tensor.handle, master.handle)
+    for (const group of groupsOf(states)) {
+      const all = (of: (state: State) => Tensor) => group.map((state) => of(state).handle)
+      const values = all(({ parameter, master }) => master ?? parameter.tensor)
+      const [first, second] = [all(({ expAvg }) => expAvg), all(({ expAvgSq }) => expAvgSq)]
+      const copies = group[0]!.master ? all(({ parameter }) => parameter.tensor) : []
+      const gradients = all(({ parameter }) => parameter.grad!)
+      const rates = group.map(({ parameter }) => learningRate * parameter.learningRateScale)
+      const decays = group.map(({ parameter }) => parameter.shape.length >= 2 ? weightDecay : 0)
+      if (group[0]!.scales) {
+        const [firstScales, secondScales] = [all(({ scales }) => scales!.expAvg), all(({ scales }) => scales!.expAvgSq)]
+        device.kernels.adamw_8bit(values, first, second, firstScales, secondScales, copies, gradients, factor.handle, rates, beta1, beta2, eps, decays, this.steps)
       } else {
-        device.kernels.adamw(values.handle, expAvg.handle, expAvgSq.handle, master ? parameter.tensor.handle : 0, parameter.grad!.handle, factor.handle, rate, beta1, beta2, eps, decay, this.steps)
+        device.kernels.adamw(values, first, second, copies, gradients, factor.handle, rates, beta1, beta2, eps, decays, this.steps)
       }
-      parameter.zeroGrad()
     }
+    for (const { parameter } of states) parameter.zeroGrad()
     factor.dispose()
     return norm.then((values) => Number(values[1]))
   }
@@ -132,6 +136,18 @@ export class AdamW {
   dispose(): void {
     for (const [, tensor] of this.#tensors()) tensor.dispose()
   }
+}
+
+/** The states by what they are kept in: one call updates many of a kind. */
+function groupsOf(states: readonly State[]): Iterable<State[]> {
+  const groups = new Map<string, State[]>()
+  for (const state of states) {
+    const kind = `${state.scales !== null} ${state.master !== null}`
+    const group = groups.get(kind)
+    if (group) group.push(state)
+    else groups.set(kind, [state])
+  }
+  return groups.values()
 }
 
 /** Numbers that share a scale, and the fewest that 8 bits are worth, as in bitsandbytes. */

@@ -104,7 +104,7 @@ describe.each(cases)('%s', (name, recorded) => {
       losses.push((await gradientsOf(model, recorded)).loss)
       parameters.forEach(({ tensor, grad, device }, i) => {
         const [first, second] = states[i]!
-        device.kernels.adamw(tensor.handle, first.handle, second.handle, 0, grad!.handle, 0, 1e-2, 0.9, 0.999, 1e-8, 0.01, step)
+        device.kernels.adamw([tensor.handle], [first.handle], [second.handle], [], [grad!.handle], 0, [1e-2], 0.9, 0.999, 1e-8, [0.01], step)
       })
     }
     for (const [i, loss] of losses.entries()) expect(Math.abs(loss / recorded.adamwLosses[i]! - 1), `step ${i}`).toBeLessThan(1e-4)

@@ -1,5 +1,5 @@
 // Cases of the operations that work number by number or row by row: activations, norms, softmax, rotary embedding, dropout, embedding.
-import { activation, addLayerNorm, addRmsNorm, dropout, embedding, gatedActivation, layerNorm, rmsNorm, rope, softmax } from '../../src/ops/index.ts'
+import { activation, addLayerNorm, addRmsNorm, dropout, embedding, gatedActivation, layerNorm, rmsNorm, rope, ropePair, softmax } from '../../src/ops/index.ts'
 import { activations } from '../../src/ops/operations.ts'
 import type { Activation } from '../../src/ops/operations.ts'
 import { manualSeed, sizeOf } from '../../src/tensor/index.ts'
@@ -54,6 +54,16 @@ const ropeCases = ([[0, 2, 8, 8], [1, 1, 2, 2], [5, 3, 10, 10], [7, 2, 16, 8], [
   forward: moved(tokens * heads * width, 2), backward: moved(tokens * heads * width, 2), benchOnly: tokens > 1000, ...(interleaved ? {} : { peer: { formula: 'rope' } }),
 })))
 
+const ropePairCases = ([[0, 2, 1, 8, 8], [1, 1, 3, 2, 2], [7, 4, 2, 16, 8], [33, 4, 1, 64, 64], [1024, 32, 8, 128, 128]] as const).flatMap(([tokens, heads, otherHeads, width, rotated]) => [false, true].map((interleaved): OpCase => ({
+  op: 'ropePair', name: `${text([tokens, heads, width])} and ${otherHeads} heads, ${rotated} turned${interleaved ? ' interleaved' : ''}`,
+  inputs: [
+    float([tokens, heads, width]), float([tokens, otherHeads, width]), float([64, rotated / 2], { gradient: false, fixed: 'float32' }),
+    float([64, rotated / 2], { gradient: false, fixed: 'float32' }), labels(tokens, 64),
+  ],
+  run: (x, other, cos, sin, position) => ropePair(x, other, cos, sin, position, { interleaved }),
+  forward: moved(tokens * (heads + otherHeads) * width, 2), backward: moved(tokens * (heads + otherHeads) * width, 2), benchOnly: tokens > 1000,
+})))
+
 const dropoutCases = [[0], [1], [5], [7, 33], [1024, 3072]].flatMap((shape) => [0.1, 0.75].map((p): OpCase => ({
   op: 'dropout', name: `${text(shape)} p ${p}`, inputs: [float(shape)],
   run(x) {
@@ -74,4 +84,4 @@ const embeddingCases: OpCase[] = [
   },
 ]
 
-export const elementwiseCases: readonly OpCase[] = [...activationCases, ...gatedCases, ...softmaxCases, ...normCases, ...ropeCases, ...dropoutCases, ...embeddingCases]
+export const elementwiseCases: readonly OpCase[] = [...activationCases, ...gatedCases, ...softmaxCases, ...normCases, ...ropeCases, ...ropePairCases, ...dropoutCases, ...embeddingCases]

@@ -55,7 +55,7 @@ describe('a wrong value that only the device can see', () => {
     const [weight, id] = [Tensor.ones([5, 8], { device: tested }), ints(77)]
     const [first, second, gradient] = [0, 0, 1].map((value) => Tensor.full([5, 8], value, { device: tested })) as [Tensor, Tensor, Tensor]
     scope(() => { embedding(weight, id) })
-    tested.kernels.adamw(weight.handle, first.handle, second.handle, 0, gradient.handle, 0, 0.1, 0.9, 0.999, 1e-8, 0, 1)
+    tested.kernels.adamw([weight.handle], [first.handle], [second.handle], [], [gradient.handle], 0, [0.1], 0.9, 0.999, 1e-8, [0], 1)
     await expect(tested.fence()).rejects.toThrow(/embedding/)
     expect((await weight.data()).every((x) => x === 1)).toBe(true)
     expect((await second.data()).every((x) => x === 0)).toBe(true)

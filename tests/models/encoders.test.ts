@@ -64,7 +64,7 @@ async function expectTraining(model: PretrainedModel, loss: () => Tensor, expect
     for (const [name, parameter] of model.namedParameters()) {
       const [first, second] = states.get(name) ?? unscoped((): [Tensor, Tensor] => [keep(Tensor.zeros(parameter.shape)), keep(Tensor.zeros(parameter.shape))])
       states.set(name, [first, second])
-      parameter.device.kernels.adamw(parameter.tensor.handle, first.handle, second.handle, 0, parameter.grad!.handle, 0, 1e-3, 0.9, 0.999, 1e-8, 0.01, i + 1)
+      parameter.device.kernels.adamw([parameter.tensor.handle], [first.handle], [second.handle], [], [parameter.grad!.handle], 0, [1e-3], 0.9, 0.999, 1e-8, [0.01], i + 1)
     }
     model.zeroGrad()
   }

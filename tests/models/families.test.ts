@@ -28,7 +28,7 @@ class AdamW {
         this.states.set(name, state)
         live.push(state.first, state.second)
       }
-      parameter.device.kernels.adamw(parameter.tensor.handle, state.first.handle, state.second.handle, 0, parameter.grad!.handle, 0, 1e-3, 0.9, 0.999, 1e-8, 0.01, step)
+      parameter.device.kernels.adamw([parameter.tensor.handle], [state.first.handle], [state.second.handle], [], [parameter.grad!.handle], 0, [1e-3], 0.9, 0.999, 1e-8, [0.01], step)
     }
     model.zeroGrad()
   }

@@ -32,8 +32,10 @@ function makeTensor(shape: readonly number[], dtype: DType, value: () => number)
 const anyTensor = (): Tensor => makeTensor(pick(shapes), pick(dtypes), pick(fillings))
 
 const isTensor = (recipe: ArgumentRecipe): recipe is TensorRecipe => typeof recipe === 'object' && 'dtype' in recipe
+const isList = (recipe: ArgumentRecipe): recipe is readonly TensorRecipe[] => Array.isArray(recipe) && typeof recipe[0] === 'object'
 
 function good(recipe: ArgumentRecipe, float: DType, made: Tensor[]): unknown {
+  if (isList(recipe)) return recipe.map((one) => good(one, float, made))
   if (!isTensor(recipe)) return recipe
   const { dtype, shape, below: limit, numbers } = recipe
   let next = 0
@@ -48,6 +50,11 @@ function spoiled(recipe: ArgumentRecipe, made: Tensor[]): unknown {
   if (random() < 0.15) return pick(senseless)
   if (typeof recipe === 'boolean') return random() < 0.5 ? !recipe : pick(senseless)
   if (typeof recipe === 'number') return pick(specials)
+  if (isList(recipe)) {
+    const at = below(recipe.length)
+    const items = recipe.map((one, i) => i === at ? spoiled(one, made) : good(one, pick(floats), made))
+    return random() < 0.3 ? items.slice(1) : items
+  }
   if (!isTensor(recipe)) return Array.from({ length: below(8) }, () => pick(specials))
   const kind = below(6)
   if (kind === 0) return pick(specials)

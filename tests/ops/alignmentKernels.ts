@@ -199,8 +199,8 @@ export function describeAdamw8bit(run: Run): void {
           seen[`p ${i}`] = Tensor.from(start, [size], { dtype })
           parameter.device.kernels.convert(seen[`p ${i}`]!.handle, parameter.handle)
           const factor = Tensor.from([0.5])
-          parameter.device.kernels.adamw_8bit(parameter.handle, first.codes.handle, second.codes.handle, first.scales.handle, second.scales.handle,
-            Tensor.from(numbers, [size], { dtype }).handle, factor.handle, learningRate, beta1, beta2, eps, decay, i + 1)
+          parameter.device.kernels.adamw_8bit([parameter.handle], [first.codes.handle], [second.codes.handle], [first.scales.handle], [second.scales.handle], [],
+            [Tensor.from(numbers, [size], { dtype }).handle], factor.handle, [learningRate], beta1, beta2, eps, [decay], i + 1)
         })
         const all: Record<string, Tensor> = { ...seen, 'm 3': dequantize(first), 'v 3': dequantize(second), 'p 3': parameter }
         return all
@@ -231,8 +231,8 @@ export function describeAdamw8bit(run: Run): void {
     const { parameter, codes, scales } = await run(() => {
       const parameter = Tensor.ones([300])
       const { first, second } = zeroStates(300)
-      parameter.device.kernels.adamw_8bit(parameter.handle, first.codes.handle, second.codes.handle, first.scales.handle, second.scales.handle,
-        Tensor.ones([300]).handle, Tensor.from([NaN]).handle, 0.1, 0.9, 0.99, 1e-8, 0.1, 1)
+      parameter.device.kernels.adamw_8bit([parameter.handle], [first.codes.handle], [second.codes.handle], [first.scales.handle], [second.scales.handle], [],
+        [Tensor.ones([300]).handle], Tensor.from([NaN]).handle, [0.1], 0.9, 0.99, 1e-8, [0.1], 1)
       return { parameter, codes: first.codes, scales: second.scales }
     })
     expect(toNumbers(parameter).every((x) => x === 1)).toBe(true)

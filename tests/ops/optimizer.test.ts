@@ -5,7 +5,9 @@ import { cpu, Tensor } from '../../src/tensor/index.ts'
 import type { DType } from '../../src/tensor/index.ts'
 import { roundToBfloat16 } from '../cases/case.ts'
 import { randomNumbers } from '../cases/random.ts'
+import { runOn } from './adapterKernels.ts'
 import { normalisedError, sameBits, toNumbers } from './compare.ts'
+import { describeParameterLists } from './parameterLists.ts'
 
 const [threads, isa] = [cpu.threads, cpu.isa]
 afterAll(() => {
@@ -32,9 +34,9 @@ describe.each(cpu.isas)('%s', (name) => {
     const [squares, factor] = [Tensor.empty([1], { dtype: 'float64' }), Tensor.empty([2])]
     for (const [i, step] of run.steps.entries()) {
       const gradient = Tensor.from(step.gradient)
-      kernels.sum_squares(squares.handle, gradient.handle, false)
+      kernels.sum_squares(squares.handle, [gradient.handle], false)
       kernels.clip_factor(factor.handle, squares.handle, run.maxNorm)
-      kernels.adamw(parameter.handle, first.handle, second.handle, 0, gradient.handle, factor.handle, run.learningRate, ...run.betas, run.eps, run.weightDecay, i + 1)
+      kernels.adamw([parameter.handle], [first.handle], [second.handle], [], [gradient.handle], factor.handle, [run.learningRate], ...run.betas, run.eps, [run.weightDecay], i + 1)
       expect(Math.abs(Number((await factor.data())[1]) / step.norm - 1)).toBeLessThan(1e-6)
       for (const [tensor, numbers] of [[parameter, step.parameter], [first, step.first], [second, step.second]] as const) {
         const largest = Math.max(...numbers.map(Math.abs))
@@ -62,7 +64,7 @@ describe.each(cpu.isas)('%s', (name) => {
         cpu.threads = count
         const [p, m, v] = [Tensor.from(start.p), Tensor.from(start.m), Tensor.from(start.v)]
         const [half, g, factor] = [Tensor.empty([size], { dtype: 'bfloat16' }), Tensor.from(start.g, [size], { dtype }), Tensor.from([scale, 0])]
-        kernels.adamw(p.handle, m.handle, v.handle, half.handle, g.handle, factor.handle, learningRate, beta1, beta2, eps, decay, step)
+        kernels.adamw([p.handle], [m.handle], [v.handle], [half.handle], [g.handle], factor.handle, [learningRate], beta1, beta2, eps, [decay], step)
         const numbers = await p.data()
         bits.push(numbers)
         expect(normalisedError(numbers, Float64Array.from(expected, ({ p }) => p))).toBeLessThan(1e-6)
@@ -85,9 +87,9 @@ describe.each(cpu.isas)('%s', (name) => {
       for (const count of [1, 2, 3]) {
         cpu.threads = count
         const y = Tensor.full([1], 5, { dtype: 'float64' })
-        kernels.sum_squares(y.handle, x.handle, true)
+        kernels.sum_squares(y.handle, [x.handle], true)
         results.push(await y.item())
-        kernels.sum_squares(y.handle, x.handle, false)
+        kernels.sum_squares(y.handle, [x.handle], false)
         expect(Math.abs(await y.item() - expected)).toBeLessThanOrEqual(1e-6 * expected)
         y.dispose()
       }
@@ -97,6 +99,8 @@ describe.each(cpu.isas)('%s', (name) => {
     }
   })
 })
+
+describe('lists of parameters', () => { describeParameterLists(runOn((body) => { body() })) })
 
 test.each([[0.25, 1, 1], [16, 1, 1 / (4 + 1e-6)], [16, 0, 1], [16, -1, 1], [0, 1, 1], [1, 1, 1 / (1 + 1e-6)], [Infinity, 1, NaN], [NaN, 1, NaN], [NaN, 0, NaN]])(
   'sum of squares %d and largest norm %d give the factor %d', async (squares, maxNorm, factor) => {
@@ -109,7 +113,7 @@ test.each([[0.25, 1, 1], [16, 1, 1 / (4 + 1e-6)], [16, 0, 1], [16, -1, 1], [0, 1
 
 test('a NaN factor leaves parameters and state as they are', async () => {
   const [p, m, v, g, factor] = [Tensor.from([1, 2]), Tensor.from([3, 4]), Tensor.from([5, 6]), Tensor.from([7, 8]), Tensor.from([NaN, NaN])]
-  kernels.adamw(p.handle, m.handle, v.handle, 0, g.handle, factor.handle, 0.1, 0.9, 0.99, 1e-8, 0.1, 1)
+  kernels.adamw([p.handle], [m.handle], [v.handle], [], [g.handle], factor.handle, [0.1], 0.9, 0.99, 1e-8, [0.1], 1)
   expect(await Promise.all([p, m, v].map((tensor) => tensor.toArray()))).toEqual([[1, 2], [3, 4], [5, 6]])
   for (const tensor of [p, m, v, g, factor]) tensor.dispose()
 })

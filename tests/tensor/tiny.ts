@@ -55,7 +55,7 @@ export class TinyModel {
       backward(loss)
       this.#step++
       this.parameters.forEach((parameter, i) => {
-        cpu.kernels.adamw(parameter.handle, this.#state[2 * i]!.handle, this.#state[2 * i + 1]!.handle, 0, parameter.grad!.handle, 0, 1e-3, 0.9, 0.99, 1e-8, 0.01, this.#step)
+        cpu.kernels.adamw([parameter.handle], [this.#state[2 * i]!.handle], [this.#state[2 * i + 1]!.handle], [], [parameter.grad!.handle], 0, [1e-3], 0.9, 0.99, 1e-8, [0.01], this.#step)
       })
       this.zeroGrad()
     })

@@ -19,17 +19,17 @@ const eightBitMoments = () => {
 const optimizers: OpCase[] = [
   // Parameter and both moments are read and written.
   timed('adamw', '124M parameters', [single([parameters]), single([parameters]), single([parameters]), single([parameters])], { bytes: () => parameters * 28 }, (p, m, v, g) => {
-    p.device.kernels.adamw(p.handle, m.handle, v.handle, 0, g.handle, 0, 1e-4, 0.9, 0.999, 1e-8, 0.1, 3)
+    p.device.kernels.adamw([p.handle], [m.handle], [v.handle], [], [g.handle], 0, [1e-4], 0.9, 0.999, 1e-8, [0.1], 3)
     return p
   }, { peer: { formula: 'adamw' }, dtypes: ['float32'] }),
   timed('adamw8bit', '16M parameters', [single([numbers]), constant([numbers])], { bytes: (size) => numbers * (12 + size) }, sharing(eightBitMoments, ({ all }, p, g) => {
     const [first, second, firstScale, secondScale] = all
-    p.device.kernels.adamw_8bit(p.handle, first.handle, second.handle, firstScale.handle, secondScale.handle, g.handle, 0, 1e-4, 0.9, 0.999, 1e-8, 0.1, 3)
+    p.device.kernels.adamw_8bit([p.handle], [first.handle], [second.handle], [firstScale.handle], [secondScale.handle], [], [g.handle], 0, [1e-4], 0.9, 0.999, 1e-8, [0.1], 3)
     return p
   })),
   timed('sumSquares', '16M numbers', [constant([numbers])], moving(numbers, 1), (x) => {
     const y = beside(x, [1], 'float64')
-    x.device.kernels.sum_squares(y.handle, x.handle, false)
+    x.device.kernels.sum_squares(y.handle, [x.handle], false)
     return y
   }, { peer: { formula: 'norm' } }),
   timed('countNonFinite', '16M numbers', [constant([numbers])], moving(numbers, 1), (x) => {
