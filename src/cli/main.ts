@@ -6,6 +6,7 @@ import { chatCommand } from './commands/chat.ts'
 import { distillCommand } from './commands/distill.ts'
 import { evalCommand } from './commands/eval.ts'
 import { exportCommand } from './commands/export.ts'
+import { fillMaskCommand } from './commands/fillMask.ts'
 import { generateCommand } from './commands/generate.ts'
 import { infoCommand } from './commands/info.ts'
 import { inspectCommand } from './commands/inspect.ts'
@@ -42,7 +43,7 @@ const program = new Command('anneal')
   })
   .allowExcessArguments()
 
-for (const command of [quickstartCommand(), infoCommand(), tokenizerCommand(), pretrainCommand(), sftCommand(), ...preferenceCommands(), scoreCommand(), distillCommand(), teachCommand(), ...reinforcementCommands(), bestOfNCommand(), generateCommand(), chatCommand(), evalCommand(), exportCommand(), quantizeCommand(), mergeCommand(), inspectCommand()]) {
+for (const command of [quickstartCommand(), infoCommand(), tokenizerCommand(), pretrainCommand(), sftCommand(), ...preferenceCommands(), scoreCommand(), distillCommand(), teachCommand(), ...reinforcementCommands(), bestOfNCommand(), generateCommand(), chatCommand(), fillMaskCommand(), evalCommand(), exportCommand(), quantizeCommand(), mergeCommand(), inspectCommand()]) {
   program.addCommand(command.exitOverride())
 }
 

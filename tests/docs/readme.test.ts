@@ -9,6 +9,7 @@ import { chatCommand } from '../../src/cli/commands/chat.ts'
 import { distillCommand } from '../../src/cli/commands/distill.ts'
 import { evalCommand } from '../../src/cli/commands/eval.ts'
 import { exportCommand } from '../../src/cli/commands/export.ts'
+import { fillMaskCommand } from '../../src/cli/commands/fillMask.ts'
 import { generateCommand } from '../../src/cli/commands/generate.ts'
 import { infoCommand } from '../../src/cli/commands/info.ts'
 import { inspectCommand } from '../../src/cli/commands/inspect.ts'
@@ -39,7 +40,7 @@ const read = (file: string): string => readFileSync(join(root, file), 'utf8')
 const documents = ['README.md', 'CONTRIBUTING.md', 'SECURITY.md', ...readdirSync(join(root, 'docs')).filter((name) => name.endsWith('.md')).map((name) => `docs/${name}`)]
 const commands = new Map<string, Command>()
 for (const command of [
-  chatCommand(), evalCommand(), exportCommand(), generateCommand(), infoCommand(), inspectCommand(), pretrainCommand(), quantizeCommand(), quickstartCommand(), sftCommand(), distillCommand(), teachCommand(), tokenizerCommand(),
+  chatCommand(), evalCommand(), exportCommand(), fillMaskCommand(), generateCommand(), infoCommand(), inspectCommand(), pretrainCommand(), quantizeCommand(), quickstartCommand(), sftCommand(), distillCommand(), teachCommand(), tokenizerCommand(),
   ...preferenceCommands(), scoreCommand(), ...reinforcementCommands(), bestOfNCommand(), mergeCommand(),
 ]) {
   if (command.commands.length === 0) commands.set(command.name(), command)
@@ -103,7 +104,7 @@ describe.each(documents)('%s', (document) => {
 })
 
 test("the table of names names what exists", () => {
-  const prototypes = [anneal.Tokenizer, anneal.Trainer, anneal.CausalLanguageModel, anneal.Module, anneal.AdamW].flatMap((one) => Object.getOwnPropertyNames(one.prototype))
+  const prototypes = [anneal.Tokenizer, anneal.Trainer, anneal.CausalLanguageModel, anneal.PretrainedModel, anneal.Module, anneal.AdamW].flatMap((one) => Object.getOwnPropertyNames(one.prototype))
   const fields = ['optimizer', 'step', 'model', 'tokenizer', 'train', 'fromConfig', 'fromPretrained']
   const schemas = [
     sftSchema, pretrainSchema, generateSchema, distillSchema, teachSchema, ...Object.values(preferenceSchemas), grpoSchema, rlooSchema, ppoSchema, onlineDpoSchema, bestOfNSchema, quantizeFolderSchema, exportSchema, mergeSchema, ...adapterSchema.options,
