@@ -11,6 +11,7 @@ import { TorchOperations } from './peers/operations.ts'
 import { line, readRun, RunFile } from './report.ts'
 import { steps } from './steps/index.ts'
 import { measureStep } from './stepRuns.ts'
+import { measureTokenizers } from './tokenizers.ts'
 
 const help = `npm run bench -- [options]
   --filter REGEX   only cases whose "name isa dtype" matches, e.g. --filter '^linear.*avx2 float32'
@@ -20,7 +21,8 @@ const help = `npm run bench -- [options]
   --limit S        time after which a measurement takes the least disturbed samples (default 10 times --seconds)
   --small          the small cases of the tests instead of large ones, and steps of tiny models: to try the paths, not to time
   --steps          whole training steps and generation instead of operations
-  --all            operations and then steps
+  --tokenizers     training and encoding instead of operations
+  --all            steps, tokenizers and then operations
   --peers REGEX    only peers whose name matches, e.g. --peers '^torch$'; --peers - for none. They run where ANNEAL_PEERS names a Python environment
   --list           the names only
   --json FILE      write the measurements, after each one
@@ -31,7 +33,7 @@ const text = { type: 'string' } as const
 const flag = { type: 'boolean', default: false } as const
 const { values } = parseArgs({
   options: {
-    filter: { ...text, default: '' }, isa: text, threads: text, seconds: text, limit: text, small: flag, steps: flag, all: flag, peers: { ...text, default: '' }, list: flag, json: text, append: flag,
+    filter: { ...text, default: '' }, isa: text, threads: text, seconds: text, limit: text, small: flag, steps: flag, tokenizers: flag, all: flag, peers: { ...text, default: '' }, list: flag, json: text, append: flag,
     compare: text, help: flag,
   },
 })
@@ -47,7 +49,7 @@ const earlier = values.compare === undefined ? undefined : readRun(values.compar
 if (values.threads) cpu.threads = Number(values.threads)
 const [best, threads] = [cpu.isa, cpu.threads]
 const isas = values.isa === 'all' ? cpu.isas : [values.isa ?? best]
-const withOperations = values.all || !values.steps
+const withOperations = values.all || !(values.steps || values.tokenizers)
 const withSteps = values.all || values.steps
 
 const operations = withOperations
@@ -71,6 +73,15 @@ const show = (m: Measurement): void => {
 
 const failed = (name: string, reason: string): void => { console.error(`${name}: ${reason}`) }
 const labels = new RegExp(values.peers === '-' ? '^$' : values.peers)
+if (values.all || values.tokenizers) {
+  const seconds = Number(values.seconds ?? 3)
+  for await (const m of measureTokenizers({ filter, peers: labels, small: values.small, budget: seconds, limit: Number(values.limit ?? 10 * seconds) })) show(m)
+}
+const stepSeconds = Number(values.seconds ?? 3)
+for (const step of chosenSteps) {
+  const options = { peaks, isa: values.isa ?? best, threads, seconds: stepSeconds, limit: Number(values.limit ?? 10 * stepSeconds), peers: labels, failed }
+  for await (const m of measureStep(step, options)) show(m)
+}
 const torch = TorchOperations.installed(labels, threads, 'cpu')
 for (const { opCase, isa, dtype } of operations) {
   cpu.isa = isa
@@ -79,8 +90,3 @@ for (const { opCase, isa, dtype } of operations) {
   for await (const m of measure(opCase, dtype, { device: cpu, peaks, seconds, limit: Number(values.limit ?? 10 * seconds), peers: isa === isas[0] ? torch : [], failed })) show(m)
 }
 for (const peer of torch) peer.stop()
-const stepSeconds = Number(values.seconds ?? 3)
-for (const step of chosenSteps) {
-  const options = { peaks, isa: values.isa ?? best, threads, seconds: stepSeconds, limit: Number(values.limit ?? 10 * stepSeconds), peers: labels, failed }
-  for await (const m of measureStep(step, options)) show(m)
-}
