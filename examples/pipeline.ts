@@ -66,11 +66,14 @@ async function draw(name: string, options: Omit<BestOfNInput<Sum>, 'output'>): P
   return [...kept.values()]
 }
 
-// 1. A tokenizer, and a model that reads textbooks: sums worked out term by term. It has not seen a question yet.
-const book = all.slice(heldOut.length).map((sum) => `${sum.terms.join('+')}: ${working(sum)}`)
-const text = jsonl(path('textbook.jsonl'), Array.from({ length: size(7500, 100) }, () => ({ text: Array.from({ length: 4 }, () => book[below(book.length)]).join('\n') })))
+// 1. A tokenizer, and a model that reads textbooks: sums worked out term by term, after more or fewer words. It has not been asked anything yet.
+const words = ['', 'Add.', 'We add:', 'From the left to the right:', 'The first two terms, then the third term:', 'Now we take the terms one by one, as before:']
+const line = ({ prompt: [question], terms }: Sum): string => `${question!.content} ${words[below(words.length)]!} ${working({ terms })}`
+const text = jsonl(path('textbook.jsonl'), Array.from({ length: size(8000, 100) }, () => ({ text: Array.from({ length: 3 }, () => line(questions[below(questions.length)]!)).join('\n') })))
+const cold = questions.slice(0, size(600, 32)).map((sum, i) => ({ messages: [...sum.prompt, ...says(`<think>${i % 3 ? '' : working(sum)}</think>${sum.answer}`)] }))
+const conversations = jsonl(path('cold.jsonl'), cold)
 await trainTokenizer({
-  type: 'bpe', files: [text], vocabSize: 320, specialTokens: [...chatMLTokens], chatTemplate: chatMLTemplate, roles: { eosToken: '<|im_end|>', padToken: '<|endoftext|>' }, outputDir: path('tokenizer'),
+  type: 'bpe', files: [text, conversations], vocabSize: 400, specialTokens: [...chatMLTokens], chatTemplate: chatMLTemplate, roles: { eosToken: '<|im_end|>', padToken: '<|endoftext|>' }, outputDir: path('tokenizer'),
 })
 await train('pretraining', 'pretrained', (outputDir) => pretrain({
   ...common, tokenizer: path('tokenizer'), files: text, outputDir, cacheDir: false, maxLength: 64, learningRate: 3e-3,
@@ -78,9 +81,8 @@ await train('pretraining', 'pretrained', (outputDir) => pretrain({
 }))
 
 // 2. Cold start: some conversations teach the form, <think>…</think> and the answer. Most of their authors wrote no thoughts down.
-const cold = questions.slice(0, size(400, 32)).map((sum, i) => ({ messages: [...sum.prompt, ...says(`<think>${i % 3 ? '' : working(sum)}</think>${sum.answer}`)] }))
 const tune = (files: string, epochs: number) => (outputDir: string) => sft({ ...common, model: path('pretrained'), files, outputDir, cacheDir: false, assistantOnlyLoss: true, numTrainEpochs: epochs, learningRate: 2e-3 })
-await train('cold-start SFT', 'cold', tune(jsonl(path('cold.jsonl'), cold), size(6, 1)))
+await train('cold-start SFT', 'cold', tune(conversations, size(4, 1)))
 
 // 3. A reward model, from pairs of its own answers of which one is right. It is told no rule, and where there is none it can choose among answers.
 const answers = await draw('answers.jsonl', { model: path('cold'), rows: questions.slice(0, size(600, 64)), rewards: [accuracy], numGenerations: 8, select: 'threshold', threshold: 0 })

@@ -2,25 +2,14 @@
 // reward model. npx tsx examples/ppo.ts [seed]
 // With seed 1, in 21 s on two cores: the reward model is right about 100 % of held-out pairs; after held-out openings 52 % of the words were kind,
 // then 98 %. With seed 2 these are 100 %, 50 % and 86 %.
-import { mkdirSync, writeFileSync } from 'node:fs'
+import { writeFileSync } from 'node:fs'
 import { AutoModelForCausalLM, generate, ppo, pretrain, reward, Tokenizer, trainTokenizer } from 'anneal'
+import { drawing, jsonl, size } from './shared.ts'
 
 const seed = Number(process.argv[2] ?? 1)
 const outputDir = `anneal-ppo-${seed}`
-mkdirSync(outputDir, { recursive: true })
-/** mulberry32: the same numbers for the same seed. */
-let state = seed
-function uniform(): number {
-  state = (state + 0x6d2b79f5) | 0
-  let t = Math.imul(state ^ (state >>> 15), 1 | state)
-  t = (t + Math.imul(t ^ (t >>> 7), 61 | t)) ^ t
-  return ((t ^ (t >>> 14)) >>> 0) / 2 ** 32
-}
-const one = <T>(list: readonly T[]): T => list[Math.floor(uniform() * list.length)]!
-const jsonl = (name: string, rows: readonly unknown[]): string => {
-  writeFileSync(`${outputDir}/${name}`, rows.map((row) => JSON.stringify(row)).join('\n'))
-  return `${outputDir}/${name}`
-}
+const below = drawing(seed)
+const one = <T>(list: readonly T[]): T => list[below(list.length)]!
 
 const kind = ['good', 'warm', 'funny', 'bright', 'clever', 'lovely', 'gentle', 'superb']
 const unkind = ['bad', 'cold', 'boring', 'dull', 'stupid', 'ugly', 'harsh', 'awful']
@@ -30,7 +19,7 @@ const [trained, heldOut] = [openings.slice(0, 32), openings.slice(32)]
 const review = (words: readonly string[]): string => ` ${one(words)}, ${one(words)} and ${one(words)}.`
 
 // Kindness is a matter of chance for the pretrained model, word by word.
-const texts = jsonl('reviews.jsonl', Array.from({ length: 8000 }, () => ({ text: one(openings) + review([...kind, ...unkind]) })))
+const texts = jsonl(`${outputDir}/reviews.jsonl`, Array.from({ length: size(8000, 200) }, () => ({ text: one(openings) + review([...kind, ...unkind]) })))
 await trainTokenizer({ type: 'bpe', files: [texts], vocabSize: 400, specialTokens: ['<|endoftext|>'], roles: { eosToken: '<|endoftext|>', padToken: '<|endoftext|>' }, outputDir: `${outputDir}/tokenizer` })
 const first = await pretrain({
   tokenizer: `${outputDir}/tokenizer`, files: texts, cacheDir: false, outputDir: `${outputDir}/pretrained`, seed, reportTo: [],
@@ -43,12 +32,12 @@ first.model.dispose()
 
 // People prefer a review with more kind words; the reward model sees pairs of reviews only, never the lists.
 const kindness = (text: string): number => (text.match(/\w+/g) ?? []).reduce((sum, word) => sum + (kind.includes(word) ? 1 : unkind.includes(word) ? -1 : 0), 0)
-const pairs = Array.from({ length: 1500 }, () => {
+const pairs = Array.from({ length: size(1500, 60) }, () => {
   const [a, b] = [review([...kind, ...unkind]), review([...kind, ...unkind])]
   return kindness(a) > kindness(b) ? { prompt: one(trained), chosen: a, rejected: b } : kindness(a) < kindness(b) ? { prompt: one(trained), chosen: b, rejected: a } : []
 }).flat()
 const judge = await reward({
-  model: `${outputDir}/pretrained`, files: jsonl('pairs.jsonl', pairs), evalSplit: 100, outputDir: `${outputDir}/reward`, seed, reportTo: [], saveStrategy: 'no', evalStrategy: 'no',
+  model: `${outputDir}/pretrained`, files: jsonl(`${outputDir}/pairs.jsonl`, pairs), evalSplit: size(100, 10), outputDir: `${outputDir}/reward`, seed, reportTo: [], saveStrategy: 'no', evalStrategy: 'no',
   perDeviceTrainBatchSize: 32, numTrainEpochs: 3, learningRate: 1e-3, maxLength: 64,
 })
 await judge.train()
@@ -71,7 +60,7 @@ const before = await kindShare(`${outputDir}/pretrained`)
 console.log(`kind words before: ${(100 * before).toFixed(0)} %`)
 const run = await ppo({
   model: `${outputDir}/pretrained`, rewardModel: `${outputDir}/reward`, rows: trained.map((prompt) => ({ prompt })), outputDir: `${outputDir}/ppo`, seed, reportTo: [], saveStrategy: 'no',
-  maxSteps: 160, perDeviceTrainBatchSize: 32, learningRate: 3e-4, lrSchedulerType: 'constant', temperature: 1, responseLength: 16, missingEosPenalty: 1, klCoef: 0.05, loggingSteps: 20,
+  maxSteps: size(160, 2), perDeviceTrainBatchSize: 32, learningRate: 3e-4, lrSchedulerType: 'constant', temperature: 1, responseLength: 16, missingEosPenalty: 1, klCoef: 0.05, loggingSteps: size(20, 1),
 })
 run.trainer.on((event) => {
   if (event.type === 'log') console.log(`step ${event.step}: reward ${event.metrics['reward']!.toFixed(2)}, KL ${event.metrics['kl']!.toFixed(2)} nats`)

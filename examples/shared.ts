@@ -47,7 +47,7 @@ export function sums(rows: number, { count, most, seed }: { count: number, most:
 }
 
 /** Adds term after term: 7+12=19+9=28+3=31. */
-export function working({ terms }: Sum): string {
+export function working({ terms }: Pick<Sum, 'terms'>): string {
   let total = terms[0]!
   return String(total) + terms.slice(1).map((term) => `+${term}=${(total += term)}`).join('')
 }
