@@ -22,7 +22,7 @@ function preference(dtype: StepDType): Step {
       await addAdapter(policy, { type: 'lora', targetModules: 'all-linear', r: 16 })
       policy.train()
       const { vocabSize } = policy.config
-      const args = dpoSchema.parse({ model: 'random', trainFile: 'random', outputDir: 'random', dtype })
+      const args = dpoSchema.parse({ model: 'random', outputDir: 'random', dtype })
       const loss = dpoStep(policy, await Reference.of(policy, args), args)
       const prompt = ids(promptLength, vocabSize, 'prompt')
       const [chosen, rejected] = ['chosen', 'rejected'].map((seed) => ({ inputIds: Int32Array.from([...prompt, ...ids(length - promptLength, vocabSize, seed)]), promptLength }))
