@@ -11,7 +11,7 @@ import { AdamW } from '../../src/optim/index.ts'
 import { backward, scope } from '../../src/tensor/index.ts'
 import { distance, folderOf } from '../models/recorded.ts'
 
-const folder = fileURLToPath(new URL('../recorded/adapters/lora-bert', import.meta.url))
+const folder = fileURLToPath(new URL('../recorded/adapters-encoders/lora-bert', import.meta.url))
 const recorded = JSON.parse(readFileSync(join(folder, 'expected.json'), 'utf8')) as {
   inputIds: number[][], labels: number[], logits: number[][], merged: number[][], loss: number, gradientNorms: Record<string, number>, losses: number[]
 }

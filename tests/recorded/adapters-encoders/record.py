@@ -1,6 +1,6 @@
 """Records what PEFT computes with LoRA on BERT's classifier of tests/recorded/models, for tests/adapters/encoders.test.ts.
 
-python record_bert.py        (torch 2.13 CPU, transformers 5.18, peft 0.21; fixed seeds; float32, eager attention)
+python record.py        (torch 2.13 CPU, transformers 5.18, peft 0.21; fixed seeds; float32, eager attention)
 
 The folder written is an adapter as PEFT saves it, with its head, plus expected.json: { inputIds, labels, logits, merged, loss, gradientNorms, losses }.
 """
