@@ -23,7 +23,7 @@ struct NormGradient {
 };
 
 // Adds the parts of all blocks up, from the second level on of what the last blocks of groups have added.
-template <bool aligned> ANNEAL_DEVICE void fold_gradients(const NormGradient& a) {
+template <bool aligned, int unrolled = 4> ANNEAL_DEVICE void fold_gradients(const NormGradient& a) {
   if (!a.dweight && !a.dbias) return;
   ANNEAL_SHARED(uint32_t, arrived, 1);
   constexpr int n = aligned ? 4 : 1;
@@ -39,7 +39,7 @@ template <bool aligned> ANNEAL_DEVICE void fold_gradients(const NormGradient& a)
 #pragma unroll
         for (int k = 0; k < n; ++k) total[k] += part[k];
       };
-#pragma unroll 4
+#pragma unroll unrolled
       for (int i = 0; i < members; ++i) add_row(x + i * stride + at);
       if (kept) add_row(y + at);
       if constexpr (aligned) store_vector(y + at, total);
@@ -124,7 +124,7 @@ __global__ void __launch_bounds__(numbers == gradient_few_numbers ? 32 : gradien
 }
 
 // Rows of any length, read twice; the block's parts are summed in scratch.
-template <class T, bool layer, bool aligned> __global__ void __launch_bounds__(gradient_threads, 2) norm_wide_backward_kernel(NormGradient a) {
+template <class T, bool layer, bool aligned> __global__ void __launch_bounds__(gradient_threads) norm_wide_backward_kernel(NormGradient a) {
   constexpr int length = vector_length<T>, sums = layer ? 2 : 1;
   ANNEAL_SHARED(float, room, 2 * sums * 32);
   const int n = a.columns, first = threadIdx.x * length, step = gradient_threads * length;
@@ -170,7 +170,7 @@ template <class T, bool layer, bool aligned> __global__ void __launch_bounds__(g
       store_row_piece<aligned>(dx, v, at, n);
     }
   }
-  fold_gradients<aligned>(a);
+  fold_gradients<aligned, 1>(a);  // unrolled it would spill
 }
 
 namespace {
