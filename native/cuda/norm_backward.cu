@@ -124,7 +124,7 @@ __global__ void __launch_bounds__(numbers == gradient_few_numbers ? 32 : gradien
 }
 
 // Rows of any length, read twice; the block's parts are summed in scratch.
-template <class T, bool layer, bool aligned> __global__ void __launch_bounds__(gradient_threads) norm_wide_backward_kernel(NormGradient a) {
+template <class T, bool layer, bool aligned> __global__ void __launch_bounds__(gradient_threads, 1) norm_wide_backward_kernel(NormGradient a) {
   constexpr int length = vector_length<T>, sums = layer ? 2 : 1;
   ANNEAL_SHARED(float, room, 2 * sums * 32);
   const int n = a.columns, first = threadIdx.x * length, step = gradient_threads * length;
