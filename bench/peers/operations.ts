@@ -47,9 +47,11 @@ export class TorchOperations {
     const child = spawn(python()!, args, { env: { ...process.env, ...offline, ...(this.#tuned ? keepMemory : {}) } })
     let said = ''
     child.stderr.on('data', (data: Buffer) => { said = (said + data.toString()).slice(-4000) })
-    createInterface({ input: child.stdout }).on('line', (line) => { this.#answered(JSON.parse(line) as Answer) })
+    createInterface({ input: child.stdout }).on('line', (line) => { if (this.#child === child) this.#answered(JSON.parse(line) as Answer) })
     const ended = (reason: string): void => {
-      if (this.#child === child) this.#child = null
+      // One that was ended for being late has no request any more.
+      if (this.#child !== child) return
+      this.#child = null
       this.#answered({ failure: said.trim().split('\n').at(-1) || reason })
     }
     child.on('error', (error) => { ended(error.message) })
