@@ -10,7 +10,7 @@ const shared: Partial<TrainingOptions> = { saveStrategy: 'no', reportTo: [], war
 
 interface Question { prompt: string, a: number, b: number }
 const question = (): Question => {
-  const [a, b] = [10 + below(90), 10 + below(90)]
+  const [a, b] = [10 + below(30), 10 + below(30)]
   return { prompt: `What is ${a} + ${b}?`, a, b }
 }
 
@@ -21,19 +21,19 @@ const add = {
 }
 const environment = toolEnvironment<Question>({ tools: [add], reward: ({ a, b }, { answer }) => Number(answer) === a + b ? 1 : 0 })
 
-// The model has read conversations in which three of four people guess. The tools stand in the system message, where the template puts them.
+// The model has read conversations in which one of two people guesses. The tools stand in the system message, where the template puts them.
 const tools = [{ type: 'function', function: { name: add.name, description: add.description, parameters: add.parameters } }]
 const files = jsonl(`${outputDir}/conversations.jsonl`, Array.from({ length: size(2000, 64) }, (_, i) => {
   const { prompt, a, b } = question()
   const asking = { role: 'assistant', content: '', tool_calls: [{ type: 'function', function: { name: 'add', arguments: { a, b } } }] }
-  const answers = i % 4 ? [{ role: 'assistant', content: String(20 + below(180)) }] : [asking, { role: 'tool', content: String(a + b) }, { role: 'assistant', content: String(a + b) }]
+  const answers = i % 2 ? [{ role: 'assistant', content: String(20 + below(60)) }] : [asking, { role: 'tool', content: String(a + b) }, { role: 'assistant', content: String(a + b) }]
   return { tools, messages: [{ role: 'user', content: prompt }, ...answers] }
 }))
 await trainTokenizer({
   type: 'bpe', files: [files], vocabSize: 600, specialTokens: [...chatMLTokens], chatTemplate: chatMLTemplate, roles: { eosToken: '<|im_end|>', padToken: '<|endoftext|>' }, outputDir: `${outputDir}/tokenizer`,
 })
 const reading = await pretrain({
-  ...shared, tokenizer: `${outputDir}/tokenizer`, files, outputDir: `${outputDir}/pretrained`, cacheDir: false, maxLength: 256, perDeviceTrainBatchSize: 4, numTrainEpochs: size(4, 1), learningRate: 3e-3, lrSchedulerType: 'cosine',
+  ...shared, tokenizer: `${outputDir}/tokenizer`, files, outputDir: `${outputDir}/pretrained`, cacheDir: false, maxLength: 256, perDeviceTrainBatchSize: 4, numTrainEpochs: size(6, 1), learningRate: 3e-3, lrSchedulerType: 'cosine',
   modelConfig: { modelType: 'llama', hiddenSize: 96, intermediateSize: 288, numHiddenLayers: 2, numAttentionHeads: 4, tieWordEmbeddings: true, maxPositionEmbeddings: 512 },
 })
 await reading.train()

@@ -1,5 +1,5 @@
-// Trains a reward model from pairs of answers, and lets it choose among a model's answers. Runs after the quickstart: npx tsx examples/rewardModel.ts
-import { bestOfN, reward, score } from 'anneal'
+// Trains a reward model from pairs of answers, of which one is better, and asks it for scores. Runs after the quickstart: npx tsx examples/rewardModel.ts
+import { reward, score } from 'anneal'
 import { jsonl, percent, questions, size } from './shared.ts'
 
 const [policy, outputDir] = ['anneal-quickstart/tuned', 'anneal-reward']
@@ -23,11 +23,3 @@ const answers = [answer, ...wrong]
 const scores = score({ model: `${outputDir}/model`, files: jsonl(`${outputDir}/answers.jsonl`, answers.map((word) => ({ prompt, completion: says(word) }))) })
 console.log(prompt[0]!.content)
 for (const word of answers) console.log(`  ${word.padEnd(8)}`, (await scores.next()).value)
-
-// Where no program can check answers, a reward model picks the best of several.
-for (const numGenerations of [1, 8]) {
-  const output = `${outputDir}/best-of-${numGenerations}.jsonl`
-  await bestOfN({ model: policy, rewardModel: `${outputDir}/model`, rows: heldOut, numGenerations, maxCompletionLength: 12, output })
-  const right = questions(output).filter(({ answer }, i) => answer.trim() === heldOut[i]!.answer).length
-  console.log(`best of ${numGenerations}: ${percent(right / heldOut.length)} right answers`)
-}

@@ -1,4 +1,4 @@
-import { constants, copyFile, link, mkdir, open, readFile, rename, unlink } from 'node:fs/promises'
+import { constants, copyFile, link, mkdir, open, readFile, unlink } from 'node:fs/promises'
 import { readFileSync } from 'node:fs'
 import { hostname } from 'node:os'
 import { join } from 'node:path'
@@ -49,19 +49,29 @@ async function readHolder(path: string): Promise<Holder | undefined> {
   }
 }
 
-/** Takes a stale lock away; false when it turned out to be a live one taken in between, which is put back. */
-async function takeAway(path: string): Promise<boolean> {
-  const aside = `${path}.${randomUUID()}`
-  try {
-    await rename(path, aside)
-  } catch (error) {
-    if (isMissing(error)) return true
-    throw error
+/**
+ * Puts the draft in place as the lock; false while a live process holds it. A stale lock is removed only by the one that holds the lock on
+ * removing it, which is a lock like any other and named after what it removes: what stands at `path` cannot have changed in between.
+ */
+async function acquire(draft: string, path: string): Promise<boolean> {
+  for (let attempt = 0; attempt < 3; attempt++) {
+    try {
+      await publish(draft, path)
+      return true
+    } catch (error) {
+      if (errnoOf(error) !== 'EEXIST') throw error
+    }
+    const holder = await readHolder(path)
+    if (!isStale(holder)) return false
+    const removal = `${path}.${holder?.token.slice(0, 8) ?? 'unreadable'}`
+    if (!(await acquire(draft, removal))) return false
+    try {
+      if ((await readHolder(path))?.token === holder?.token) await unlink(path).catch((error: unknown) => { if (!isMissing(error)) throw error })
+    } finally {
+      await unlink(removal)
+    }
   }
-  const stale = isStale(await readHolder(aside))
-  if (!stale) await link(aside, path).catch(() => undefined)
-  await unlink(aside)
-  return stale
+  return false
 }
 
 /**
@@ -78,17 +88,8 @@ export async function lockDirectory(folder: string): Promise<DirectoryLock> {
     const file = await open(draft, 'wx', 0o644)
     try { await file.writeFile(JSON.stringify(mine) + '\n') } finally { await file.close() }
     try {
-      for (let attempt = 0; attempt < 3; attempt++) {
-        try {
-          await publish(draft, path)
-          return heldLock(path, mine)
-        } catch (error) {
-          if (errnoOf(error) !== 'EEXIST') throw error
-        }
-        const holder = await readHolder(path)
-        if (!isStale(holder) || !(await takeAway(path))) throw locked(folder, path, holder)
-      }
-      throw locked(folder, path, await readHolder(path))
+      if (!(await acquire(draft, path))) throw locked(folder, path, await readHolder(path))
+      return heldLock(path, mine)
     } finally {
       await unlink(draft)
     }

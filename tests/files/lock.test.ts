@@ -8,7 +8,7 @@ import { FileAccessError } from '../../src/errors.ts'
 import { lockDirectory, lockName } from '../../src/files/lock.ts'
 import { temporaryFolder } from './helpers.ts'
 
-const stored = (folder: string) => JSON.parse(readFileSync(join(folder, lockName), 'utf8')) as Record<string, unknown>
+const stored = (folder: string) => JSON.parse(readFileSync(join(folder, lockName), 'utf8')) as Record<string, unknown> & { token: string }
 
 describe('lockDirectory', () => {
   it('makes the folder, excludes others and frees it', async () => {
@@ -58,11 +58,26 @@ describe('lockDirectory', () => {
 
   it('gives one of many at once the lock', async () => {
     const folder = temporaryFolder()
-    await lockDirectory(folder)
-    writeFileSync(join(folder, lockName), JSON.stringify({ ...stored(folder), pid: 2 ** 22 + 1 }))
-    const results = await Promise.allSettled(Array.from({ length: 8 }, () => lockDirectory(folder)))
-    expect(results.filter(({ status }) => status === 'fulfilled')).toHaveLength(1)
-    for (const result of results) if (result.status === 'rejected') expect(result.reason).toBeInstanceOf(LockedError)
+    for (let round = 0; round < 50; round++) {
+      const dead = await lockDirectory(folder)
+      writeFileSync(dead.path, JSON.stringify({ ...stored(folder), pid: 2 ** 22 + 1 }))
+      const results = await Promise.allSettled(Array.from({ length: 8 }, () => lockDirectory(folder)))
+      const held = results.flatMap((result) => result.status === 'fulfilled' ? [result.value] : [])
+      expect(held).toHaveLength(1)
+      for (const result of results) if (result.status === 'rejected') expect(result.reason).toBeInstanceOf(LockedError)
+      expect(readdirSync(folder)).toEqual([lockName])
+      await held[0]!.release()
+    }
+  })
+
+  it('goes on where a process died while it took a stale lock over', async () => {
+    const folder = temporaryFolder()
+    const { path } = await lockDirectory(folder)
+    const dead = { ...stored(folder), pid: 2 ** 22 + 1 }
+    writeFileSync(path, JSON.stringify(dead))
+    writeFileSync(`${path}.${dead.token.slice(0, 8)}`, JSON.stringify({ ...dead, token: 'another' }))
+    await using _lock = await lockDirectory(folder)
+    expect(stored(folder)).toMatchObject({ pid: process.pid })
     expect(readdirSync(folder)).toEqual([lockName])
   })
 
