@@ -1,5 +1,5 @@
 import { spawn } from 'node:child_process'
-import { cpSync, mkdtempSync, rmSync } from 'node:fs'
+import { cpSync, mkdtempSync, rmSync, symlinkSync } from 'node:fs'
 import { createRequire } from 'node:module'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
@@ -37,6 +37,7 @@ export async function exampleFolder(): Promise<{ folder: string, remove: () => v
   tuned.dispose()
   tuned.model.dispose()
   cpSync(join(root, 'docs'), join(folder, 'docs'), { recursive: true })
+  symlinkSync(join(root, 'node_modules'), join(folder, 'node_modules'), 'junction')
   return { folder, remove: () => { rmSync(folder, { recursive: true, force: true }) } }
 }
 
