@@ -1,7 +1,9 @@
 import type { FlatBatch } from '../models/batch.ts'
-import type { CacheSequence, CausalLanguageModel, KeyValueCache } from '../models/index.ts'
+import type { CacheSequence, CausalLanguageModel, KeyValueCache, ModelConfig } from '../models/index.ts'
+import { tableLength } from '../models/ropeTables.ts'
 import { Spans } from '../ops/index.ts'
 import { autocast, Graph, noGrad, scope, Tensor, unscoped } from '../tensor/index.ts'
+import { contextLength } from './context.ts'
 import { drawTokens, type SamplingRow } from './sampler.ts'
 
 /** One new token of a sequence, and how the next one is drawn. */
@@ -142,6 +144,17 @@ function overwrite(tensor: Tensor, values: Int32Array | Float32Array): void {
 /** The most graphs an engine keeps: batches shrink as answers end, and each size needs its own. */
 const mostGraphs = 16
 
+/** Whether the rotary frequencies of long sequences are others; no graph is asked for there. */
+const hasLongerFrequencies = (config: ModelConfig): boolean => config.kind === 'decoder' && (config.rope.type === 'longrope' || config.rope.type === 'dynamic')
+
+/** Positions that a graph's tables can reach. */
+function mostPositions(config: ModelConfig): number {
+  if (config.kind !== 'decoder') return config.maxPositionEmbeddings
+  if (config.rope.type === 'longrope') return config.rope.originalMaxPositionEmbeddings
+  if (config.rope.type === 'dynamic') return config.maxPositionEmbeddings
+  return Math.min(contextLength(config), tableLength(config.rope))
+}
+
 /** The decode graphs of one engine, by the number of sequences and the highest position they serve. */
 export class DecodeGraphs {
   readonly #graphs = new Map<string, DecodeGraph>()
@@ -150,12 +163,11 @@ export class DecodeGraphs {
 
   /** The graph for these rows; made when there is none yet and `make` says so. */
   of(model: CausalLanguageModel, cache: KeyValueCache, parts: readonly DecodeRow[], { bf16, make }: { bf16: boolean, make: boolean }): DecodeGraph | undefined {
-    let longest = 256
-    for (const { sequence } of parts) longest = Math.max(longest, sequence.capacity)
-    const { config } = model
-    // Rotary frequencies of longer sequences are others, and no graph is asked for there.
-    const most = config.kind === 'decoder' && config.rope.type === 'longrope' ? config.rope.originalMaxPositionEmbeddings : config.maxPositionEmbeddings
-    const length = Math.min(2 ** Math.ceil(Math.log2(longest)), most)
+    const longest = parts.reduce((most, { sequence }) => Math.max(most, sequence.capacity), 0)
+    const most = mostPositions(model.config)
+    // Angles of positions beyond the table are made anew at each step.
+    if (longest > most && !hasLongerFrequencies(model.config)) return undefined
+    const length = Math.min(Math.max(256, 2 ** Math.ceil(Math.log2(longest))), most)
     const key = `${parts.length} ${length}`
     let graph = this.#graphs.get(key)
     if (graph || !make) return graph
@@ -170,8 +182,10 @@ export class DecodeGraphs {
     return graph
   }
 
-  dispose(): void {
+  /** Releases the graphs; new ones can be made. */
+  clear(): void {
     for (const graph of this.#graphs.values()) graph.dispose()
     this.#graphs.clear()
+    this.#warm.clear()
   }
 }

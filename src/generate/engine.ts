@@ -117,6 +117,8 @@ export class GenerationEngine {
     } catch (error) {
       this.#rejectAll(explained(error))
     } finally {
+      // The model's adapters or weights may be others when the next request comes.
+      this.#graphs.clear()
       this.#running = false
     }
   }
@@ -245,7 +247,7 @@ export class GenerationEngine {
     if (this.#disposed) return
     this.#disposed = true
     this.#rejectAll(new DisposedError('the generation engine was disposed while it was generating'))
-    this.#graphs.dispose()
+    this.#graphs.clear()
     this.#cache.dispose()
     for (const module of this.#training) module.training = true
   }

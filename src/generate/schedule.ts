@@ -110,9 +110,7 @@ export class Schedule {
 
   /** All but the last token of the prompt, whose logits the sample needs for itself. */
   #copyPrefix(source: Entry, entry: Entry): CacheSequence {
-    const copy = this.#cache.fork(source.sequence!, entry.capacity)
-    this.#cache.truncate(copy, this.#options.virtualTokens() + entry.answer.promptTokens - 1)
-    return copy
+    return this.#cache.fork(source.sequence!, entry.capacity, this.#options.virtualTokens() + entry.answer.promptTokens - 1)
   }
 
   /** Called once the forward pass is enqueued: samples that waited for a prompt start from its keys and values. */

@@ -94,12 +94,13 @@ export class KeyValueCache {
     this.#free = joined
   }
 
-  /** A second sequence that starts with the same tokens, as for several answers to one prompt. */
-  fork(sequence: CacheSequence, capacity = sequence.capacity): CacheSequence {
-    this.#own(sequence)
-    if (capacity < sequence.length) throw new ShapeError(`capacity: expected at least the sequence's ${sequence.length} tokens, got ${capacity}`)
+  /** A second sequence that starts with the same tokens, or the first `length` of them, as for several answers to one prompt. */
+  fork(sequence: CacheSequence, capacity = sequence.capacity, length = sequence.length): CacheSequence {
+    const own = this.#own(sequence)
+    if (!(Number.isInteger(length) && length >= 0 && length <= own.length)) throw new ShapeError(`length: expected 0 to ${own.length}, the tokens of the sequence, got ${length}`)
+    if (capacity < length) throw new ShapeError(`capacity: expected at least the sequence's ${length} tokens, got ${capacity}`)
     const copy = this.allocate(capacity) as OwnSequence
-    this.#copy(sequence, copy)
+    this.#copy({ ...own, length }, copy)
     return copy
   }
 

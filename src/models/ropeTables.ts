@@ -14,6 +14,9 @@ export interface RopeRows {
 /** Beyond this and beyond max_position_embeddings no table is kept: one odd position must not cost a gigabyte. */
 const largestTable = 8192
 
+/** @internal Positions up to which one table serves every length. */
+export const tableLength = (config: RopeConfig): number => Math.max(largestTable, config.maxPositionEmbeddings)
+
 /** cos and sin on the device. One table serves every length where frequencies do not depend on it; it doubles as positions grow. */
 export class RopeTables {
   readonly config: RopeConfig
@@ -28,7 +31,7 @@ export class RopeTables {
 
   lookup({ positions, positionIds, length }: FlatBatch): RopeRows {
     // Frequencies of this length alone, or positions far out: only the rows in use are made.
-    if (ropeLengthKey(this.config, length) !== 0 || length > Math.max(largestTable, this.config.maxPositionEmbeddings)) {
+    if (ropeLengthKey(this.config, length) !== 0 || length > tableLength(this.config)) {
       return { ...this.#make(positions, length), row: Tensor.arange(positions.length, { dtype: 'int32', device: this.device }) }
     }
     let table = this.#tables.at(-1)

@@ -1,6 +1,7 @@
 // Proves that an engine takes requests at any time, aborts, reports errors to whom they concern, and gives its memory back.
 import { afterAll, beforeAll, describe, expect, test } from 'vitest'
-import { generate, GenerationEngine, resolveGenerationConfig, sampleSeed, type GenerationRequest } from '../../src/generate/index.ts'
+import { addAdapter, deleteAdapter } from '../../src/adapters/index.ts'
+import { generate, GenerationEngine, PrefixGroup, resolveGenerationConfig, sampleSeed, type GenerationRequest } from '../../src/generate/index.ts'
 import { AutoModelForCausalLM, type CausalLanguageModel } from '../../src/models/index.ts'
 import { scope, Tensor } from '../../src/tensor/index.ts'
 import { folderOf } from '../models/recorded.ts'
@@ -55,7 +56,6 @@ describe('aborting', () => {
     const controller = new AbortController()
     const expected = await generate(model, null, [[5, 6, 7, 8, 9]], { maxNewTokens: 6, eosTokenId: null, doSample: true, seed: 4, numReturnSequences: 3 })
     using engine = new GenerationEngine(model, { slots: 30, prefillTokens: 2 })
-    const { PrefixGroup } = await import('../../src/generate/index.ts')
     const group = new PrefixGroup()
     const promptIds = Int32Array.from([5, 6, 7, 8, 9])
     const answers = [0, 1, 2].map((sample) => engine.submit(request([5, 6, 7, 8, 9], 6, { group, seed: sampleSeed(4, promptIds, sample), ...(sample === 0 ? { signal: controller.signal } : {}) })))
@@ -142,4 +142,60 @@ describe('errors', () => {
     norm.copy_(kept)
     expect((await engine.submit(request([5], 10))).tokenIds.length).toBe(10)
   })
+})
+
+describe('several tokens for each look', () => {
+  const tiny = (more: { ropeScaling?: { type: 'linear', factor: number } } = {}): CausalLanguageModel => AutoModelForCausalLM.fromConfig({
+    modelType: 'llama', vocabSize: 50, hiddenSize: 32, intermediateSize: 64, numHiddenLayers: 2, numAttentionHeads: 4, numKeyValueHeads: 2, maxPositionEmbeddings: 256,
+    initializerRange: 0.2, bosTokenId: null, eosTokenId: null, ...more,
+  }, { seed: 7 })
+  const greedy = (maxNewTokens: number): GenerationRequest => request([1, 2, 3, 4], maxNewTokens, { config: resolveGenerationConfig({ maxNewTokens, eosTokenId: null }) })
+
+  test('reach every position that linear scaling adds, and those beyond the table', async () => {
+    const own = tiny({ ropeScaling: { type: 'linear', factor: 64 } })
+    // The capacity of the second needs positions that no table has.
+    for (const [promptTokens, count] of [[4, 400], [8190, 12]] as const) {
+      const promptIds = Int32Array.from({ length: promptTokens }, (_, i) => i % 50)
+      using engine = new GenerationEngine(own, { slots: 9000 })
+      const { tokenIds } = await engine.submit({ ...greedy(count), promptIds })
+      expect(tokenIds).toHaveLength(count)
+      const all = Int32Array.from([...promptIds, ...tokenIds])
+      const logits = await own.forward({ inputIds: [all], outputLogits: true, logitsToKeep: count + 1 }).logits!.data()
+      const largest = tokenIds.map((_, t) => {
+        const row = Array.from(logits.subarray(t * 50, t * 50 + 50) as Float32Array)
+        return row.indexOf(Math.max(...row))
+      })
+      expect(tokenIds).toEqual(largest)
+    }
+    own.dispose()
+  })
+
+  test('follow adapters that come, change and go between requests', async () => {
+    const own = tiny()
+    using engine = new GenerationEngine(own, { slots: 100 })
+    const fresh = async () => {
+      using other = new GenerationEngine(own, { slots: 100 })
+      return await other.submit(greedy(60))
+    }
+    const base = await engine.submit(greedy(60))
+    expect(await engine.submit(greedy(60))).toEqual(base)
+    await addAdapter(own, { type: 'lora', r: 4, targetModules: ['q_proj', 'v_proj'], initLoraWeights: false })
+    const adapted = await engine.submit(greedy(60))
+    expect(adapted).toEqual(await fresh())
+    expect(adapted.tokenIds).not.toEqual(base.tokenIds)
+    deleteAdapter(own, 'default')
+    expect(await engine.submit(greedy(60))).toEqual(base)
+    own.dispose()
+  })
+})
+
+test('samples of one prompt may be of different lengths', async () => {
+  const limits = [40, 5, 6, 7]
+  const alone = await Promise.all(limits.map(async (limit) => {
+    using own = new GenerationEngine(model, { slots: 60 })
+    return await own.submit(request([5, 6, 7], limit))
+  }))
+  using engine = new GenerationEngine(model, { slots: 100, maxBatchSize: 2 })
+  const group = new PrefixGroup()
+  expect(await Promise.all(limits.map((limit) => engine.submit(request([5, 6, 7], limit, { group }))))).toEqual(alone)
 })
