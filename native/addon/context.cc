@@ -260,6 +260,13 @@ int Context::end_capture(Device& device) {
 void Context::replay(int number) {
   if (number < 0 || number >= static_cast<int>(graphs_.size()) || !graphs_[number]) raise("ERR_DISPOSED", "a graph was replayed after it was disposed");
   Graph& graph = *graphs_[number];
+  // A graph that is replayed while another one is captured becomes part of it, and so does the memory it uses.
+  if (graph.tape && capture_ && capture_->tape && capture_->device == graph.device)
+    for (const auto* blocks : {&graph.blocks, &graph.used})
+      for (Allocator::Block* block : *blocks) {
+        graph.device->allocator.retain(block);
+        capture_->used.push_back(block);
+      }
   if (graph.tape) graph.device->stream.push([tape = graph.tape] { tape->run(); });
   else graph.device->stream.push([device = graph.device, executable = graph.executable] { device->replay(*executable); });
 }

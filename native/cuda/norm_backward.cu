@@ -212,7 +212,7 @@ void backward(const char* kernel, Out dx, MaybeInOut dweight, MaybeInOut dbias, 
   const int64_t rows = x.rows(), rows_per_block = dweight || dbias ? rows_of_a_block(rows, threads) : 1, blocks = ceil_div(rows, rows_per_block);
   NormGradient a = {dx.data, dy.data, dsum ? dsum->data : nullptr, x.data, mean ? mean->as<const float>() : nullptr, rstd.as<const float>(),
                     {weight.data, weight.dtype == DType::bf16, static_cast<float>(offset)}, nullptr, nullptr, nullptr, nullptr, accumulate,
-                    arrivals(fold_counters(blocks)), rows, rows_per_block, columns, static_cast<float>(1.0 / columns)};
+                    arrivals(dweight || dbias ? fold_counters(blocks) : 0), rows, rows_per_block, columns, static_cast<float>(1.0 / columns)};
   auto add = [&](float*& parts, float*& sum, Tensor* gradient) {
     if (!gradient) return;
     sum = gradient->as<float>();

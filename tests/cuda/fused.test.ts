@@ -2,7 +2,8 @@
 // again gives the same bits.
 import { beforeAll, describe, expect, test } from 'vitest'
 import { autocast } from '../../src/tensor/autocast.ts'
-import { cpu } from '../../src/tensor/index.ts'
+import { rmsNorm, sum } from '../../src/ops/index.ts'
+import { backward, cpu, scope, Tensor } from '../../src/tensor/index.ts'
 import { label } from '../cases/case.ts'
 import { fusedCases } from '../cases/index.ts'
 import { evaluate, expectClose, expectSameBits } from '../ops/compare.ts'
@@ -28,4 +29,19 @@ describe.each(small.map((opCase) => ({ name: label(opCase), opCase })))('$name',
     expectSameBits(await on(tested, () => evaluate(opCase, dtype, around)), first)
     expect(tested.memory().live).toBe(before)
   })
+})
+
+test('the gradient of many rows through a norm whose weight is frozen', async () => {
+  // A row has a block of its own then, and there are more blocks than counters for them.
+  const rows = 61_504
+  const gradient = await on(tested, async () => {
+    const x = Tensor.full([rows, 4], 1).requiresGrad_()
+    scope(() => { backward(sum(rmsNorm(x, Tensor.from([1, 2, 3, 4], [4]), { eps: 0 }))) })
+    const numbers = await x.grad!.data()
+    for (const one of [x.grad!, x]) one.dispose()
+    return numbers
+  })
+  const expected = [-1.5, -0.5, 0.5, 1.5]
+  expect(gradient.length).toBe(4 * rows)
+  expect(Array.from(gradient, Number).findIndex((value, i) => !(Math.abs(value - expected[i % 4]!) < 1e-5))).toBe(-1)
 })

@@ -47,6 +47,18 @@ test('a graph keeps the memory that it uses until it is disposed of', async () =
   expect(cpu.memory().blocks).toBe(before)
 })
 
+test('a graph replayed in another becomes part of it, with the memory it uses', async () => {
+  const x = full(2)
+  const inner = captured(x)
+  const outer = Graph.capture(cpu, () => { inner.graph.replay() })
+  for (const one of [inner.graph, inner.result, x]) one.dispose()
+  const others = Array.from({ length: 8 }, () => full(7))
+  outer.graph.replay()
+  for (const other of others) expect(await numbers(other)).toEqual([7, 7, 7, 7])
+  for (const other of others) other.dispose()
+  outer.graph.dispose()
+})
+
 test('copies to and from JavaScript are refused while a graph is recorded, and the device goes on afterwards', async () => {
   const x = full(4)
   expect(() => Graph.capture(cpu, () => Tensor.from([1, 2, 3], [3], { device: cpu }))).toThrow(expect.objectContaining({ code: 'ERR_DEVICE' }) as Error)
