@@ -1,5 +1,6 @@
-// Conversations of several turns: a model learns to ask a tool instead of guessing, from a reward for right answers alone (GRPO).
-// npx tsx examples/environment.ts
+// Conversations of several turns: GRPO of a model that may ask a tool instead of guessing, with a reward for right answers alone.
+// npx tsx examples/environment.ts. It shows how the parts go together. The model, made from nothing in minutes, is too weak to learn from it: 2 % of
+// held-out questions are right before, 0 % after. Begin with a model that calls tools, at least now and then.
 import { chatMLTemplate, chatMLTokens, grpo, pretrain, toolEnvironment, trainTokenizer } from 'anneal'
 import type { TrainingOptions } from 'anneal'
 import { drawing, jsonl, percent, size } from './shared.ts'
@@ -33,8 +34,8 @@ await trainTokenizer({
   type: 'bpe', files: [files], vocabSize: 600, specialTokens: [...chatMLTokens], chatTemplate: chatMLTemplate, roles: { eosToken: '<|im_end|>', padToken: '<|endoftext|>' }, outputDir: `${outputDir}/tokenizer`,
 })
 const reading = await pretrain({
-  ...shared, tokenizer: `${outputDir}/tokenizer`, files, outputDir: `${outputDir}/pretrained`, cacheDir: false, maxLength: 256, perDeviceTrainBatchSize: 4, numTrainEpochs: size(6, 1), learningRate: 3e-3, lrSchedulerType: 'cosine',
-  modelConfig: { modelType: 'llama', hiddenSize: 96, intermediateSize: 288, numHiddenLayers: 2, numAttentionHeads: 4, tieWordEmbeddings: true, maxPositionEmbeddings: 512 },
+  ...shared, tokenizer: `${outputDir}/tokenizer`, files, outputDir: `${outputDir}/pretrained`, cacheDir: false, maxLength: 512, perDeviceTrainBatchSize: 4, numTrainEpochs: size(6, 1), learningRate: 3e-3, lrSchedulerType: 'cosine',
+  modelConfig: { modelType: 'llama', hiddenSize: 96, intermediateSize: 288, numHiddenLayers: 2, numAttentionHeads: 4, tieWordEmbeddings: true, maxPositionEmbeddings: 640 },
 })
 await reading.train()
 console.log(`read ${reading.data.stats.tokens} tokens of conversations`)
