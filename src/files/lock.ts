@@ -30,7 +30,7 @@ function processStart(pid: number): string | null {
   }
 }
 
-function isStale(holder: Holder | undefined): boolean {
+function isStale(holder: Holder | null): boolean {
   if (!holder) return true
   if (holder.host !== hostname()) return false
   try { process.kill(holder.pid, 0) } catch (error) { return errnoOf(error) !== 'EPERM' }
@@ -38,13 +38,14 @@ function isStale(holder: Holder | undefined): boolean {
   return holder.processStart !== null && start !== null && start !== holder.processStart
 }
 
-/** Undefined when the file is gone, or was cut short by a crash. */
-async function readHolder(path: string): Promise<Holder | undefined> {
+/** Undefined when the file is gone, null when it was cut short by a crash. */
+async function readHolder(path: string): Promise<Holder | null | undefined> {
   try {
     const parsed = holderSchema.safeParse(JSON.parse(await readFile(path, 'utf8')))
-    return parsed.success ? parsed.data : undefined
+    return parsed.success ? parsed.data : null
   } catch (error) {
-    if (error instanceof SyntaxError || isMissing(error)) return undefined
+    if (error instanceof SyntaxError) return null
+    if (isMissing(error)) return undefined
     throw error
   }
 }
@@ -62,11 +63,14 @@ async function acquire(draft: string, path: string): Promise<boolean> {
       if (errnoOf(error) !== 'EEXIST') throw error
     }
     const holder = await readHolder(path)
+    // Released in between: there is nothing to remove, and what stands here next is another's.
+    if (holder === undefined) continue
     if (!isStale(holder)) return false
     const removal = `${path}.${holder?.token.slice(0, 8) ?? 'unreadable'}`
     if (!(await acquire(draft, removal))) return false
     try {
-      if ((await readHolder(path))?.token === holder?.token) await unlink(path).catch((error: unknown) => { if (!isMissing(error)) throw error })
+      const now = await readHolder(path)
+      if (now !== undefined && now?.token === holder?.token) await unlink(path)
     } finally {
       await unlink(removal)
     }
@@ -115,7 +119,7 @@ function heldLock(path: string, mine: Holder): DirectoryLock {
   return { path, release, [Symbol.asyncDispose]: release }
 }
 
-function locked(folder: string, path: string, holder: Holder | undefined): LockedError {
+function locked(folder: string, path: string, holder: Holder | null | undefined): LockedError {
   const who = holder ? `process ${holder.pid} on ${holder.host} since ${holder.since}` : 'another process'
   return new LockedError(`${folder} is in use by ${who}; wait for it to end, choose another output directory, or remove ${path} if that run is gone`)
 }

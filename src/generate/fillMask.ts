@@ -33,18 +33,22 @@ export async function fillMask(model: MaskedLanguageModel, tokenizer: Tokenizer,
   if (places.length === 0) throw new ConfigError(`fillMask: expected a text with ${JSON.stringify(maskToken)}, got ${JSON.stringify(text.slice(0, 80))}`)
   const limit = model.config.maxPositionEmbeddings
   if (ids.length > limit) throw new ShapeError(`fillMask: the text has ${ids.length} tokens, but the model has ${limit} positions; shorten it`)
+  const logits = await readLogits(model, ids, places)
+  const { vocabSize } = model.config
+  return places.map((place, i) => likeliest(logits.slice(i * vocabSize, (i + 1) * vocabSize), topK).map(({ id, probability }) => ({
+    score: probability, token: id, tokenStr: tokenizer.decode([id]), sequence: tokenizer.decode(ids.map((one, t) => (t === place ? id : one)), { skipSpecialTokens: places.length === 1 }),
+  })))
+}
+
+/** Logits at the places, one row after another. The model is in its own mode again before anything is awaited, so that calls may overlap. */
+function readLogits(model: MaskedLanguageModel, ids: readonly number[], places: readonly number[]): Promise<number[]> {
   const wasTraining = model.training
   model.eval()
   try {
-    const { read } = scope(() => noGrad(() => {
+    return scope(() => noGrad(() => {
       const hidden = model.base({ inputIds: [ids] }).lastHiddenState
       return { read: model.logits(embedding(hidden, Tensor.from(Int32Array.from(places), [places.length], { device: hidden.device }))).toArray() }
-    }))
-    const logits = await read
-    const { vocabSize } = model.config
-    return places.map((place, i) => likeliest(logits.slice(i * vocabSize, (i + 1) * vocabSize), topK).map(({ id, probability }) => ({
-      score: probability, token: id, tokenStr: tokenizer.decode([id]), sequence: tokenizer.decode(ids.map((one, t) => (t === place ? id : one)), { skipSpecialTokens: places.length === 1 }),
-    })))
+    })).read
   } finally {
     model.train(wasTraining)
   }

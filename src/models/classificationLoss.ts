@@ -1,5 +1,5 @@
 import { ShapeError } from '../errors.ts'
-import { abs, add, crossEntropy, exp, log, maximum, mul, neg, square, sub, sum } from '../ops/index.ts'
+import { abs, add, crossEntropy, exp, log, mul, neg, square, sub, sum } from '../ops/index.ts'
 import { Tensor } from '../tensor/index.ts'
 import type { ProblemType } from './classifierLabels.ts'
 
@@ -29,7 +29,7 @@ export function classificationLoss(logits: Tensor, labels: ClassificationLabels,
   const target = Tensor.from(wanted.flat(), [rows, count], { dtype: logits.dtype, device })
   const each = problemType === 'regression'
     ? square(sub(logits, target))
-    // -y log σ(x) - (1 - y) log σ(-x), which does not overflow.
-    : add(sub(maximum(logits, 0), mul(logits, target)), log(add(exp(neg(abs(logits))), 1)))
+    // -y log σ(x) - (1 - y) log σ(-x), which does not overflow; max(x, 0) is written so that its gradient at 0 is 1/2.
+    : add(sub(mul(add(logits, abs(logits)), 0.5), mul(logits, target)), log(add(exp(neg(abs(logits))), 1)))
   return mul(sum(each), 1 / (numItems * count))
 }

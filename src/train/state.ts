@@ -44,6 +44,8 @@ export async function readState(folder: string): Promise<TrainerState> {
 export function checkResumable(folder: string, saved: TrainerState, now: Pick<TrainerState, 'method' | 'dataFingerprint' | 'decisive' | 'totalSteps'>): void {
   if (saved.method !== now.method) throw new ConfigError(`${folder}: the checkpoint is of a ${saved.method} run, not ${now.method}`)
   for (const [name, value] of Object.entries(now.decisive)) {
+    // An option that is newer than the checkpoint.
+    if (!(name in saved.decisive)) continue
     const before = saved.decisive[name]
     if (JSON.stringify(before) !== JSON.stringify(value)) {
       throw new ConfigError(`${name}: the checkpoint ${folder} was trained with ${JSON.stringify(before)}, not ${JSON.stringify(value)}; resume with the same, or start a new run from its weights`)

@@ -325,7 +325,11 @@ export class Trainer<B> {
     return earlyStoppingPatience !== undefined && this.#withoutImprovement >= earlyStoppingPatience
   }
 
-  get #decisive(): Record<string, unknown> { return { ...Object.fromEntries(decisiveNames.map((name) => [name, this.args[name] ?? null])), ...this.task.decisiveOptions } }
+  get #decisive(): Record<string, unknown> {
+    const all = { ...Object.fromEntries(decisiveNames.map((name) => [name, this.args[name]])), ...this.task.decisiveOptions }
+    // Options that are left out stand there too, unlike those that are not known yet.
+    return Object.fromEntries(Object.entries(all).map(([name, value]) => [name, value ?? null]))
+  }
 
   async #save(): Promise<void> {
     const { args, task } = this

@@ -86,6 +86,14 @@ describe('fillMask', () => {
   interface Recorded { text: string, ids: number[], masks: { score: number, token: number, token_str: string, sequence: string }[][] }
   const recorded = JSON.parse(readFileSync(join(folderOf('bert'), 'fillMask.json'), 'utf8')) as Recorded[]
 
+  test('calls that overlap leave the model in its mode', async () => {
+    const model = keep(await AutoModelForMaskedLM.fromPretrained(folderOf('bert')))
+    const tokenizer = await Tokenizer.fromPretrained(folderOf('bert'))
+    model.train()
+    await Promise.all(['the [MASK] cat', 'a [MASK]'].map((text) => fillMask(model, tokenizer, text)))
+    expect(model.training).toBe(true)
+  })
+
   test.each(recorded.map((one) => [one.text, one] as const))('says what the pipeline says: %s', async (text, { ids, masks }) => {
     const model = keep(await AutoModelForMaskedLM.fromPretrained(folderOf('bert')))
     const tokenizer = await Tokenizer.fromPretrained(folderOf('bert'))

@@ -168,6 +168,13 @@ test('bert-tokens: logits of each token', async () => {
   expect(distance(await classifier.tokenLogits({ inputIds: recorded.inputIds }).toArray(), recorded.logits.flat())).toBeLessThan(2e-5)
 })
 
+test('the gradient of several labels at logits of 0 is σ(0) - y', async () => {
+  const logits = Tensor.from(new Float32Array([0, 0]), [1, 2])
+  logits.requiresGrad = true
+  backward(classificationLoss(logits, [[1, 0]], 'multi_label_classification'))
+  expect(await logits.grad!.toArray()).toEqual([-0.25, 0.25])
+})
+
 test('a masked language model becomes a classifier with a new head; labels that do not fit are named', async () => {
   const classifier = keep(await AutoModelForSequenceClassification.fromPretrained(folderOf('bert'), { id2label: ['no', 'yes'] }))
   const logits = classifier.forward({ inputIds: [[5, 6, 7], [8, 9]] })

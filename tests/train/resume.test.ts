@@ -135,6 +135,14 @@ describe('another run', () => {
     await expect(again({ decisiveOptions: { freeze: ['model.embed_tokens'] } })).rejects.toThrow('freeze: the checkpoint')
   })
 
+  test('with an option that the checkpoint does not know yet may go on; with one that was left out and now is given, not', async () => {
+    const folder = temporaryFolder()
+    await run(folder, { stopAt: 2, task: { decisiveOptions: { freeze: [], adapter: undefined } } })
+    const again = (decisiveOptions: Record<string, unknown>) => run(folder, { resumeFromCheckpoint: true, task: { decisiveOptions } })
+    await expect(again({ freeze: [], adapter: 'lora' })).rejects.toThrow('adapter: the checkpoint')
+    await again({ freeze: [], adapter: undefined, syncRefModel: false })
+  })
+
   test('with options that decide nothing may go on', async () => {
     const folder = temporaryFolder()
     const whole = await run(temporaryFolder())

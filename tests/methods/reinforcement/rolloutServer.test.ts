@@ -13,7 +13,7 @@ let tokenizer: Tokenizer
 let server: Server
 let url: string
 let asked: Asked[] = []
-let reply: (body: Record<string, unknown>) => { status?: number, json: unknown }
+let reply: (body: Record<string, unknown>) => { status?: number, json: unknown, text?: string }
 
 async function bodyOf(request: IncomingMessage): Promise<Record<string, unknown>> {
   let text = ''
@@ -28,8 +28,8 @@ beforeAll(async () => {
   server = createServer((request, response) => {
     void bodyOf(request).then((body) => {
       asked.push({ path: request.url, authorization: request.headers.authorization, body })
-      const { status = 200, json } = reply(body)
-      response.writeHead(status, { 'content-type': 'application/json' }).end(JSON.stringify(json))
+      const { status = 200, json, text = JSON.stringify(json) } = reply(body)
+      response.writeHead(status, { 'content-type': 'application/json' }).end(text)
     })
   })
   await new Promise<void>((done) => { server.listen(0, '127.0.0.1', done) })
@@ -39,7 +39,7 @@ afterAll(() => { server.close() })
 afterEach(() => { asked = [] })
 
 const prompts = [Int32Array.of(5, 6), Int32Array.of(7)]
-const options = { seed: 3, step: 2, numGenerations: 2, maxCompletionLength: 8, temperature: 0.7, topK: 20, stopStrings: ['.'] }
+const options = { seed: 3, step: 2, numGenerations: 2, maxCompletionLength: 8, temperature: 0.7, topK: 20, minP: 0.1, repetitionPenalty: 1.2, stopStrings: ['.'] }
 
 test('token ids and log-probabilities are taken as the server gives them, group by group', async () => {
   reply = ({ prompt }) => ({ json: { choices: [{ text: 'ab', finish_reason: 'stop', token_ids: [...prompt as number[], 9], logprobs: { token_logprobs: [...(prompt as number[]).map(() => -0.5), null] } }] } })
@@ -51,7 +51,7 @@ test('token ids and log-probabilities are taken as the server gives them, group 
   expect(Array.from(rollouts[0]!.logprobs)).toEqual([-0.5, -0.5, NaN])
   expect(rollouts[0]).toMatchObject({ finishReason: 'stop', text: 'ab' })
   expect(asked.every(({ path, authorization }) => path === '/v1/completions' && authorization === 'Bearer secret')).toBe(true)
-  expect(asked[0]!.body).toMatchObject({ model: 'policy', max_tokens: 8, temperature: 0.7, top_k: 20, stop: ['.'], return_token_ids: true })
+  expect(asked[0]!.body).toMatchObject({ model: 'policy', max_tokens: 8, temperature: 0.7, top_k: 20, min_p: 0.1, repetition_penalty: 1.2, stop: ['.'], return_token_ids: true })
   const seeds = asked.map(({ body }) => body['seed'] as number)
   expect(new Set(seeds).size).toBe(4)
   expect(seeds.every((seed) => Number.isInteger(seed) && seed >= 0)).toBe(true)
@@ -69,15 +69,23 @@ test('without token ids the text is tokenized, with the end where it stopped, an
   expect(ended.logprobs.every(Number.isNaN)).toBe(true)
 })
 
-test.each<[string, () => { status?: number, json: unknown }]>([
+test.each<[string, () => { status?: number, json: unknown, text?: string }]>([
   ['answered 503: {"error":"busy"}', () => ({ status: 503, json: { error: 'busy' } })],
   ['did not answer as OpenAI\'s completions do: choices', () => ({ json: { answer: 'x' } })],
+  ['did not answer with JSON', () => ({ json: null, text: '<html>' })],
   ['answered prompt 0 with no tokens', () => ({ json: { choices: [{ text: '', finish_reason: 'length' }] } })],
 ])('says "%s"', async (message, answer) => {
   reply = answer
-  await expect(serverSource(url, tokenizer)([prompts[0]!], options)).rejects.toThrow(message)
+  await expect(serverSource(url, tokenizer)([prompts[0]!], options)).rejects.toThrow(new RegExp(`^rolloutServer: .*${message.replace(/[.{}]/g, '\\$&')}`))
 })
 
 test('a server that is not there is named', async () => {
   await expect(serverSource('http://127.0.0.1:1', tokenizer)([prompts[0]!], options)).rejects.toThrow('rolloutServer: http://127.0.0.1:1/completions cannot be reached')
+})
+
+test('a URL with a password is refused without naming it, and one that is none by name', () => {
+  const given = (url: string) => (): unknown => serverSource(url, tokenizer)
+  expect(given('http://me:hunter2@localhost/v1')).toThrow(/^rolloutServer: expected a URL without a user name and password; give a key by rolloutServerApiKeyEnv$/)
+  expect(given('localhost')).toThrow('rolloutServer: expected a URL such as http://localhost:8000/v1, got "localhost"')
+  expect(given('file:///v1')).toThrow('rolloutServer: expected a URL of http or https, got file:')
 })

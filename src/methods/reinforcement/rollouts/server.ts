@@ -29,11 +29,13 @@ export function apiKeyOf({ rolloutServerApiKeyEnv: name }: { rolloutServerApiKey
  * taken as they are; otherwise the text is tokenized, which may give other tokens than were drawn. The server has to hold the policy's weights.
  */
 export function serverSource(url: string, tokenizer: Tokenizer, { model = 'default', apiKey }: ServerOptions = {}): RolloutSource {
+  checkUrl(url)
   const endpoint = `${url.replace(/\/+$/, '')}/completions`
   const one = async (promptIds: Int32Array, prompt: number, sample: number, options: RolloutOptions): Promise<Rollout> => {
-    const { seed, step = 0, firstPrompt = 0, numGenerations = 1, maxCompletionLength = 512, temperature = 1, topP = 1, topK = 0, stopStrings = [], signal } = options
+    const { seed, step = 0, firstPrompt = 0, numGenerations = 1, maxCompletionLength = 512, temperature = 1, topP = 1, topK = 0, minP = 0, repetitionPenalty = 1, stopStrings = [], signal } = options
     const body = {
-      model, prompt: Array.from(promptIds), max_tokens: maxCompletionLength, temperature, top_p: topP, ...(topK > 0 ? { top_k: topK } : {}), ...(stopStrings.length > 0 ? { stop: stopStrings } : {}),
+      model, prompt: Array.from(promptIds), max_tokens: maxCompletionLength, temperature, top_p: topP, ...(topK > 0 ? { top_k: topK } : {}), ...(minP > 0 ? { min_p: minP } : {}),
+      ...(repetitionPenalty === 1 ? {} : { repetition_penalty: repetitionPenalty }), ...(stopStrings.length > 0 ? { stop: stopStrings } : {}),
       // Servers take seeds from 0.
       seed: rolloutSeed(seed, step, (firstPrompt + prompt) * numGenerations + sample) >>> 1, logprobs: 0, return_token_ids: true,
     }
@@ -41,7 +43,8 @@ export function serverSource(url: string, tokenizer: Tokenizer, { model = 'defau
       method: 'POST', headers: { 'content-type': 'application/json', ...(apiKey === undefined ? {} : { authorization: `Bearer ${apiKey}` }) }, body: JSON.stringify(body), ...(signal ? { signal } : {}),
     }).catch((error: unknown) => { throw new ConfigError(`rolloutServer: ${endpoint} cannot be reached: ${(error as Error).message}`, { cause: error }) })
     if (!response.ok) throw new ConfigError(`rolloutServer: ${endpoint} answered ${response.status}: ${(await response.text()).slice(0, 300)}`)
-    const parsed = answer.safeParse(await response.json())
+    const json: unknown = await response.json().catch((error: unknown) => { throw new ConfigError(`rolloutServer: ${endpoint} did not answer with JSON: ${(error as Error).message}`, { cause: error }) })
+    const parsed = answer.safeParse(json)
     if (!parsed.success) throw new ConfigError(`rolloutServer: ${endpoint} did not answer as OpenAI's completions do: ${parsed.error.issues[0]!.path.join('.')}: ${parsed.error.issues[0]!.message}`)
     return rolloutOf(parsed.data.choices[0]!, promptIds, prompt, sample)
   }
@@ -62,6 +65,14 @@ export function serverSource(url: string, tokenizer: Tokenizer, { model = 'defau
     }))
     return groups.flat()
   }
+}
+
+/** A password in the URL would end up in messages and logs, and fetch() refuses it anyway. */
+function checkUrl(url: string): void {
+  if (!URL.canParse(url)) throw new ConfigError(`rolloutServer: expected a URL such as http://localhost:8000/v1, got ${JSON.stringify(url)}`)
+  const { username, password, protocol } = new URL(url)
+  if (username !== '' || password !== '') throw new ConfigError('rolloutServer: expected a URL without a user name and password; give a key by rolloutServerApiKeyEnv')
+  if (!/^https?:$/.test(protocol)) throw new ConfigError(`rolloutServer: expected a URL of http or https, got ${protocol}`)
 }
 
 /** Texts come without the token that ended them. */
