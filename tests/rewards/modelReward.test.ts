@@ -46,6 +46,20 @@ test('with a tokenizer of its own it reads the text, and of messages the chat', 
   expect(chat).toBeCloseTo(await scoreOf([...tokenizer.applyChatTemplate([...messages, { role: 'assistant', content: 'the cat' }])]), 6)
 })
 
+test('an answer in a conversation that ended is read as the chat template ends it', async () => {
+  const policyTokenizer = await Tokenizer.fromPretrained(folder)
+  policyTokenizer.chatTemplate = "{% for message in messages %}{{ message.role }}: {{ message.content }}{{ '" + policyTokenizer.eosToken! + "' if message.role == 'assistant' }} end {% endfor %}"
+  const prompt = [{ role: 'user' as const, content: 'hi' }]
+  const whole = policyTokenizer.applyChatTemplate([...prompt, { role: 'assistant', content: 'the cat' }])
+  const end = whole.lastIndexOf(policyTokenizer.eosTokenId!) + 1
+  expect(whole.length).toBeGreaterThan(end)
+  const answer = { ...sample('', 'the cat'), prompt, promptIds: Int32Array.from(whole.slice(0, 3)) }
+  const samples = [{ ...answer, completionIds: Int32Array.from(whole.slice(3, end)) }, { ...answer, completionIds: Int32Array.from(whole.slice(3, end - 1)) }]
+  const [ended, cut] = await modelReward(classifier, { policyTokenizer })(samples, context)
+  expect(ended).toBeCloseTo(await scoreOf(whole), 6)
+  expect(cut).toBeCloseTo(await scoreOf(whole.slice(0, end - 1)), 6)
+})
+
 test('what is longer than the context is not scored, and the model trains on as before', async () => {
   classifier.model.train()
   const scores = await modelReward(classifier)([{ ...sample('a', 'b'), completionIds: new Int32Array(40).fill(3) }, sample('a', 'b')], context)

@@ -28,7 +28,7 @@ export async function rewardFunctions<Row>(
 /** A reward model as a reward function, and what releases it. */
 export interface Judge { reward: RewardFunction<never>, dispose: () => void }
 
-/** The reward model of a folder: its one output at the answer's last token, of the very tokens that the policy read and wrote. */
+/** The reward model of a folder: its one output at the answer's last token, of the very tokens that the policy read and wrote, and what the chat template puts after them. */
 export async function loadJudge(folder: string, tokenizer: Tokenizer, loading: { dtype: 'float32' | 'bfloat16', device?: string | undefined }): Promise<Judge> {
   const classifier = await Classifier.fromPretrained(folder, loading)
   try {
@@ -36,7 +36,7 @@ export async function loadJudge(folder: string, tokenizer: Tokenizer, loading: {
     const rows = classifier.model.config.vocabSize
     if (rows < tokenizer.embeddingRows) throw new ConfigError(`rewardModel: ${folder} knows ${rows} tokens, but the policy's tokenizer has ids up to ${tokenizer.embeddingRows - 1}; both need the same tokenizer`)
     classifier.model.requiresGrad_(false)
-    return { reward: modelReward<never>(classifier), dispose: () => { classifier.dispose() } }
+    return { reward: modelReward<never>(classifier, { policyTokenizer: tokenizer }), dispose: () => { classifier.dispose() } }
   } catch (error) {
     classifier.dispose()
     throw error
