@@ -49,10 +49,21 @@ export function policyTask<Row>(options: PolicyTaskOptions<Row>): TrainingTask<P
 
   const generationAt = async (index: number, step: number): Promise<Generation> => live.find((one) => one.index === index) ?? await makeGeneration(generation, index, step)
 
+  /** Of the steps since the last generation, whose end the next generation waits for anyway. */
+  async function updateSpeed(): Promise<Record<string, number>> {
+    if (updateBegin === undefined) return {}
+    await model.device.fence()
+    const updateTokensPerSecond = updateTokens / Math.max((performance.now() - updateBegin) / 1000, 1e-9)
+    updateTokens = 0
+    updateBegin = undefined
+    return { updateTokensPerSecond }
+  }
+
   async function batches(step: number): Promise<TaskStep<PolicyBatch>> {
-    const update = updateBegin === undefined ? {} : { updateTokensPerSecond: updateTokens / Math.max((performance.now() - updateBegin) / 1000, 1e-9) }
-    await adaptive?.settle()
     const first = step * gradientAccumulationSteps
+    const last = Math.floor((first + gradientAccumulationSteps - 1) / microBatchesPerGeneration)
+    const update = live.some(({ index }) => index === last) ? {} : await updateSpeed()
+    await adaptive?.settle()
     const used: Generation[] = []
     const microBatches: PolicyBatch[] = []
     for (let micro = first; micro < first + gradientAccumulationSteps; micro++) {
@@ -67,10 +78,11 @@ export function policyTask<Row>(options: PolicyTaskOptions<Row>): TrainingTask<P
     }
     live = used
     const fresh = used.filter(({ index }) => index * microBatchesPerGeneration >= first)
-    updateTokens = microBatches.reduce((sum, { tokens }) => sum + tokens, 0)
-    updateBegin = performance.now()
+    const tokens = microBatches.reduce((sum, batch) => sum + batch.tokens, 0)
+    updateTokens += tokens
+    updateBegin ??= performance.now()
     return {
-      microBatches, numItems: 1, tokens: updateTokens,
+      microBatches, numItems: 1, tokens,
       metrics: { ...mean(fresh.map(({ metrics }) => metrics)), ...adaptive ? { entropyCoef: adaptive.coefficient } : {}, ...update },
       samples: used.flatMap(({ samples }) => samples), warnings: fresh.flatMap(({ warnings }) => warnings),
     }
