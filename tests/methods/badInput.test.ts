@@ -1,29 +1,20 @@
 // Goes through what alignment methods may be given by mistake, method by method: each says what is wrong, or follows a rule that it logs.
-import { mkdtempSync, rmSync } from 'node:fs'
-import { tmpdir } from 'node:os'
 import { join } from 'node:path'
-import { afterAll, afterEach, beforeAll, describe, expect, test } from 'vitest'
+import { afterEach, describe, expect, test } from 'vitest'
 import { AnnealError, ConfigError, DataError } from '../../src/errors.ts'
 import { bestOfN, cpo, dpo, grpo, kto, onlineDpo, orpo, ppo, reward, rloo, rrhf } from '../../src/methods/index.ts'
 import { Classifier } from '../../src/models/sequenceClassification.ts'
 import { rewardEach, type RewardFunction } from '../../src/rewards/index.ts'
 import { temporaryFolder } from '../files/helpers.ts'
 import { weightsHash } from '../train/support.ts'
-import { makeModel, writeRows } from './support.ts'
+import { sharedModel, writeRows } from './support.ts'
 
 interface Row { prompt: string }
 type Rewards = readonly RewardFunction<Row>[]
 interface Given { rows?: readonly Row[], rewards?: Rewards, rewardModel?: string, length?: number, options?: object }
 interface Trainable { train: () => Promise<unknown>, dispose: () => void, model: Parameters<typeof weightsHash>[0] & { dispose: () => void }, trainer: { on: (listener: (event: { type: string, message?: string | undefined }) => void) => () => void } }
 
-let folder: string
-let model: string
-beforeAll(async () => {
-  folder = mkdtempSync(join(tmpdir(), 'anneal-'))
-  model = join(folder, 'model')
-  await makeModel(model)
-})
-afterAll(() => { rmSync(folder, { recursive: true, force: true }) })
+const model = sharedModel()
 const live: { dispose(): void }[] = []
 afterEach(() => { for (const one of live.splice(0)) one.dispose() })
 
@@ -73,7 +64,7 @@ describe.each(eachSampler)('%s', (_, run) => {
   })
 
   test('a reward model with several labels', async () => {
-    const several = join(folder, 'several')
+    const several = join(temporaryFolder(), 'several')
     const classifier = await Classifier.fromPretrained(model, { numLabels: 3 })
     await classifier.savePretrained(several)
     classifier.dispose()

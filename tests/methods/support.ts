@@ -1,8 +1,12 @@
 // A tokenizer and a model, both made on the spot, for the tests of the methods and of the command line.
-import { mkdirSync, writeFileSync } from 'node:fs'
+import { mkdirSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs'
+import { tmpdir } from 'node:os'
 import { join } from 'node:path'
+import { afterAll, beforeAll } from 'vitest'
 import { AutoModelForCausalLM } from '../../src/models/index.ts'
+import type { TrainerEvent } from '../../src/train/events.ts'
 import { chatMLTemplate, chatMLTokens, trainTokenizer, type Tokenizer } from '../../src/tokenizers/index.ts'
+import { weightsHash } from '../train/support.ts'
 
 const subjects = ['the cat', 'a dog', 'my friend', 'the old king', 'one bird']
 const verbs = ['sees', 'likes', 'finds', 'hears', 'follows']
@@ -43,4 +47,34 @@ export async function makeModel(folder: string, maxPositionEmbeddings = 96): Pro
   const model = AutoModelForCausalLM.fromConfig({ ...modelConfig, vocabSize: tokenizer.embeddingRows, maxPositionEmbeddings, eosTokenId, padTokenId, bosTokenId: null }, { seed: 3 })
   await model.savePretrained(folder)
   model.dispose()
+}
+
+/** The folder of an untrained model and its tokenizer, made before a file's tests and removed after them. */
+export function sharedModel(): string {
+  const folder = mkdtempSync(join(tmpdir(), 'anneal-'))
+  const model = join(folder, 'model')
+  beforeAll(() => makeModel(model))
+  afterAll(() => { rmSync(folder, { recursive: true, force: true }) })
+  return model
+}
+
+interface Followed {
+  model: Parameters<typeof weightsHash>[0]
+  trainer: { on(listener: (event: TrainerEvent) => void): unknown }
+  train(options: { signal: AbortSignal }): Promise<unknown>
+}
+
+/** Trains a run, to step `stopAt` where one is given: the hash of its weights then, its events, and of them the metrics logged and the warnings. */
+export async function followed(run: Followed, stopAt?: number): Promise<{ hash: string, events: TrainerEvent[], logs: Record<string, number>[], warnings: string[] }> {
+  const events: TrainerEvent[] = []
+  const controller = new AbortController()
+  run.trainer.on((event) => {
+    events.push(event)
+    if (event.type === 'step' && event.step === stopAt) controller.abort()
+  })
+  await run.train({ signal: controller.signal })
+  return {
+    hash: await weightsHash(run.model), events,
+    logs: events.flatMap((event) => event.type === 'log' ? [event.metrics] : []), warnings: events.flatMap((event) => event.type === 'warning' ? [event.message] : []),
+  }
 }

@@ -1,8 +1,7 @@
 // Proves that grpo() and rloo() learn from conversations with an environment: its rewards are learnt from, its words are masked, and runs resume to the bit.
-import { mkdtempSync, readFileSync, rmSync } from 'node:fs'
-import { tmpdir } from 'node:os'
+import { readFileSync } from 'node:fs'
 import { join } from 'node:path'
-import { afterAll, afterEach, beforeAll, expect, test } from 'vitest'
+import { afterEach, expect, test } from 'vitest'
 import { grpo } from '../../../src/methods/reinforcement/policy/grpo.ts'
 import type { EnvironmentFactory } from '../../../src/methods/reinforcement/environment/environment.ts'
 import type { GrpoOptions } from '../../../src/methods/reinforcement/policy/options.ts'
@@ -11,22 +10,14 @@ import { rloo } from '../../../src/methods/reinforcement/policy/rloo.ts'
 import { rewardEach } from '../../../src/rewards/index.ts'
 import { Tokenizer } from '../../../src/tokenizers/index.ts'
 import { temporaryFolder } from '../../files/helpers.ts'
-import { weightsHash } from '../../train/support.ts'
-import { makeModel } from '../support.ts'
+import { followed, sharedModel } from '../support.ts'
 
 interface Row { prompt: string; wanted: number }
 const rows: Row[] = ['the cat', 'a dog', 'my friend', 'one bird'].map((prompt) => ({ prompt, wanted: 40 }))
 
-let folders: string
-let model: string
-beforeAll(async () => {
-  folders = mkdtempSync(join(tmpdir(), 'anneal-'))
-  model = join(folders, 'model')
-  await makeModel(model)
-})
+const model = sharedModel()
 const live: { dispose(): void }[] = []
 afterEach(() => { for (const one of live.splice(0)) one.dispose() })
-afterAll(() => { rmSync(folders, { recursive: true, force: true }) })
 
 /** Answers twice, for 0.25 each, and then pays for the length of the last answer as a share of what was wanted. */
 const asking: EnvironmentFactory<Row> = () => {
@@ -45,14 +36,7 @@ const options = (changed: Partial<GrpoOptions> = {}): GrpoOptions => ({
 
 async function train(run: PolicyRun<Row>, stopAt?: number): Promise<{ hash: string, logs: Record<string, number>[] }> {
   live.push(run, run.model)
-  const logs: Record<string, number>[] = []
-  const controller = new AbortController()
-  run.trainer.on((event) => {
-    if (event.type === 'log') logs.push(event.metrics)
-    if (event.type === 'step' && event.step === stopAt) controller.abort()
-  })
-  await run.train({ signal: controller.signal })
-  return { hash: await weightsHash(run.model), logs }
+  return followed(run, stopAt)
 }
 const inputs: PolicyInputs<Row> = { rows, evalRows: rows.slice(0, 2), environment: asking }
 

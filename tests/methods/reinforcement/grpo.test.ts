@@ -1,8 +1,7 @@
 // Proves grpo() and rloo() from files to a trained model: rewards rise, runs repeat and resume to the bit, rollouts included, and bad input is refused.
-import { mkdtempSync, readFileSync, rmSync } from 'node:fs'
-import { tmpdir } from 'node:os'
+import { readFileSync } from 'node:fs'
 import { join } from 'node:path'
-import { afterAll, afterEach, beforeAll, describe, expect, test } from 'vitest'
+import { afterEach, describe, expect, test } from 'vitest'
 import { ConfigError, DataError } from '../../../src/errors.ts'
 import { grpo } from '../../../src/methods/reinforcement/policy/grpo.ts'
 import type { GrpoOptions, RlooOptions } from '../../../src/methods/reinforcement/policy/options.ts'
@@ -13,7 +12,7 @@ import { rewardEach } from '../../../src/rewards/index.ts'
 import type { TrainerEvent } from '../../../src/train/events.ts'
 import { temporaryFolder } from '../../files/helpers.ts'
 import { weightsHash } from '../../train/support.ts'
-import { makeModel, writeRows } from '../support.ts'
+import { followed, sharedModel, writeRows } from '../support.ts'
 
 const [anyNumber, anyText] = [expect.any(Number) as number, expect.any(String) as string]
 
@@ -23,17 +22,10 @@ const rows: Row[] = ['the cat', 'a dog', 'my friend', 'one bird', 'the old king'
 const share = rewardEach<Row>('share', ({ completion, row }) => completion.length === 0 ? 0 : Array.from(completion).filter((one) => one === row.wanted).length / completion.length)
 const short = rewardEach<Row>('short', ({ completionIds }) => -completionIds.length / 8)
 
-let model: string
-let folders: string
-beforeAll(async () => {
-  folders = mkdtempSync(join(tmpdir(), 'anneal-'))
-  model = join(folders, 'model')
-  await makeModel(model)
-})
+const model = sharedModel()
 const live: { dispose(): void }[] = []
 const release = (): void => { for (const one of live.splice(0)) one.dispose() }
 afterEach(release)
-afterAll(() => { rmSync(folders, { recursive: true, force: true }) })
 
 const options = (changed: Partial<GrpoOptions> = {}): GrpoOptions => ({
   model, outputDir: temporaryFolder(), reportTo: [], saveStrategy: 'no', numGenerations: 4, perDeviceTrainBatchSize: 8, maxCompletionLength: 8, learningRate: 3e-3, maxSteps: 4, loggingSteps: 1, ...changed,
@@ -42,14 +34,7 @@ type Log = Record<string, number>
 
 async function train(run: PolicyRun<Row>, stopAt?: number): Promise<{ hash: string, logs: Log[], events: TrainerEvent[] }> {
   live.push(run, run.model)
-  const events: TrainerEvent[] = []
-  const controller = new AbortController()
-  run.trainer.on((event) => {
-    events.push(event)
-    if (event.type === 'step' && event.step === stopAt) controller.abort()
-  })
-  await run.train({ signal: controller.signal })
-  return { hash: await weightsHash(run.model), logs: events.flatMap((event) => event.type === 'log' ? [event.metrics] : []), events }
+  return followed(run, stopAt)
 }
 const given: PolicyInputs<Row> = { rows, rewards: [share, short] }
 const run = async (changed: Partial<GrpoOptions> = {}, inputs: PolicyInputs<Row> = given, stopAt?: number) => train(await grpo<Row>(options(changed), inputs), stopAt)
@@ -210,7 +195,7 @@ describe('bad input', () => {
   })
 
   test('a prompt longer than the context names its row; with maxPromptLength it is left out and counted', async () => {
-    const files = writeRows(join(folders, 'long.jsonl'), [...rows, { prompt: 'the cat sees the moon. '.repeat(30), wanted: 'e' }])
+    const files = writeRows(join(temporaryFolder(), 'long.jsonl'), [...rows, { prompt: 'the cat sees the moon. '.repeat(30), wanted: 'e' }])
     const failure = run({ files }, { rewards: [share] })
     await expect(failure).rejects.toThrow(DataError)
     await expect(failure).rejects.toThrow(/long\.jsonl:7: the prompt has \d+ tokens, but the model's context of 96 leaves 88/)

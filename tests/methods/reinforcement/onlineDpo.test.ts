@@ -1,8 +1,7 @@
 // Proves that online DPO ranks and learns as TRL's OnlineDPOTrainer does, that its loss is DPO's on the same pairs, that it comes to prefer what is rewarded, and that a run repeats and resumes to the bit.
-import { mkdtempSync, readFileSync, rmSync } from 'node:fs'
-import { tmpdir } from 'node:os'
+import { readFileSync } from 'node:fs'
 import { join } from 'node:path'
-import { afterAll, afterEach, beforeAll, describe, expect, test } from 'vitest'
+import { afterEach, describe, expect, test } from 'vitest'
 import { ConfigError } from '../../../src/errors.ts'
 import { collatePairs } from '../../../src/methods/preference/dpo.ts'
 import { onlineDpo, type OnlineDpoInputs } from '../../../src/methods/reinforcement/onlineDpo/onlineDpo.ts'
@@ -14,10 +13,9 @@ import { AutoModelForCausalLM } from '../../../src/models/index.ts'
 import { Classifier } from '../../../src/models/sequenceClassification.ts'
 import { rewardEach } from '../../../src/rewards/index.ts'
 import { backward, noGrad, scope } from '../../../src/tensor/index.ts'
-import type { TrainerEvent } from '../../../src/train/events.ts'
 import { temporaryFolder } from '../../files/helpers.ts'
 import { weightsHash } from '../../train/support.ts'
-import { makeModel } from '../support.ts'
+import { followed, sharedModel } from '../support.ts'
 
 interface Recorded {
   scale: number, eos: number, prompts: number[][], answers: number[][], rewards: number[]
@@ -87,14 +85,7 @@ const rows: Row[] = ['the cat', 'a dog', 'my friend', 'one bird', 'the old king'
 /** The share of the letter e in the answer. */
 const letters = rewardEach<Row>('letters', ({ completion }) => (completion.match(/e/g)?.length ?? 0) / Math.max(completion.length, 1))
 
-let folder: string
-let model: string
-beforeAll(async () => {
-  folder = mkdtempSync(join(tmpdir(), 'anneal-'))
-  model = join(folder, 'model')
-  await makeModel(model)
-})
-afterAll(() => { rmSync(folder, { recursive: true, force: true }) })
+const model = sharedModel()
 
 const given: OnlineDpoInputs<Row> = { rows, rewards: [letters] }
 async function run(changed: Partial<OnlineDpoOptions> = {}, inputs: OnlineDpoInputs<Row> = given, stopAt?: number) {
@@ -102,15 +93,7 @@ async function run(changed: Partial<OnlineDpoOptions> = {}, inputs: OnlineDpoInp
     model, outputDir: temporaryFolder(), reportTo: [], saveStrategy: 'no', perDeviceTrainBatchSize: 8, maxNewTokens: 8, learningRate: 3e-3, lrSchedulerType: 'constant', temperature: 1, maxSteps: 4, loggingSteps: 1, ...changed,
   }, inputs)
   live.push(one, one.model)
-  const events: TrainerEvent[] = []
-  const controller = new AbortController()
-  one.trainer.on((event) => {
-    events.push(event)
-    if (event.type === 'step' && event.step === stopAt) controller.abort()
-  })
-  await one.train({ signal: controller.signal })
-  const warnings = events.flatMap((event) => (event.type === 'warning' ? [event.message] : []))
-  return { hash: await weightsHash(one.model), logs: events.flatMap((event) => (event.type === 'log' ? [event.metrics] : [])), events, warnings }
+  return followed(one, stopAt)
 }
 
 test('it begins at log 2 and comes to write what is rewarded, held-out prompts included', async () => {
@@ -137,6 +120,7 @@ test.each<[string, Partial<OnlineDpoOptions>]>([['DPO', {}], ['IPO in several mi
 
 test('a reward model ranks, an adapter is trained, and a judge may compare the two answers', async () => {
   const judge = await Classifier.fromPretrained(model, { seed: 5 })
+  const folder = temporaryFolder()
   await judge.savePretrained(join(folder, 'reward'))
   judge.dispose()
   const { logs } = await run({ rewardModel: join(folder, 'reward'), rewardWeights: [1], maxSteps: 2, adapter: { type: 'lora', r: 4, targetModules: 'all-linear' } }, { rows })

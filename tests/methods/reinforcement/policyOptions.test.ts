@@ -1,9 +1,8 @@
 // Proves the options of GRPO and RLOO that steer what surrounds the loss: weights for answers of another engine, an entropy bonus with a target, the size of
 // a generation, the order of prompts, dropout, evaluation with several answers, chat-template variables and reward models.
-import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
+import { readFileSync, rmSync, writeFileSync } from 'node:fs'
 import { createServer, type Server } from 'node:http'
 import type { AddressInfo } from 'node:net'
-import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { afterAll, afterEach, beforeAll, describe, expect, test } from 'vitest'
 import { ConfigError } from '../../../src/errors.ts'
@@ -16,37 +15,21 @@ import { samplerWeights, type SamplerCorrection } from '../../../src/methods/rei
 import { Classifier } from '../../../src/models/sequenceClassification.ts'
 import { rewardEach } from '../../../src/rewards/index.ts'
 import { Tokenizer } from '../../../src/tokenizers/index.ts'
-import type { TrainerEvent } from '../../../src/train/events.ts'
 import { temporaryFolder } from '../../files/helpers.ts'
-import { weightsHash } from '../../train/support.ts'
-import { makeModel } from '../support.ts'
+import { followed, makeModel, sharedModel } from '../support.ts'
 
 interface Row { prompt: string }
 const rows: Row[] = ['the cat', 'a dog', 'my friend', 'one bird', 'the old king', 'the moon'].map((prompt) => ({ prompt }))
 const letters = rewardEach<Row>('letters', ({ completion, completionIds }) => (completion.match(/e/g)?.length ?? 0) + completionIds[0]! / 100)
 
-let folder: string
-let model: string
-beforeAll(async () => {
-  folder = mkdtempSync(join(tmpdir(), 'anneal-'))
-  model = join(folder, 'model')
-  await makeModel(model)
-})
-afterAll(() => { rmSync(folder, { recursive: true, force: true }) })
+const model = sharedModel()
 const live: { dispose(): void }[] = []
 afterEach(() => { for (const one of live.splice(0)) one.dispose() })
 
 async function run(changed: Partial<GrpoOptions> = {}, inputs: PolicyInputs<Row> = { rows, rewards: [letters] }, stopAt?: number) {
   const one = await grpo<Row>({ model, outputDir: temporaryFolder(), reportTo: [], saveStrategy: 'no', numGenerations: 4, perDeviceTrainBatchSize: 8, maxCompletionLength: 6, learningRate: 3e-3, maxSteps: 2, loggingSteps: 1, ...changed }, inputs)
   live.push(one, one.model)
-  const events: TrainerEvent[] = []
-  const controller = new AbortController()
-  one.trainer.on((event) => {
-    events.push(event)
-    if (event.type === 'step' && event.step === stopAt) controller.abort()
-  })
-  await one.train({ signal: controller.signal })
-  return { hash: await weightsHash(one.model), logs: events.flatMap((event) => (event.type === 'log' ? [event.metrics] : [])), events }
+  return followed(one, stopAt)
 }
 
 describe('weights for what another engine sampled', () => {
@@ -177,6 +160,7 @@ test('evaluation takes as many answers to a prompt as numGenerationsEval says', 
 
 test('a reward model stands after the reward functions, with a weight of its own', async () => {
   const judge = await Classifier.fromPretrained(model, { seed: 5 })
+  const folder = temporaryFolder()
   await judge.savePretrained(join(folder, 'reward'))
   judge.dispose()
   const { logs } = await run({ rewardModel: join(folder, 'reward'), rewardWeights: [0, 2], maxSteps: 1 })
@@ -188,7 +172,7 @@ test('a reward model stands after the reward functions, with a weight of its own
 })
 
 test("chat-template variables reach the template, a row's own before the option's", async () => {
-  const at = join(folder, 'template')
+  const at = join(temporaryFolder(), 'template')
   await makeModel(at)
   const config = JSON.parse(readFileSync(join(at, 'tokenizer_config.json'), 'utf8')) as object
   writeFileSync(join(at, 'tokenizer_config.json'), JSON.stringify({ ...config, chat_template: '{% for message in messages %}{{ message.content }}{% endfor %}{{ ending }}' }))
