@@ -7,7 +7,7 @@ import { Tokenizer } from '../tokenizers/index.ts'
 import { Trainer } from '../train/trainer.ts'
 import type { Batch } from '../data/index.ts'
 import { causalTask } from './causalTask.ts'
-import { decisiveModelOptions } from './model.ts'
+import { decisiveModelOptions, prepareModel } from './model.ts'
 import { trainingPart } from './options.ts'
 import type { dataShape, PretrainArguments, SftArguments } from './options.ts'
 import { trainAndSave } from './trainAndSave.ts'
@@ -64,19 +64,60 @@ export interface PreparedRun<M extends PretrainedModel = CausalLanguageModel> {
 export function prepareRun(name: string, args: Arguments, model: CausalLanguageModel, tokenizer: Tokenizer, data: LoadedDataset): PreparedRun {
   const { samplePrompts } = args
   const task = causalTask({
-    name, model, tokenizer, trainDataset: data.train, ...(data.eval ? { evalDataset: data.eval } : {}), fingerprint: data.fingerprint,
-    perDeviceTrainBatchSize: args.perDeviceTrainBatchSize, perDeviceEvalBatchSize: args.perDeviceEvalBatchSize,
-    gradientAccumulationSteps: args.gradientAccumulationSteps, labelSmoothingFactor: args.labelSmoothingFactor, seed: args.seed,
+    name, model, tokenizer, ...datasetPart(args, data),
     ...(samplePrompts.length > 0 ? { sample: () => sampleTexts(model, tokenizer, samplePrompts) } : {}),
   })
   const trainer = new Trainer({ ...task, decisiveOptions: decisiveModelOptions(args) }, trainingPart(args))
+  return runOf(trainer, { model, tokenizer, data }, () => task.save(args.outputDir))
+}
+
+/** What tasks take of the data, the batches and the seed. */
+export const datasetPart = ({ perDeviceTrainBatchSize, perDeviceEvalBatchSize, gradientAccumulationSteps, labelSmoothingFactor, seed }: Arguments, data: LoadedDataset) => ({
+  trainDataset: data.train, ...(data.eval ? { evalDataset: data.eval } : {}), fingerprint: data.fingerprint,
+  perDeviceTrainBatchSize, perDeviceEvalBatchSize, gradientAccumulationSteps, labelSmoothingFactor, seed,
+})
+
+/** A trainer with what it trains and reads, as a run that saves its result with `save`; `release` frees what else it holds. */
+export function runOf<M extends PretrainedModel>(
+  trainer: Trainer<Batch>, { model, tokenizer, data }: Pick<PreparedRun<M>, 'model' | 'tokenizer' | 'data'>, save: () => Promise<void>, release?: () => void,
+): PreparedRun<M> {
   return {
-    trainer, model, tokenizer, data,
-    train: trainAndSave(trainer, () => task.save(args.outputDir)),
+    trainer, model, tokenizer, data, train: trainAndSave(trainer, save),
     dispose() {
       trainer.dispose()
       data.close()
+      release?.()
     },
+  }
+}
+
+interface Pretraining<M extends PretrainedModel> {
+  create: () => M
+  load: (folder: string) => Promise<M>
+  run: (model: M, data: LoadedDataset) => PreparedRun<M>
+}
+
+/** Pretraining's data, and its model: a new one, or one to continue. */
+export async function pretrainingRun<M extends PretrainedModel>(
+  args: PretrainArguments, tokenizer: Tokenizer, config: AnyModelConfig, { create, load, run }: Pretraining<M>,
+): Promise<PreparedRun<M>> {
+  checkVocabulary(tokenizer, config, (args.tokenizer ?? args.model)!)
+  if (args.maxLength > config.maxPositionEmbeddings) throw new ConfigError(`maxLength: ${args.maxLength} is more than the model's ${config.maxPositionEmbeddings} positions`)
+  const data = await loadData(args, tokenizer, { sampleBy: args.sampleBy })
+  let model: M | undefined
+  try {
+    if (args.model === undefined) {
+      if (args.adapter ?? args.adapterPath) throw new ConfigError('adapter: a new model has nothing to adapt; give model')
+      model = create()
+      prepareModel(model, args)
+    } else {
+      model = await load(args.model)
+    }
+    return run(model, data)
+  } catch (error) {
+    model?.dispose()
+    data.close()
+    throw error
   }
 }
 

@@ -1,12 +1,12 @@
 import { ConfigError } from '../errors.ts'
 import { AutoModelForCausalLM, createConfig, readConfig } from '../models/index.ts'
-import type { CausalLanguageModel, ModelConfig } from '../models/index.ts'
+import type { ModelConfig } from '../models/index.ts'
 import { parseOptions } from '../options.ts'
 import { Tokenizer } from '../tokenizers/index.ts'
-import { loadModel, prepareModel } from './model.ts'
+import { loadModel } from './model.ts'
 import { pretrainSchema } from './options.ts'
 import type { PretrainArguments, PretrainOptions } from './options.ts'
-import { checkVocabulary, loadData, prepareRun } from './prepare.ts'
+import { prepareRun, pretrainingRun } from './prepare.ts'
 import type { PreparedRun } from './prepare.ts'
 import { pretrainMasked, type PreparedMaskedRun } from './pretrainMasked.ts'
 
@@ -44,22 +44,9 @@ async function pretrainCausal(args: PretrainArguments): Promise<PreparedRun> {
   if (folder === undefined) throw new ConfigError('tokenizer: a new model needs one; train it with `anneal tokenizer train` or name a folder that has one')
   const tokenizer = await Tokenizer.fromPretrained(folder)
   const config = await pretrainConfig(args, tokenizer)
-  checkVocabulary(tokenizer, config, folder)
-  if (args.maxLength > config.maxPositionEmbeddings) throw new ConfigError(`maxLength: ${args.maxLength} is more than the model's ${config.maxPositionEmbeddings} positions`)
-  const data = await loadData(args, tokenizer, { sampleBy: args.sampleBy })
-  let model: CausalLanguageModel | undefined
-  try {
-    if (args.model === undefined) {
-      if (args.adapter ?? args.adapterPath) throw new ConfigError('adapter: a new model has nothing to adapt; give model')
-      model = AutoModelForCausalLM.fromConfig(config, { dtype: args.dtype, seed: args.seed, device: args.device })
-      prepareModel(model, args)
-    } else {
-      model = await loadModel(args.model, args)
-    }
-    return prepareRun('pretrain', args, model, tokenizer, data)
-  } catch (error) {
-    model?.dispose()
-    data.close()
-    throw error
-  }
+  return pretrainingRun(args, tokenizer, config, {
+    create: () => AutoModelForCausalLM.fromConfig(config, { dtype: args.dtype, seed: args.seed, device: args.device }),
+    load: (from) => loadModel(from, args),
+    run: (model, data) => prepareRun('pretrain', args, model, tokenizer, data),
+  })
 }

@@ -6,12 +6,11 @@ import { Tokenizer } from '../tokenizers/index.ts'
 import { Trainer } from '../train/trainer.ts'
 import { maskedTask } from './maskedTask.ts'
 import { maskingOf } from './masking.ts'
-import { decisiveModelOptions, loadMaskedModel, prepareModel } from './model.ts'
+import { decisiveModelOptions, loadMaskedModel } from './model.ts'
 import { trainingPart } from './options.ts'
 import type { PretrainArguments } from './options.ts'
-import { checkVocabulary, loadData } from './prepare.ts'
+import { datasetPart, pretrainingRun, runOf } from './prepare.ts'
 import type { PreparedRun } from './prepare.ts'
-import { trainAndSave } from './trainAndSave.ts'
 
 /** A prepared run of a masked language model. */
 export type PreparedMaskedRun = PreparedRun<MaskedLanguageModel>
@@ -38,44 +37,22 @@ export async function pretrainMasked(args: PretrainArguments): Promise<PreparedM
   const tokenizer = await Tokenizer.fromPretrained(folder)
   const config = args.model === undefined ? newEncoderConfig(args.modelConfig!, tokenizer, args.maxLength) : await readEncoderConfig(args.model)
   const masking = maskingOf(tokenizer, args)
-  checkVocabulary(tokenizer, config, folder)
-  if (args.maxLength > config.maxPositionEmbeddings) throw new ConfigError(`maxLength: ${args.maxLength} is more than the model's ${config.maxPositionEmbeddings} positions`)
-  const data = await loadData(args, tokenizer, { sampleBy: args.sampleBy })
-  let model: MaskedLanguageModel | undefined
-  try {
-    if (args.model === undefined) {
-      if (args.adapter ?? args.adapterPath) throw new ConfigError('adapter: a new model has nothing to adapt; give model')
-      model = AutoModelForMaskedLM.fromConfig(config, { dtype: args.dtype, seed: args.seed, device: args.device })
-      prepareModel(model, args)
-    } else {
-      model = await loadMaskedModel(args.model, args)
-    }
-    return prepareMaskedRun(args, model, tokenizer, data, masking)
-  } catch (error) {
-    model?.dispose()
-    data.close()
-    throw error
-  }
+  return pretrainingRun(args, tokenizer, config, {
+    create: () => AutoModelForMaskedLM.fromConfig(config, { dtype: args.dtype, seed: args.seed, device: args.device }),
+    load: (from) => loadMaskedModel(from, args),
+    run: (model, data) => prepareMaskedRun(args, model, tokenizer, data, masking),
+  })
 }
 
 function prepareMaskedRun(args: PretrainArguments, model: MaskedLanguageModel, tokenizer: Tokenizer, data: PreparedRun['data'], masking: ReturnType<typeof maskingOf>): PreparedMaskedRun {
   const { samplePrompts, mlmProbability, maskReplaceProb, randomReplaceProb, wholeWordMask } = args
   const task = maskedTask({
-    name: 'pretrain', model, tokenizer, masking, trainDataset: data.train, ...(data.eval ? { evalDataset: data.eval } : {}), fingerprint: data.fingerprint,
-    perDeviceTrainBatchSize: args.perDeviceTrainBatchSize, perDeviceEvalBatchSize: args.perDeviceEvalBatchSize,
-    gradientAccumulationSteps: args.gradientAccumulationSteps, labelSmoothingFactor: args.labelSmoothingFactor, seed: args.seed,
+    name: 'pretrain', model, tokenizer, masking, ...datasetPart(args, data),
     ...(samplePrompts.length > 0 ? { sample: () => filledPrompts(model, tokenizer, samplePrompts) } : {}),
   })
   const decisiveOptions = { ...decisiveModelOptions(args), mlm: true, mlmProbability, maskReplaceProb, randomReplaceProb, wholeWordMask }
   const trainer = new Trainer({ ...task, decisiveOptions }, trainingPart(args))
-  return {
-    trainer, model, tokenizer, data,
-    train: trainAndSave(trainer, () => task.save(args.outputDir)),
-    dispose() {
-      trainer.dispose()
-      data.close()
-    },
-  }
+  return runOf(trainer, { model, tokenizer, data }, () => task.save(args.outputDir))
 }
 
 /** What the model puts in the place of the prompts' masks, for the log. */

@@ -6,7 +6,7 @@ import { Tokenizer } from '../../tokenizers/index.ts'
 import { Trainer } from '../../train/trainer.ts'
 import { decisiveModelOptions, loadModel, modelKeeping, prepareModel } from '../model.ts'
 import { trainingPart } from '../options.ts'
-import { checkLengths, checkVocabulary, loadData, sampleTexts, type PreparedRun } from '../prepare.ts'
+import { checkLengths, checkVocabulary, loadData, runOf, sampleTexts, type PreparedRun } from '../prepare.ts'
 import { checkLayerPairs } from './features.ts'
 import { teacherFingerprint } from './fingerprint.ts'
 import { distillSchema, type DistillArguments, type DistillOptions } from './options.ts'
@@ -15,7 +15,6 @@ import { studentOf } from './student.ts'
 import { distillationTask, type DistillationTaskOptions } from './task.ts'
 import { hybridVocabulary, UniversalAligner, type SharedVocabulary } from './universalBatch.ts'
 import { sharedVocabulary } from './vocabulary.ts'
-import { trainAndSave } from '../trainAndSave.ts'
 
 /** Options that contradict each other, or ask for what the others do not give. */
 function checkOptions(args: DistillArguments): void {
@@ -110,15 +109,7 @@ function prepare(args: DistillArguments, { student, teacher, recording, universa
     ...(samplePrompts.length > 0 ? { sample: () => sampleTexts(student, tokenizer, samplePrompts) } : {}),
   })
   const trainer = new Trainer({ ...task, decisiveOptions: { ...decisiveModelOptions(args), ...decisive(args) } }, trainingPart(args))
-  return {
-    trainer, model: student, tokenizer, data,
-    train: trainAndSave(trainer, () => modelKeeping(student, tokenizer).save(args.outputDir)),
-    dispose() {
-      trainer.dispose()
-      data.close()
-      release()
-    },
-  }
+  return runOf(trainer, { model: student, tokenizer, data }, () => modelKeeping(student, tokenizer).save(args.outputDir), release)
 }
 
 const decisiveNames = [
