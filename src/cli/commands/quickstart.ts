@@ -121,7 +121,7 @@ export function quickstartCommand(): Command {
         pretraining.model.dispose()
 
         stage('4. Fine-tuning on instructions')
-        const { train, heldOut } = instructionTask(2400, 100)
+        const { train, heldOut } = instructionTask(9600, 100)
         const jsonl = (rows: readonly InstructionRow[]): string => rows.map((row) => JSON.stringify(row)).join('\n')
         await writeFile(path('instructions.jsonl'), jsonl(train))
         await writeFile(path('held-out.jsonl'), jsonl(heldOut))
@@ -130,7 +130,7 @@ export function quickstartCommand(): Command {
         untuned.dispose()
         const tuning = await sft({
           ...shared, model: path('pretrained'), files: path('instructions.jsonl'), evalFiles: path('held-out.jsonl'), outputDir: path('tuned'), assistantOnlyLoss: true,
-          maxLength: 128, perDeviceTrainBatchSize: 16, numTrainEpochs: 4, learningRate: 1e-3,
+          maxLength: 128, perDeviceTrainBatchSize: 8, numTrainEpochs: 1, learningRate: 5e-4,
         })
         const tuned = await runStage(tuning, interrupt.signal)
         const accuracyAfter = await accuracy(tuning.model, tokenizer, heldOut)
