@@ -5,8 +5,8 @@ const run = await sft({
   files: 'anneal-quickstart/instructions.jsonl', // {"messages": [{"role": "user", "content": "…"}, {"role": "assistant", "content": "…"}]}
   outputDir: 'anneal-quickstart/my-model',
   assistantOnlyLoss: true,
-  learningRate: 1e-3,
-  perDeviceTrainBatchSize: 16,
+  learningRate: 5e-4,
+  numTrainEpochs: 2,
   evalSplit: 0.05,
   evalStrategy: 'epoch',
 })

@@ -121,7 +121,7 @@ test('server: answers while it trains, and says how late it was', async () => {
 
 test('sft: tells the held-out loss of each epoch, which falls', async () => {
   const losses = numbers(await run('sft'), /^evaluate \d+ ([\d.]+)/gm).flat()
-  expect(losses.length).toBeGreaterThanOrEqual(3)
+  expect(losses.length).toBe(2)
   expect(losses.at(-1)).toBeLessThan(losses[0]!)
 }, limit)
 
