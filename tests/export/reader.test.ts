@@ -40,6 +40,20 @@ test('what is written is read: metadata, places and numbers', async () => {
   await file.close()
 })
 
+test('headers of any length are written whole', async () => {
+  for (const length of [4, 40]) {
+    // The writer's buffer grows at another byte of a string, or of its length, each time.
+    for (let shift = 0; shift < length + 8; shift++) {
+      const metadata = new Map<string, GgufValue>([['shift', text('a'.repeat(shift))], ['tokens', list('string', Array.from({ length: 12_000 }, (_, i) => String(i).padStart(length, '0').slice(-length)))]])
+      await writeGguf(path, metadata, [ones('x', 3)])
+      const file = await openGguf(path)
+      expect(file.metadata).toEqual(metadata)
+      expect(await file.read('x')).toEqual(new Float32Array(3).fill(1))
+      await file.close()
+    }
+  }
+})
+
 test.each<[string, (bytes: Buffer) => Buffer, RegExp]>([
   ['another magic', write32(0, 1), /begins with "GGUF"/],
   ['a version to come', write32(4, 9), /version 2 or 3.*got 9/],

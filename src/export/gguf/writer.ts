@@ -20,6 +20,7 @@ class Bytes {
   #buffer = Buffer.alloc(1 << 16)
   length = 0
 
+  /** Makes room at the end. Growing replaces the buffer, so this comes before the buffer is named. */
   #grow(count: number): number {
     const at = this.length
     this.length += count
@@ -31,13 +32,14 @@ class Bytes {
     return at
   }
 
-  uint32(value: number): void { this.#buffer.writeUInt32LE(value, this.#grow(4)) }
-  uint64(value: number | bigint): void { this.#buffer.writeBigUInt64LE(BigInt(value), this.#grow(8)) }
+  uint32(value: number): void { this.scalar('uint32', value) }
+  uint64(value: number | bigint): void { this.scalar('uint64', value) }
 
   string(value: string): void {
     const bytes = Buffer.from(value)
     this.uint64(bytes.length)
-    bytes.copy(this.#buffer, this.#grow(bytes.length))
+    const at = this.#grow(bytes.length)
+    bytes.copy(this.#buffer, at)
   }
 
   scalar(type: GgufScalarType, value: GgufScalar): void {
