@@ -4,13 +4,16 @@ import { mkdtempSync, rmSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { dpo, grpo, ppo } from '../../src/methods/index.ts'
+import { grpoAdvantages } from '../../src/methods/reinforcement/policy/advantages.ts'
 import { policyBatch } from '../../src/methods/reinforcement/policy/batch.ts'
 import { policyBatchLoss } from '../../src/methods/reinforcement/policy/objective.ts'
+import { policyTask } from '../../src/methods/reinforcement/policy/task.ts'
 import { generateRollouts } from '../../src/methods/reinforcement/rollouts/rollouts.ts'
 import { AutoModelForCausalLM, type CausalLanguageModel } from '../../src/models/index.ts'
-import { groupAdvantages } from '../../src/ops/index.ts'
+import { Module, Parameter, zeros } from '../../src/nn/index.ts'
+import { groupAdvantages, sum } from '../../src/ops/index.ts'
 import { AdamW } from '../../src/optim/index.ts'
-import { rewardEach } from '../../src/rewards/index.ts'
+import { rewardEach, RewardRunner } from '../../src/rewards/index.ts'
 import { backward, cpu, scope, Tensor } from '../../src/tensor/index.ts'
 import { trainTokenizer } from '../../src/tokenizers/index.ts'
 import { Trainer, type TrainingArguments, type TrainingTask } from '../../src/train/index.ts'
@@ -79,6 +82,11 @@ const training = (folder: string) => ({
   model: folder, outputDir: join(folder, 'out'), maxSteps: 1_000_000, lrSchedulerType: 'constant', loggingSteps: 1, reportTo: [] as never[], saveStrategy: 'no', device: 'cpu', perDeviceTrainBatchSize: answers,
 } as const)
 
+/** What is trained where the model's part of a step is left out. */
+class OneNumber extends Module {
+  readonly value = new Parameter([1], zeros)
+}
+
 const step = (name: string, prepare: () => Promise<Prepared> | Prepared): Step => ({ name, dtype: 'float32', prepare, peers: trlPeers(name) })
 
 const sampled = (model: CausalLanguageModel, number: number) => generateRollouts(model, null, [promptIds], { seed: 1, step: number, numGenerations: answers, maxCompletionLength: newTokens, eosTokenId: null })
@@ -112,6 +120,32 @@ export const reinforcementSteps: readonly Step[] = [
         await optimizer.step({ learningRate: 1e-6, maxGradNorm: 1 })
       },
     }
+  }),
+  // All of a GRPO step but its rollout, which is there already, and the model's part of the update: rewards, advantages, batches, log, trainer loop.
+  step('grpo-tiny-bookkeeping', async () => {
+    const folder = await tinyModel()
+    const run = await grpo({ ...training(folder), numGenerations: answers, maxCompletionLength: newTokens }, { rewards: [distinctLetters], rows })
+    const { model, tokenizer, data } = run
+    const rollouts = (await sampled(model, 0)).map((rollout) => ({ ...rollout, text: tokenizer.decode(rollout.completionIds) }))
+    const task = policyTask({
+      ...objective, name: 'grpo', fingerprint: '', perDeviceTrainBatchSize: answers, gradientAccumulationSteps: 1, stepsPerGeneration: 1, numIterations: 1, topEntropyQuantile: 1, offPolicyMaskThreshold: null,
+      generation: {
+        model, tokenizer, prompts: data.train, runner: new RewardRunner([distinctLetters]), rewardWeights: [1], promptsPerGeneration: 1, dynamicSamplingRounds: 0, maskTruncatedCompletions: false, batchSize: answers,
+        sampling: { seed: 1, numGenerations: answers, maxCompletionLength: newTokens, temperature: 1 }, needsOld: false, klInReward: false, samplesToLog: 2,
+        source(_, { onGroup }) {
+          onGroup?.(rollouts)
+          return Promise.resolve(rollouts)
+        },
+        advantages: (rewards) => grpoAdvantages(rewards, 'group'),
+      },
+    })
+    const one = new OneNumber()
+    one.initialise({ seed: 1, dtype: 'float32', device: cpu })
+    const metrics = ['entropy', 'clipRatio/lowMean', 'clipRatio/highMean', 'ratio/mean', 'ratio/max', 'samplingLogprobDifference/max']
+    return trainerSteps({
+      task: { ...task, model: one, loss: ({ countedTokens }) => ({ loss: sum(one.value.tensor), sums: Object.fromEntries(metrics.map((name) => [name, { sum: sum(one.value.tensor.detach()), count: countedTokens }])) }) },
+      args: run.trainer.args,
+    }, answers * newTokens)
   }),
   step('dpo-tiny', async () => {
     const folder = await tinyModel()

@@ -44,11 +44,14 @@ template <bool pairs> static void multiply_columns(const Product& p, const Team&
   const Output& out = p.out;
   const int64_t block = k_block<pairs>(p.k), blocks = larger(1, ceil_divide(p.k, larger(1, block)));
   const int64_t left_panels = ceil_divide(p.m, panel_rows), left_units = left_panel_units<pairs>(block);
+  // Rows are dealt evenly: two panels of 4 take less time than one of 6 and one of 2, whose sums wait for each other.
+  const int64_t rows_each = ceil_divide(p.m, left_panels);
   const int64_t right_panels = ceil_divide(p.n, panel_columns), right_units = right_panel_units<pairs>(block),
                 together = column_panels(p);
   team.take(left_panels * blocks, [&](int64_t i) {
     const int64_t k0 = i / left_panels * block;
-    pack_panels<panel_rows, pairs>(p.a, i % left_panels * panel_rows, p.m, k0, smaller(block, p.k - k0),
+    const int64_t row = i % left_panels * rows_each;
+    pack_panels<panel_rows, pairs>(p.a, row, smaller(p.m, row + rows_each), k0, smaller(block, p.k - k0),
                                    team.left + i * left_units, 1, 0);
   });
   team.barrier();
@@ -78,9 +81,9 @@ template <bool pairs> static void multiply_columns(const Product& p, const Team&
       pack_panels<panel_columns, pairs>(p.b, column_of(0), p.n, k0, k, team.right, panels, right_units);
       for (int64_t j = 0; j < panels; ++j)
         for (int64_t i = 0; i < left_panels; ++i)
-          tile_kernel_for<pairs>(smaller(panel_rows, p.m - i * panel_rows), columns_of(j))(
+          tile_kernel_for<pairs>(smaller(rows_each, p.m - i * rows_each), columns_of(j))(
               units_of<pairs>(k), team.left + (b * left_panels + i) * left_units, team.right + j * right_units,
-              tiles + j * tile_size + i * panel_rows * panel_columns, panel_columns, b > 0 || start_from_c);
+              tiles + j * tile_size + i * rows_each * panel_columns, panel_columns, b > 0 || start_from_c);
     }
     for (int64_t j = 0; j < panels; ++j) {
       float* tile = tiles + j * tile_size;

@@ -71,8 +71,8 @@ template <class Pattern, int... i> ANNEAL_INLINE vu shuffle_lanes(vu a, vu b, La
 }
 template <class Pattern> ANNEAL_INLINE vu shuffle(vu a, vu b) { return shuffle_lanes<Pattern>(a, b, AllLanes()); }
 
-// Transposes a lanes x lanes block: first 4 x 4 within the groups of four lanes, then the groups.
-ANNEAL_INLINE void transpose(vu* row) {
+// Transposes 4 x 4 blocks within the groups of four lanes.
+ANNEAL_INLINE void transpose_groups(vu* row) {
   ANNEAL_UNROLL
   for (int i = 0; i < lanes; i += 4) {
     vu low = shuffle<SinglesLow>(row[i], row[i + 1]), high = shuffle<SinglesHigh>(row[i], row[i + 1]);
@@ -82,6 +82,10 @@ ANNEAL_INLINE void transpose(vu* row) {
     row[i + 2] = shuffle<DoublesLow>(high, high2);
     row[i + 3] = shuffle<DoublesHigh>(high, high2);
   }
+}
+// Transposes a lanes x lanes block: first within the groups of four lanes, then the groups.
+ANNEAL_INLINE void transpose(vu* row) {
+  transpose_groups(row);
 #if defined(__AVX512F__)
   ANNEAL_UNROLL
   for (int i = 0; i < 4; ++i) {
@@ -106,6 +110,12 @@ ANNEAL_INLINE void transpose(vu* row) {
 // --- Loading `lanes` units ---
 
 ANNEAL_INLINE vu load_units(const void* p) { return *static_cast<const vu_unaligned*>(p); }
+#if defined(__AVX2__) && !defined(__AVX512F__)
+ANNEAL_INLINE vu load_halves(const void* low, const void* high) {
+  return (vu)_mm256_inserti128_si256(_mm256_castsi128_si256(_mm_loadu_si128(static_cast<const __m128i*>(low))),
+                                     _mm_loadu_si128(static_cast<const __m128i*>(high)), 1);
+}
+#endif
 ANNEAL_INLINE void store_units(uint32_t* p, vu v) { *reinterpret_cast<vu_unaligned*>(p) = v; }
 // The bf16 of each lane, rounded to nearest even, in the lane's high half; the low half is rubbish. A NaN stays a NaN.
 ANNEAL_INLINE vu rounded_high(vf x) {
@@ -143,9 +153,20 @@ template <bool pairs, class T> struct AlongK {
 
   // All of the block exists.
   inline __attribute__((always_inline)) void load_whole(const T* from, int64_t stride) {
+#if defined(__AVX2__) && !defined(__AVX512F__)
+    // Halves of rows are put where a transposition would move them: loading them there costs less.
+    constexpr int half = 16 / sizeof(T);
+    ANNEAL_UNROLL
+    for (int i = 0; i < 4; ++i) {
+      words[i] = load_halves(from + i * stride, from + (i + 4) * stride);
+      words[i + 4] = load_halves(from + i * stride + half, from + (i + 4) * stride + half);
+    }
+    transpose_groups(words);
+#else
     ANNEAL_UNROLL
     for (int i = 0; i < lanes; ++i) words[i] = load_along_k<pairs>(from + i * stride);
     transpose(words);
+#endif
   }
   // Only `count` rows and k steps exist; the rest is zero.
   inline __attribute__((always_inline)) void load_some(const T* from, int64_t stride, int64_t count, int64_t k) {

@@ -8,11 +8,11 @@ namespace {
 
 enum Slot { left_slot, right_slot, sums_slot };
 
-// Threads worth starting: a thread should have some 10 µs of arithmetic or of reading op(b).
+// Threads worth starting: together they should have some 3 µs of arithmetic or 20 of reading op(b).
 static int useful_threads(const Product& p) {
   const double operations = 2.0 * static_cast<double>(p.m) * static_cast<double>(p.n) * static_cast<double>(p.k);
   const double read = static_cast<double>(p.n) * static_cast<double>(p.k);
-  return operations < 1e6 && read < 1.3e5 ? 1 : pool().size();
+  return operations < 2e5 && read < 1.3e5 ? 1 : pool().size();
 }
 
 template <bool pairs> static void multiply_alone(const Product& p, uint32_t* memory) {

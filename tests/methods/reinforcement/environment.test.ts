@@ -121,6 +121,12 @@ describe('ends', () => {
     expect(closed).toBe(2)
   })
 
+  test('a reward of what is cut off is a number', async () => {
+    const cut = (reward: number): Environment => ({ reset: () => [{ role: 'user', content: 'a' }], step: () => ({ observation: 'b', done: false }), cutOff: () => reward })
+    expect((await runEpisode(cut(0.5), {}, options(scripted(['a']), { maxTurns: 1 }))).reward).toBe(0.5)
+    await expect(runEpisode(cut(NaN), {}, options(scripted(['a']), { maxTurns: 1 }))).rejects.toThrow('environment: cutOff: expected a finite number or nothing, got NaN')
+  })
+
   test('a step that takes too long', async () => {
     const slow: Environment = { reset: () => [{ role: 'user', content: 'go' }], step: () => new Promise(() => undefined) }
     await expect(runEpisode(slow, {}, options(scripted(['a']), { timeout: 20 }))).rejects.toThrow('environment: step 0 took longer than 20 ms')
@@ -188,6 +194,15 @@ describe('tools', () => {
     const masked = tokenizer.decode([...episode.completionIds].filter((_, i) => episode.mask[i] === 0))
     expect(masked).toContain('{"sum":5}')
     expect(tokenizer.decode(episode.promptIds)).toContain('"name": "add"')
+  })
+
+  test('a conversation that is cut off before an answer is judged, too', async () => {
+    const environment = toolEnvironment<{ prompt: string }>({ tools: [add], reward: (_, { answer, calls }) => (answer === '' ? -1 : 1) + calls / 10 })
+    const asks = call('add', { a: 2, b: 3 })
+    expect(await runEpisode(environment(), { prompt: 'go' }, options(scripted([asks, asks]), { maxTurns: 2 }))).toMatchObject({ turns: 2, end: 'maxTurns', reward: -0.8 })
+    const length = await runEpisode(environment(), { prompt: 'go' }, options(scripted([asks]), { maxCompletionLength: tokenizer.encode(asks).length + 4 }))
+    expect(length).toMatchObject({ end: 'length', reward: -0.9 })
+    expect(length.tokenRewards.at(-1)).toBe(-0.9)
   })
 
   test('two calls of one answer, in order', async () => {

@@ -61,6 +61,19 @@ test('grpo trains on the tokens of the model in conversations, and not on those 
   }
 })
 
+test('a step without any reward is a warning, and leaves no NaN in the means of the log', async () => {
+  let answers = 0
+  // The eight conversations of the third step have none.
+  const sometimes: EnvironmentFactory<Row> = () => ({ ...asking(), step: (text) => ({ done: true, ...++answers > 16 && answers <= 24 ? {} : { reward: 1 + text.length } }) })
+  const run = await grpo<Row>(options({ maxSteps: 4, loggingSteps: 2 }), { rows, environment: sometimes })
+  const warnings: string[] = []
+  run.trainer.on((event) => { if (event.type === 'warning') warnings.push(event.message) })
+  const { logs } = await train(run)
+  expect(warnings).toEqual([expect.stringContaining('no answer has a reward')])
+  for (const log of logs) for (const name of ['reward', 'rewardStd', 'rewards/environment/mean', 'rewards/environment/std']) expect(log[name]).toBeGreaterThan(0)
+  expect(logs.at(-1)!['fracRewardZeroStd']).toBeGreaterThanOrEqual(0.5)
+})
+
 test('the environment stands beside reward functions, last', async () => {
   const short = rewardEach<Row>('short', ({ completionIds }) => -completionIds.length)
   const { logs } = await train(await grpo<Row>(options({ maxSteps: 1, rewardWeights: [0.5, 2] }), { ...inputs, rewards: [short] }))

@@ -33,6 +33,11 @@ export interface Environment<Row = Record<string, unknown>> {
   reset(row: Row): readonly ChatMessage[] | Promise<readonly ChatMessage[]>
   /** Takes what the model wrote and answers. */
   step(text: string, context: TurnContext): EnvironmentStep | Promise<EnvironmentStep>
+  /**
+   * The reward of a conversation that ends before the environment is done, as its answers or its tokens are used up. Without it, it has the rewards of
+   * its turns only, and where none had one it has no reward: then nothing teaches the model to come to an end.
+   */
+  cutOff?(end: 'length' | 'maxTurns', context: { messages: readonly ChatMessage[] }): number | undefined | Promise<number | undefined>
   /** JSON schemas of functions, for the chat template. */
   readonly tools?: readonly unknown[]
   /** Called when the conversation is over, whatever ended it. */

@@ -57,12 +57,14 @@ async function within<T>(work: T | Promise<T>, timeout: number | undefined, what
   }
 }
 
+const isReward = (reward: unknown): reward is number | undefined => reward === undefined || Number.isFinite(reward)
+
 function checkStep(step: unknown, turn: number): EnvironmentStep {
   const fail = (wanted: string, got: unknown): never => { throw new DataError(`environment: step ${turn}: expected ${wanted}, got ${got === undefined ? 'undefined' : JSON.stringify(got)}`) }
   if (typeof step !== 'object' || step === null) return fail('an object { observation?, reward?, done }', step)
   const { observation, reward, done } = step as Partial<EnvironmentStep>
   if (typeof done !== 'boolean') fail('done: true or false', done)
-  if (reward !== undefined && (typeof reward !== 'number' || !Number.isFinite(reward))) fail('reward: a finite number', typeof reward === 'number' ? String(reward) : reward)
+  if (!isReward(reward)) fail('reward: a finite number', typeof reward === 'number' ? String(reward) : reward)
   if (!done && observation === undefined) fail('an observation, as done is false', observation)
   if (observation !== undefined && typeof observation !== 'string' && (!Array.isArray(observation) || observation.length === 0)) fail('observation: a text or a list of messages', observation)
   return step as EnvironmentStep
@@ -93,6 +95,17 @@ async function run<Row>(environment: Environment<Row>, row: Row, options: Episod
     promptIds, completionIds: Int32Array.from(ids), mask: Uint8Array.from(mask), logprobs: Float32Array.from(logprobs), tokenRewards: Float64Array.from(tokenRewards),
     reward, messages, turns, end, ended,
   })
+  const give = (given: number | undefined): void => {
+    if (given === undefined) return
+    reward = (reward ?? 0) + given
+    if (tokenRewards.length > 0) tokenRewards[tokenRewards.length - 1]! += given
+  }
+  const cutOff = async (turns: number, end: 'length' | 'maxTurns'): Promise<Episode> => {
+    const given = await within(environment.cutOff?.(end, { messages }), timeout, 'cutOff')
+    if (!isReward(given)) throw new DataError(`environment: cutOff: expected a finite number or nothing, got ${typeof given === 'number' ? String(given) : JSON.stringify(given)}`)
+    give(given)
+    return episode(turns, end)
+  }
   for (let turn = 0; ; turn++) {
     const output = await generate(Int32Array.from([...promptIds, ...ids]), { maxNewTokens: maxCompletionLength - ids.length, turn })
     const { tokenIds, finishReason } = output
@@ -106,20 +119,17 @@ async function run<Row>(environment: Environment<Row>, row: Row, options: Episod
     messages.push({ role: 'assistant', content: rawText })
     if (finishReason === 'aborted') return episode(turn + 1, 'aborted')
     const step = checkStep(await within(environment.step(output.text, { rawText, turn, messages, signal }), timeout, `step ${turn}`), turn)
-    if (step.reward !== undefined) {
-      reward = (reward ?? 0) + step.reward
-      if (tokenRewards.length > 0) tokenRewards[tokenRewards.length - 1]! += step.reward
-    }
+    give(step.reward)
     if (step.done) return episode(turn + 1, 'done')
     // An answer that was cut off has no end of turn to go on from.
-    if (finishReason === 'length') return episode(turn + 1, 'length')
-    if (turn + 1 >= maxTurns) return episode(turn + 1, 'maxTurns')
+    if (finishReason === 'length') return cutOff(turn + 1, 'length')
+    if (turn + 1 >= maxTurns) return cutOff(turn + 1, 'maxTurns')
     const observation = typeof step.observation === 'string' ? [{ role: 'user', content: step.observation }] : step.observation!
     const turnEnds = [...eos].map((id) => tokenizer.idToToken(id)).filter((token) => token !== undefined)
     if (turnEnds.length === 0) throw new ConfigError('environment: the tokenizer has no end-of-sequence token, so turns have no end; set its eosToken')
     const added = observationIds(tokenizer, messages, observation, { ...template, endedByToken: ended, turnEnds })
     // Without room for an answer the observation would only be padding.
-    if (ids.length + added.length >= maxCompletionLength) return episode(turn + 1, 'length')
+    if (ids.length + added.length >= maxCompletionLength) return cutOff(turn + 1, 'length')
     ids.push(...added)
     mask.push(...added.map(() => 0))
     logprobs.push(...added.map(() => 0))

@@ -18,7 +18,10 @@ export interface ToolEnvironmentOptions<Row> {
   tools: readonly Tool[]
   /** The messages that begin a conversation about a row. Default: its `prompt`, as messages or as the text of a user's message. */
   prompt?: (row: Row) => readonly ChatMessage[]
-  /** Reward of a conversation once the model answers without a call; none by default, where reward functions judge. */
+  /**
+   * Reward of a conversation once the model answers without a call, or is cut off before that, having used up its turns or tokens: then the answer is ''.
+   * None by default, where reward functions judge.
+   */
   reward?: (row: Row, conversation: { answer: string; messages: readonly ChatMessage[]; calls: number; failures: number }) => number | Promise<number>
   /** How calls are written. */
   toolCallFormat?: ToolCallFormat
@@ -122,6 +125,7 @@ export function toolEnvironment<Row = Record<string, unknown>>(options: ToolEnvi
         ]
         return { observation, done: false }
       },
+      ...(reward ? { cutOff: (_, { messages }) => reward(row, { answer: '', messages, calls, failures }) } : {}),
     }
   }
 }

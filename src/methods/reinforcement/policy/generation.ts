@@ -100,7 +100,7 @@ export async function makeGeneration<Row>(options: GenerationOptions<Row>, index
       rolloutTokensPerSecond: rollouts.reduce((sum, { completionIds }) => sum + completionIds.length, 0) / Math.max(rolloutSeconds, 1e-9),
     },
     samples: samplesOf(groups, runner.names, options.samplesToLog),
-    warnings: warningsOf(runner.names, sampled, rollouts.length, groups.length, result.withoutSpread),
+    warnings: warningsOf(runner.names, sampled, result, groups.length),
   }
 }
 
@@ -108,10 +108,11 @@ export async function makeGeneration<Row>(options: GenerationOptions<Row>, index
 export interface Failures { failed: number[], errors: (string | undefined)[] }
 
 /** A share that fails is a number in the log; all failing is worth a word. */
-function warningsOf(names: readonly string[], { failed, errors }: Failures, samples: number, groups: number, withoutSpread: number): string[] {
+function warningsOf(names: readonly string[], { failed, errors }: Failures, { rewards, withoutSpread }: Advantages, groups: number): string[] {
   return [
-    ...names.flatMap((name, f) => failed[f]! >= samples ? [`reward function ${name} failed for every answer, which count as having no reward from it: ${errors[f] ?? ''}`] : []),
-    ...(withoutSpread === groups ? ['the rewards of every group are all alike, so this generation teaches nothing; make the task easier or harder, raise numGenerations, or set dynamicSamplingRounds'] : []),
+    ...names.flatMap((name, f) => failed[f]! >= rewards.length ? [`reward function ${name} failed for every answer, which count as having no reward from it: ${errors[f] ?? ''}`] : []),
+    ...(rewards.every(Number.isNaN) ? ['no answer has a reward, so this generation teaches nothing; a reward function gives null, or an environment no reward, where there is nothing to judge']
+      : withoutSpread === groups ? ['the rewards of every group are all alike, so this generation teaches nothing; make the task easier or harder, raise numGenerations, or set dynamicSamplingRounds'] : []),
   ]
 }
 
@@ -179,13 +180,15 @@ const sampleOf = <Row>({ promptIds, completionIds, text, finishReason }: Rollout
 /** So that the answers to one prompt are spread over the micro-batches. */
 const shuffled = <T>(values: readonly T[], seed: number, index: number): T[] => Array.from(permutation(values.length, seed, 'shuffle', shuffleStream + index), (i) => values[i]!)
 
+/** What no answer has a number for is left out: a mean of nothing would spoil the mean of the steps that are logged together. */
 function rewardMetrics(names: readonly string[], values: Float64Array, { rewards, withoutSpread }: Advantages, groups: number): Record<string, number> {
   const [reward, rewardStd] = meanAndDeviation(rewards)
   const perFunction = names.flatMap((name, f) => {
     const [mean, std] = meanAndDeviation(values.filter((_, i) => i % names.length === f))
     return [[`rewards/${name}/mean`, mean], [`rewards/${name}/std`, std]] as const
   })
-  return { reward, rewardStd: Number.isNaN(rewardStd) ? 0 : rewardStd, ...Object.fromEntries(perFunction), fracRewardZeroStd: withoutSpread / groups }
+  const metrics = [['reward', reward], ['rewardStd', Number.isNaN(reward) || !Number.isNaN(rewardStd) ? rewardStd : 0], ...perFunction, ['fracRewardZeroStd', withoutSpread / groups]] as const
+  return Object.fromEntries(metrics.filter(([, value]) => !Number.isNaN(value)))
 }
 
 /** The weights of tokens that count. */

@@ -137,8 +137,12 @@ function masksOf(rollouts: readonly TrainedRollout[], numbers: Awaited<ReturnTyp
   return { factors: keep(options.offPolicyMaskThreshold), bonus: keep(null) }
 }
 
+/** Of each metric over the generations that have it. */
 function mean(all: readonly Readonly<Record<string, number>>[]): Record<string, number> {
-  return Object.fromEntries(Object.keys(all[0] ?? {}).map((name) => [name, all.reduce((sum, one) => sum + (one[name] ?? 0), 0) / all.length]))
+  return Object.fromEntries([...new Set(all.flatMap(Object.keys))].map((name) => {
+    const values = all.flatMap((one) => one[name] ?? [])
+    return [name, values.reduce((sum, value) => sum + value, 0) / values.length]
+  }))
 }
 
 /** What a forward pass computes, in order, by name. */
