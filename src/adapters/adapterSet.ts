@@ -18,6 +18,8 @@ class AdapterSet {
   readonly adapters = new Map<string, Adapter>()
   active: readonly string[] = []
   enabled = true
+  /** How often other values were read into an active adapter. */
+  changes = 0
   /** Where the base model is found, for adapter_config.json. */
   baseModel: string | undefined
   /** The base's parameters that were trainable before the first adapter came. */
@@ -143,6 +145,26 @@ export const adapterNames = (model: Module): string[] => [...sets.get(model)?.ad
 
 /** The names of those it computes with. */
 export const activeAdapters = (model: Module): readonly string[] => sets.get(model)?.active ?? []
+
+/** @internal What a model computes with: adapters as they are put in, and how often other values were read into them. */
+export interface AdapterState { readonly names: readonly string[], readonly adapters: readonly Adapter[], readonly changes: number }
+
+/** @internal The state that the model is in now. */
+export function adapterState(model: Module): AdapterState {
+  const set = sets.get(model)
+  const names = set?.enabled ? set.active : []
+  return { names, adapters: names.map((name) => set!.get(name)), changes: set?.changes ?? 0 }
+}
+
+/** @internal Whether a model in one state computes what it does in the other. */
+export const isSameState = (one: AdapterState, other: AdapterState): boolean =>
+  one.changes === other.changes && one.adapters.length === other.adapters.length && one.adapters.every((adapter, i) => adapter === other.adapters[i])
+
+/** @internal Called where other values are put into an adapter's parameters. */
+export function noteChange(model: Module, name: string): void {
+  const set = setOf(model)
+  if (set.active.includes(name)) set.changes++
+}
 
 /** @internal Where the base model is found, as far as that is known. */
 export const baseModelOf = (model: Module): string | undefined => sets.get(model)?.baseModel

@@ -7,7 +7,7 @@ import { CausalLanguageModel, PretrainedModel } from '../models/index.ts'
 import { Conv1D, LinearLayer, type Module, type Parameter } from '../nn/index.ts'
 import { didYouMean } from '../suggest.ts'
 import { Tensor, unscoped } from '../tensor/index.ts'
-import { activeAdapters, adapterOf, addAdapter, baseModelOf, deleteAdapter, setAdapter } from './adapterSet.ts'
+import { activeAdapters, adapterOf, addAdapter, baseModelOf, deleteAdapter, noteChange, setAdapter } from './adapterSet.ts'
 import { adapterSchema, type AdapterInput, type AdapterOptions } from './options.ts'
 import { fromPeftConfig, toPeftConfig } from './peftConfig.ts'
 import { innermost, resolveTargets, sites, usualTargetsOf } from './targets.ts'
@@ -88,6 +88,7 @@ export async function loadAdapterWeights(model: Module, folder: string, name = a
     const found = [...wanted].map(([key, parameter]) => [parameter, checked(file, path, key, parameter)] as const)
     const extra = [...file.tensors.keys()].find((key) => !wanted.has(key) && !key.endsWith('.base_layer.weight'))
     if (extra !== undefined) throw new FileFormatError(`${path}: tensor ${JSON.stringify(extra)}: the adapter has no such parameter in this model${didYouMean(extra, wanted.keys())}; it was made for another base, or with other targets than ${configName} says`)
+    noteChange(model, name)
     for (const [parameter, { dtype, byteOffset }] of found) {
       const stored = unscoped(() => Tensor.empty(parameter.shape, { dtype: floatDtypes[dtype]!, device: parameter.device }))
       stored.device.native.readFile(stored.handle, file.fd, byteOffset, path)

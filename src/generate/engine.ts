@@ -1,3 +1,4 @@
+import { adapterState, isSameState, type AdapterState } from '../adapters/adapterSet.ts'
 import { ConfigError, DisposedError, KernelError, NonFiniteError } from '../errors.ts'
 import { KeyValueCache, type CausalLanguageModel } from '../models/index.ts'
 import { ropeLengthKey } from '../models/rope.ts'
@@ -65,6 +66,8 @@ export class GenerationEngine {
   readonly #graphs = new DecodeGraphs()
   /** How long a decoding step took lately, and of how many sequences the last one was. */
   readonly #pace = { seconds: Infinity, sequences: 0 }
+  /** With which the answers under way were begun. */
+  #adapters: AdapterState | undefined
   #running = false
   #disposed = false
 
@@ -80,7 +83,7 @@ export class GenerationEngine {
     for (const module of this.#training) module.training = false
   }
 
-  /** Generates one answer. Rejects with ConfigError for a prompt that does not fit the model or the cache. */
+  /** Generates one answer. Rejects with ConfigError for a prompt that does not fit the model or the cache, and where the model's adapters are changed under way. */
   async submit(request: GenerationRequest): Promise<GenerationOutput> {
     if (this.#disposed) throw new DisposedError('the generation engine was disposed; make a new one')
     const { promptIds, config, seed, decoder, group, onToken, signal } = request
@@ -119,11 +122,13 @@ export class GenerationEngine {
     } finally {
       // The model's adapters or weights may be others when the next request comes.
       this.#graphs.clear()
+      this.#adapters = undefined
       this.#running = false
     }
   }
 
   async #step(): Promise<void> {
+    this.#checkAdapters()
     for (const entry of this.#requests) if (entry.signal?.aborted) this.#abort(entry)
     this.#schedule.admit()
     const batches = this.#batches(this.#schedule.plan())
@@ -137,6 +142,20 @@ export class GenerationEngine {
       const [tokens, logprobs] = read[p] ?? [[], []]
       for (let at = 0; at < tokens.length; at++) this.#take(complete[at % complete.length]!.entry as Request, Number(tokens[at]), Number(logprobs[at]))
     })
+  }
+
+  /** An answer is one adapter's from its first token to its last: what was begun with others ends here, and what waits begins with the new ones. */
+  #checkAdapters(): void {
+    const [before, now] = [this.#adapters, adapterState(this.model)]
+    this.#adapters = now
+    if (!before || isSameState(before, now)) return
+    this.#graphs.clear()
+    const named = ({ names }: AdapterState): string => (names.length > 0 ? `adapter ${names.join(' and ')}` : 'no adapter')
+    const error = new ConfigError(`the model's adapters were changed while an answer was under way: it was begun with ${named(before)}, and the model has ${named(now)} now. Await the answers before setAdapter(), addAdapter(), deleteAdapter(), loadAdapterWeights() or mergeAndUnload()`)
+    for (const entry of this.#requests.filter(({ sequence }) => sequence)) {
+      this.#schedule.remove(entry)
+      entry.reject(error)
+    }
   }
 
   #keepPace(seconds: number, sequences: number): void {

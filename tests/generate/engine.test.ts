@@ -1,9 +1,11 @@
 // Proves that an engine takes requests at any time, aborts, reports errors to whom they concern, and gives its memory back.
 import { afterAll, beforeAll, describe, expect, test } from 'vitest'
-import { addAdapter, deleteAdapter } from '../../src/adapters/index.ts'
+import { addAdapter, deleteAdapter, loadAdapterWeights, mergeAndUnload, saveAdapter, setAdapter, withoutAdapters } from '../../src/adapters/index.ts'
+import { ConfigError } from '../../src/errors.ts'
 import { generate, GenerationEngine, PrefixGroup, resolveGenerationConfig, sampleSeed, type GenerationRequest } from '../../src/generate/index.ts'
 import { AutoModelForCausalLM, type CausalLanguageModel } from '../../src/models/index.ts'
 import { scope, Tensor } from '../../src/tensor/index.ts'
+import { temporaryFolder } from '../files/helpers.ts'
 import { folderOf } from '../models/recorded.ts'
 
 let model: CausalLanguageModel
@@ -185,6 +187,54 @@ describe('several tokens for each look', () => {
     expect(adapted.tokenIds).not.toEqual(base.tokenIds)
     deleteAdapter(own, 'default')
     expect(await engine.submit(greedy(60))).toEqual(base)
+    own.dispose()
+  })
+})
+
+describe('adapters that change while an answer is under way', () => {
+  /** A small model with adapters "a" and "b", of which "b" is active. */
+  const adapted = async (): Promise<CausalLanguageModel> => {
+    const own = AutoModelForCausalLM.fromConfig({
+      modelType: 'llama', vocabSize: 50, hiddenSize: 32, intermediateSize: 64, numHiddenLayers: 2, numAttentionHeads: 4, numKeyValueHeads: 2, maxPositionEmbeddings: 256, initializerRange: 0.2, bosTokenId: null, eosTokenId: null,
+    }, { seed: 7 })
+    for (const [name, seed] of [['a', 1], ['b', 2]] as const) await addAdapter(own, { type: 'lora', r: 4, targetModules: ['q_proj', 'v_proj'], initLoraWeights: false }, { name, seed })
+    return own
+  }
+  type Change = (own: CausalLanguageModel, folder: string) => unknown
+  const changes: [string, Change, RegExp][] = [
+    ['setAdapter', (own) => { setAdapter(own, 'a') }, /begun with adapter b, and the model has adapter a now/],
+    ['setAdapter to several', (own) => { setAdapter(own, ['a', 'b']) }, /adapter a and b now/],
+    ['deleteAdapter', (own) => { deleteAdapter(own, 'b') }, /no adapter now/],
+    ['mergeAndUnload', (own) => { mergeAndUnload(own) }, /no adapter now/],
+    ['loadAdapterWeights', (own, folder) => loadAdapterWeights(own, folder, 'b'), /adapter b now/],
+  ]
+
+  test.each(changes)('%s: what was begun is rejected, and what waited begins with the new ones', async (_, change, message) => {
+    const [own, folder] = [await adapted(), temporaryFolder()]
+    await saveAdapter(own, folder, { name: 'a' })
+    using engine = new GenerationEngine(own, { slots: 200, maxBatchSize: 1 })
+    let [changed, count]: [unknown, number] = [undefined, 0]
+    const begun = engine.submit(request([1, 2, 3], 180, { onToken: () => { if (++count === 12) changed = change(own, folder) } }))
+    const waiting = engine.submit(request([4, 5], 20))
+    await expect(begun).rejects.toThrow(ConfigError)
+    await expect(begun).rejects.toThrow(message)
+    const late = await waiting
+    await Promise.resolve(changed)
+    using other = new GenerationEngine(own, { slots: 200 })
+    expect(await other.submit(request([4, 5], 20))).toEqual(late)
+    expect(await engine.submit(request([4, 5], 20))).toEqual(late)
+    own.dispose()
+  })
+
+  test('a pass without them, and the same again, disturb nothing', async () => {
+    const own = await adapted()
+    using engine = new GenerationEngine(own, { slots: 200 })
+    const alone = await engine.submit(request([1, 2, 3], 60))
+    const disturb = (): void => {
+      withoutAdapters(own, () => { scope(() => own.forward({ inputIds: [Int32Array.of(1, 2)] })) })
+      setAdapter(own, 'b')
+    }
+    expect(await engine.submit(request([1, 2, 3], 60, { onToken: disturb }))).toEqual(alone)
     own.dispose()
   })
 })
