@@ -26,7 +26,7 @@ async function onKernel(values: Float64Array, numGenerations: number, scaling: A
   })
   try {
     const [advantages, withoutSpread] = await Promise.all([result.advantages.data(), result.withoutSpread.item()])
-    return { advantages: Float64Array.from(advantages, Number), withoutSpread }
+    return { advantages: advantages as Float64Array, withoutSpread }
   } finally {
     result.advantages.dispose()
     result.withoutSpread.dispose()
@@ -35,10 +35,19 @@ async function onKernel(values: Float64Array, numGenerations: number, scaling: A
 
 /** The weighted sum of each sample's rewards; NaN where no function gave one. */
 export function weightedRewards({ values, weights }: Pick<Rewards, 'values' | 'weights'>): Float64Array {
-  return Float64Array.from({ length: values.length / weights.length }, (_, i) => {
-    const row = Array.from(values.subarray(i * weights.length, (i + 1) * weights.length))
-    return row.every(Number.isNaN) ? NaN : row.reduce((sum, value, f) => Number.isNaN(value) ? sum : sum + weights[f]! * value, 0)
-  })
+  const functions = weights.length
+  const result = new Float64Array(values.length / functions)
+  for (let i = 0; i < result.length; i++) {
+    let [total, given] = [0, false]
+    for (let f = 0; f < functions; f++) {
+      const value = values[i * functions + f]!
+      if (Number.isNaN(value)) continue
+      total += weights[f]! * value
+      given = true
+    }
+    result[i] = given ? total : NaN
+  }
+  return result
 }
 
 /** GRPO's advantages (TRL's scale_rewards), in float64; with 'normalize_then_sum' GDPO's, which normalises each function's rewards by itself. */
@@ -75,7 +84,15 @@ function normalized(advantages: Float64Array, rewards: Float64Array, groupSize: 
 
 /** Mean and unbiased deviation of what is not NaN; the deviation of fewer than two is NaN. */
 export function meanAndDeviation(values: Float64Array): [mean: number, deviation: number] {
-  const own = values.filter((value) => !Number.isNaN(value))
-  const average = own.reduce((sum, value) => sum + value, 0) / own.length
-  return [average, own.length < 2 ? NaN : Math.sqrt(own.reduce((sum, value) => sum + (value - average) ** 2, 0) / (own.length - 1))]
+  let [sum, count] = [0, 0]
+  for (const value of values) {
+    if (Number.isNaN(value)) continue
+    sum += value
+    count++
+  }
+  const average = sum / count
+  if (count < 2) return [average, NaN]
+  let squares = 0
+  for (const value of values) if (!Number.isNaN(value)) squares += (value - average) ** 2
+  return [average, Math.sqrt(squares / (count - 1))]
 }

@@ -31,14 +31,19 @@ export interface PolicyBatch {
   readonly counted: Float32Array
   /** 1 for tokens that the entropy bonus is a mean over: those that count and, with topEntropyQuantile, have high entropy. */
   readonly bonus: Float32Array
+  readonly bonusTokens: number
   readonly old: Float32Array | null
   readonly reference: Float32Array | null
   readonly factors: Float32Array | null
-  /** Log-probabilities as recorded while sampling. */
-  readonly recorded: Float32Array
+  /** Log-probabilities as recorded while sampling; null where some are not known. */
+  readonly recorded: Float32Array | null
 }
 
-const sumOf = (values: ArrayLike<number>): number => Array.from(values).reduce((a, b) => a + b, 0)
+export function sumOf(values: ArrayLike<number>): number {
+  let total = 0
+  for (let i = 0; i < values.length; i++) total += values[i]!
+  return total
+}
 
 /** Number of the input token that predicts the completion's first. */
 export const completionStart = ({ promptIds }: Rollout): number => promptIds.length - 1
@@ -46,8 +51,18 @@ export const completionStart = ({ promptIds }: Rollout): number => promptIds.len
 /** What the model reads of these rollouts, and what each token of it is to predict: -100 before the completion. */
 export function tokensOf(rollouts: readonly Rollout[]): Pick<PolicyBatch, 'inputIds' | 'shiftLabels'> {
   return {
-    inputIds: rollouts.map(({ promptIds, completionIds }) => Int32Array.of(...promptIds, ...completionIds.subarray(0, -1))),
-    shiftLabels: rollouts.map((rollout) => Int32Array.from([...Array.from({ length: completionStart(rollout) }, () => ignoreIndex), ...rollout.completionIds])),
+    inputIds: rollouts.map(({ promptIds, completionIds }) => {
+      const ids = new Int32Array(promptIds.length + completionIds.length - 1)
+      ids.set(promptIds)
+      ids.set(completionIds.subarray(0, -1), promptIds.length)
+      return ids
+    }),
+    shiftLabels: rollouts.map((rollout) => {
+      const begin = completionStart(rollout)
+      const labels = new Int32Array(begin + rollout.completionIds.length).fill(ignoreIndex, 0, begin)
+      labels.set(rollout.completionIds, begin)
+      return labels
+    }),
   }
 }
 
@@ -71,16 +86,17 @@ export function policyBatch(rollouts: readonly TrainedRollout[], options: Omit<W
     })
     return result
   }
+  const counted = flat((row) => rollouts[row]!.counted)
+  const bonus = masks ? flat((row) => masks.bonus[row]!) : counted
   const isWeighed = masks !== null || rollouts.some(({ weights }) => weights !== null)
   const factorsOf = (row: number): Float32Array => Float32Array.from(rollouts[row]!.counted, (_, t) => (masks?.factors[row]![t] ?? 1) * (rollouts[row]!.weights?.[t] ?? 1))
   const optional = (valueOf: (row: TrainedRollout) => Float32Array | null): Float32Array | null => rollouts.every((row) => valueOf(row) !== null) ? flat((row) => valueOf(rollouts[row]!)!) : null
   return {
-    rollouts, inputIds, shiftLabels, tokens, countedTokens,
+    rollouts, inputIds, shiftLabels, tokens, countedTokens, counted,
     advantages: Float32Array.from(rollouts, ({ advantage }) => advantage),
     weights: flat((row) => new Float32Array(rollouts[row]!.counted.length).fill(tokenWeight(counts[row]!, weightOptions))),
-    counted: flat((row) => rollouts[row]!.counted),
     old: optional(({ old }) => old), reference: optional(({ reference }) => reference),
-    bonus: flat((row) => masks?.bonus[row] ?? rollouts[row]!.counted), factors: isWeighed ? flat(factorsOf) : null,
-    recorded: flat((row) => rollouts[row]!.rollout.logprobs),
+    bonus, bonusTokens: masks ? sumOf(bonus) : countedTokens, factors: isWeighed ? flat(factorsOf) : null,
+    recorded: rollouts.some(({ rollout }) => rollout.logprobs.some(Number.isNaN)) ? null : flat((row) => rollouts[row]!.rollout.logprobs),
   }
 }

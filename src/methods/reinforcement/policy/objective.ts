@@ -61,13 +61,14 @@ export function policyObjective(input: ObjectiveInput, options: ObjectiveOptions
   const { logprob, entropy, sequences, advantages, weights, counted, bonus, bonusTokens, countedTokens, old, reference, factors } = input
   const { loss, statistics } = policyLoss(logprob, { ...objectiveOf(options), sequences, advantages, weights, old, reference, factors } as PolicyLossOptions)
   const { entropyCoef, gradientAccumulationSteps } = options
-  const bonusSum = sum(mul(entropy, bonus))
+  const hasBonus = entropyCoef !== 0
+  const bonusSum = sum(mul(hasBonus ? entropy : entropy.detach(), bonus))
   options.onEntropy?.(bonusSum.detach(), bonusTokens)
   const statistic = (at: number): Sum => ({ sum: slice(statistics, [at], [1]), count: Math.max(countedTokens, 1) })
   return {
-    loss: entropyCoef === 0 ? loss : sub(loss, mul(bonusSum, entropyCoef / (Math.max(bonusTokens, 1) * gradientAccumulationSteps))),
+    loss: !hasBonus ? loss : sub(loss, mul(bonusSum, entropyCoef / (Math.max(bonusTokens, 1) * gradientAccumulationSteps))),
     sums: {
-      entropy: { sum: sum(mul(entropy.detach(), counted)), count: Math.max(countedTokens, 1) },
+      entropy: { sum: bonus === counted ? bonusSum.detach() : sum(mul(entropy.detach(), counted)), count: Math.max(countedTokens, 1) },
       'clipRatio/lowMean': statistic(1), 'clipRatio/highMean': statistic(2),
       'ratio/mean': statistic(3), 'ratio/max': { ...statistic(4), count: 1 },
       ...(reference && objectiveOf(options).beta ? { kl: statistic(5) } : {}),
@@ -86,11 +87,11 @@ export function policyBatchLoss(model: CausalLanguageModel, batch: PolicyBatch, 
   const make = (values: Float32Array): Tensor => Tensor.from(values, [values.length], { device })
   const counted = make(batch.counted)
   const result = policyObjective({
-    logprob, entropy, counted, countedTokens: batch.countedTokens, bonus: make(batch.bonus), bonusTokens: batch.bonus.reduce((a, b) => a + b, 0), sequences: SequenceStarts.ofLengths(batch.inputIds.map(({ length }) => length), device),
+    logprob, entropy, counted, countedTokens: batch.countedTokens, bonus: batch.bonus === batch.counted ? counted : make(batch.bonus), bonusTokens: batch.bonusTokens, sequences: SequenceStarts.ofLengths(batch.inputIds.map(({ length }) => length), device),
     advantages: make(batch.advantages), weights: make(batch.weights), old: batch.old && make(batch.old), reference: batch.reference && make(batch.reference), factors: batch.factors && make(batch.factors),
   }, options)
   // What was recorded while sampling is at temperature 1.
-  if (options.temperature !== 1 || batch.recorded.some(Number.isNaN)) return result
+  if (options.temperature !== 1 || !batch.recorded) return result
   const difference = max(abs(mul(sub(logprob.detach(), make(batch.recorded)), counted)), [0])
   return { ...result, sums: { ...result.sums, 'samplingLogprobDifference/max': { sum: difference, count: 1 } } }
 }

@@ -5,7 +5,7 @@ import { modelKeeping } from '../../model.ts'
 import { AdaptiveEntropy, type AdaptiveEntropyOptions } from './adaptiveEntropy.ts'
 import { makeGeneration, type Generation, type GenerationOptions } from './generation.ts'
 import { readGenerations, writeGenerations } from './generationState.ts'
-import { policyBatch, type BatchMasks, type PolicyBatch, type TrainedRollout } from './batch.ts'
+import { policyBatch, sumOf, type BatchMasks, type PolicyBatch, type TrainedRollout } from './batch.ts'
 import { tokenNumbersOf } from './logprobs.ts'
 import { policyBatchLoss, type ObjectiveOptions } from './objective.ts'
 import { keepFactors } from './weights.ts'
@@ -90,7 +90,7 @@ export function policyTask<Row>(options: PolicyTaskOptions<Row>): TrainingTask<P
 
   async function microBatch(current: Generation, rollouts: readonly TrainedRollout[]): Promise<PolicyBatch> {
     const { lossType, topEntropyQuantile, offPolicyMaskThreshold } = options
-    const generationTokens = current.rollouts.reduce((sum, { counted }) => sum + counted.reduce((a, b) => a + b, 0), 0)
+    const generationTokens = current.rollouts.reduce((sum, { counted }) => sum + sumOf(counted), 0)
     const weights = { lossType, generationTokens, maxCompletionLength: sampling.maxCompletionLength, gradientAccumulationSteps, stepsPerGeneration }
     if (topEntropyQuantile >= 1 && offPolicyMaskThreshold === null) return policyBatch(rollouts, weights)
     // Masks depend on the policy as the update finds it, which is now.
