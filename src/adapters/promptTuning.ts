@@ -1,7 +1,7 @@
 import { ConfigError } from '../errors.ts'
 import type { CausalLanguageModel } from '../models/index.ts'
 import type { Module } from '../nn/index.ts'
-import { embedding, toDtype } from '../ops/index.ts'
+import { embedding, mul, toDtype } from '../ops/index.ts'
 import { noGrad, scope, Tensor, unscoped } from '../tensor/index.ts'
 import type { Adapter } from './adapter.ts'
 import type { PromptOptions } from './options.ts'
@@ -33,8 +33,9 @@ export async function createPromptTuning(model: Module, options: PromptOptions, 
     const wrong = ids.find((id) => !(id >= 0 && id < owner.config.vocabSize))
     if (wrong !== undefined) throw new ConfigError(`promptTuningInitText: the tokenizer gives id ${wrong}, but the model's vocabulary has ids 0 to ${owner.config.vocabSize - 1}; use the model's own tokenizer`)
     const { device } = context
+    const scale = owner.config.kind === 'decoder' ? owner.config.embeddingScale : 1
     tokens.embedding.weight.replace(unscoped(() => noGrad(() => scope(() =>
-      toDtype(embedding(owner.getInputEmbeddings().weight.tensor, Tensor.from(ids, [numVirtualTokens], { dtype: 'int32', device })), 'float32')))))
+      mul(toDtype(embedding(owner.getInputEmbeddings().weight.tensor, Tensor.from(ids, [numVirtualTokens], { dtype: 'int32', device })), 'float32'), scale)))))
   }
   return virtualTokensAdapter(owner, options, tokens, context)
 }

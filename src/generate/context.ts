@@ -1,9 +1,9 @@
 import type { CausalLanguageModel, ModelConfig } from '../models/index.ts'
 
-/** Most tokens of one sequence. Positions that linear and dynamic scaling stretch reach `factor` times as far as config.json says. */
+/** Most tokens of one sequence. Positions that linear and dynamic scaling stretch reach `factor` times as far as config.json says, but Gemma 3's says all. */
 export function contextLength(config: ModelConfig): number {
   const { maxPositionEmbeddings } = config
-  if (config.kind !== 'decoder' || (config.rope.type !== 'linear' && config.rope.type !== 'dynamic')) return maxPositionEmbeddings
+  if (config.kind !== 'decoder' || config.localRope || (config.rope.type !== 'linear' && config.rope.type !== 'dynamic')) return maxPositionEmbeddings
   return Math.floor(maxPositionEmbeddings * Math.max(1, config.rope.factor))
 }
 

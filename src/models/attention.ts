@@ -9,6 +9,8 @@ export interface LayerContext {
   readonly spans: Spans
   readonly plans: AttentionPlans
   readonly rope: RopeRows | undefined
+  /** That of layers with a window, where it is another. */
+  readonly localRope?: RopeRows | undefined
   readonly cache: KeyValueCache | undefined
   /** int32 [tokens]: where in the cache new keys and values go. */
   readonly slots: Tensor | undefined

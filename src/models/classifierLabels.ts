@@ -46,7 +46,8 @@ export function storedProblemType({ problem_type: type }: RawConfig, path: strin
 
 /** The config of a classifier on a model: its class, its labels and what they are. */
 export function classifierConfig<C extends AnyModelConfig>(config: C, kind: ClassifierKind, labels: readonly string[], problemType: ProblemType | undefined): C {
-  const architecture = config.architecture.replace(/ForCausalLM$|LMHeadModel$|ForMaskedLM$/, architecturePart[kind])
+  // Of Gemma 3 the name without Text is the class with a vision tower.
+  const architecture = config.architecture.replace(/ForCausalLM$|LMHeadModel$|ForMaskedLM$/, architecturePart[kind]).replace(/^Gemma3For/, 'Gemma3TextFor')
   const raw: RawConfig = {
     ...config.raw, id2label: Object.fromEntries(labels.map((label, i) => [String(i), label])), label2id: Object.fromEntries(labels.map((label, i) => [label, i])),
     ...(problemType === undefined ? {} : { problem_type: problemType }),

@@ -6,15 +6,17 @@ import { didYouMean } from '../suggest.ts'
 import { names, object, optional, parseFields, refuse, text, type RawConfig } from './configs/common.ts'
 import { llama, mistral, qwen2, qwen3 } from './configs/decoders.ts'
 import { bert, roberta } from './configs/encoders.ts'
+import { gemma3 } from './configs/gemma3.ts'
 import { gpt2, isGpt2Alias } from './configs/gpt2.ts'
-import type { AnyModelConfig, ConfigReader, EncoderConfig, ModelConfig } from './configs/types.ts'
+import type { RopeConfig } from './configs/rope.ts'
+import type { AnyModelConfig, ConfigReader, DecoderConfig, EncoderConfig, ModelConfig } from './configs/types.ts'
 import { parseStoredQuantization } from './quantizedStored.ts'
 
 export type { ActivationName, RawConfig } from './configs/common.ts'
 export type { RopeConfig } from './configs/rope.ts'
 export type { AnyModelConfig, DecoderConfig, EncoderConfig, Gpt2Config, ModelConfig, ModelConfigBase } from './configs/types.ts'
 
-const readers: readonly ConfigReader[] = [gpt2, llama, mistral, qwen2, qwen3]
+const readers: readonly ConfigReader[] = [gpt2, llama, mistral, qwen2, qwen3, gemma3]
 
 const encoderReaders: readonly ConfigReader<EncoderConfig>[] = [bert, roberta]
 
@@ -127,6 +129,13 @@ export function createEncoderConfig(options: ConfigOptions): EncoderConfig {
   return parseEncoderConfig(toRaw(options) as RawConfig, 'config')
 }
 
+/** Those of Gemma 3 alone. */
+const gemmaKeys = ({ raw, slidingWindows }: DecoderConfig, localRope: RopeConfig): { [key: string]: JsonValue } => ({
+  hidden_activation: raw.hidden_activation ?? 'gelu_pytorch_tanh', query_pre_attn_scalar: raw.query_pre_attn_scalar ?? 256, sliding_window: raw.sliding_window ?? 4096,
+  layer_types: slidingWindows.map((window) => (window > 0 ? 'sliding_attention' : 'full_attention')),
+  ...(raw.rope_parameters ? {} : { rope_local_base_freq: localRope.theta }),
+})
+
 /** The keys that decide how the model computes, under config.json's names, so that another version's defaults cannot change it. */
 function decidingKeys(config: AnyModelConfig): { [key: string]: JsonValue } {
   const shared = { vocab_size: config.vocabSize, initializer_range: config.initializerRange, tie_word_embeddings: config.tieWordEmbeddings }
@@ -145,10 +154,12 @@ function decidingKeys(config: AnyModelConfig): { [key: string]: JsonValue } {
       type_vocab_size: config.typeVocabSize, layer_norm_eps: config.layerNormEps, pad_token_id: config.padTokenId ?? null,
     }
   }
+  const { raw } = config
   return {
-    ...shared, num_key_value_heads: config.numKeyValueHeads, head_dim: config.headDim, hidden_act: config.raw.hidden_act ?? 'silu',
+    ...shared, num_key_value_heads: config.numKeyValueHeads, head_dim: config.headDim,
+    ...(config.localRope ? gemmaKeys(config, config.localRope) : { hidden_act: raw.hidden_act ?? 'silu' }),
     max_position_embeddings: config.maxPositionEmbeddings, rms_norm_eps: config.rmsNormEps, attention_dropout: config.attentionDropout,
-    ...(config.raw.rope_parameters ? {} : { rope_theta: config.rope.theta }),
+    ...(raw.rope_parameters ? {} : { rope_theta: config.rope.theta }),
   }
 }
 

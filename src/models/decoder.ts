@@ -1,5 +1,5 @@
 import { Embedding, Linear, type LinearLayer, Module, RMSNorm } from '../nn/index.ts'
-import { gatedActivation, reshape, ropePair } from '../ops/index.ts'
+import { gatedActivation, mul, reshape, ropePair } from '../ops/index.ts'
 import type { Tensor } from '../tensor/index.ts'
 import { selfAttention, type LayerContext } from './attention.ts'
 import type { FlatBatch } from './batch.ts'
@@ -11,6 +11,16 @@ import { joinEmbeddings } from './virtualTokens.ts'
 
 const linear = (config: DecoderConfig, inFeatures: number, outFeatures: number, bias: boolean): LinearLayer =>
   new Linear(inFeatures, outFeatures, { bias, deviation: config.initializerRange })
+
+const norm = (config: DecoderConfig, width = config.hiddenSize): RMSNorm => new RMSNorm(width, config.rmsNormEps, config.normOffset)
+
+/** To nearest even: the upper half of a float32. */
+function roundToBfloat16(x: number): number {
+  const value = Float32Array.of(x)
+  const [bits] = new Uint32Array(value.buffer)
+  new Uint32Array(value.buffer)[0] = (bits! + 0x7fff + ((bits! >>> 16) & 1)) & 0xffff_0000
+  return value[0]!
+}
 
 /** Grouped-query self-attention with rotary positions. */
 class DecoderAttention extends Module {
@@ -33,21 +43,22 @@ class DecoderAttention extends Module {
     this.v_proj = linear(config, hiddenSize, numKeyValueHeads * headDim, qkvBias)
     this.o_proj = linear(config, numAttentionHeads * headDim, hiddenSize, outputBias)
     if (config.qkNorm) {
-      this.q_norm = new RMSNorm(headDim, config.rmsNormEps)
-      this.k_norm = new RMSNorm(headDim, config.rmsNormEps)
+      this.q_norm = norm(config, headDim)
+      this.k_norm = norm(config, headDim)
     }
   }
 
   /** x [tokens, hiddenSize]. */
   forward(x: Tensor, context: LayerContext): Tensor {
-    const { headDim, numAttentionHeads, numKeyValueHeads, slidingWindows, attentionDropout } = this.#config
+    const { headDim, numAttentionHeads, numKeyValueHeads, slidingWindows, attentionDropout, attentionScale } = this.#config
+    const window = slidingWindows[this.#layer]!
     const heads = (projection: LinearLayer, count: number) => reshape(projection.forward(x), [-1, count, headDim])
     const normed = (states: Tensor, norm: RMSNorm | undefined) => norm ? norm.forward(states) : states
-    const { cos, sin, row } = context.rope!
+    const { cos, sin, row } = (window > 0 ? context.localRope : undefined) ?? context.rope!
     const [q, k] = ropePair(normed(heads(this.q_proj, numAttentionHeads), this.q_norm), normed(heads(this.k_proj, numKeyValueHeads), this.k_norm), cos, sin, row)
     const v = heads(this.v_proj, numKeyValueHeads)
     const out = selfAttention(q, k, v, context, {
-      layer: this.#layer, scale: 1 / Math.sqrt(headDim), window: slidingWindows[this.#layer]!, dropout: this.training ? attentionDropout : 0,
+      layer: this.#layer, scale: attentionScale, window, dropout: this.training ? attentionDropout : 0,
     })
     return this.o_proj.forward(reshape(out, [-1, numAttentionHeads * headDim]))
   }
@@ -78,20 +89,29 @@ class DecoderLayer extends Module implements ResidualLayer {
   self_attn: DecoderAttention
   mlp: DecoderMlp
   readonly input_layernorm: RMSNorm
+  /** Comes before the MLP, but where postNorms is set after attention. */
   readonly post_attention_layernorm: RMSNorm
+  readonly pre_feedforward_layernorm: RMSNorm | undefined
+  readonly post_feedforward_layernorm: RMSNorm | undefined
 
   constructor(config: DecoderConfig, layer: number) {
     super()
     this.self_attn = new DecoderAttention(config, layer)
     this.mlp = new DecoderMlp(config)
-    this.input_layernorm = new RMSNorm(config.hiddenSize, config.rmsNormEps)
-    this.post_attention_layernorm = new RMSNorm(config.hiddenSize, config.rmsNormEps)
+    this.input_layernorm = norm(config)
+    this.post_attention_layernorm = norm(config)
+    if (config.postNorms) {
+      this.pre_feedforward_layernorm = norm(config)
+      this.post_feedforward_layernorm = norm(config)
+    }
   }
 
   forward(branch: Tensor, residual: Tensor | null, context: LayerContext): LayerOutput {
-    return preNormLayer(branch, residual, {
-      before: this.input_layernorm, attend: (x) => this.self_attn.forward(x, context), between: this.post_attention_layernorm, mlp: (x) => this.mlp.forward(x),
-    })
+    const { input_layernorm: before, post_attention_layernorm: between, pre_feedforward_layernorm: preNorm, post_feedforward_layernorm: postNorm } = this
+    const attend = (x: Tensor) => this.self_attn.forward(x, context)
+    const mlp = (x: Tensor) => this.mlp.forward(x)
+    if (!preNorm || !postNorm) return preNormLayer(branch, residual, { before, attend, between, mlp })
+    return preNormLayer(branch, residual, { before, attend: (x) => between.forward(attend(x)), between: preNorm, mlp: (x) => postNorm.forward(mlp(x)) })
   }
 }
 
@@ -100,6 +120,7 @@ class DecoderModel extends Module {
   readonly layers: DecoderLayer[]
   readonly norm: RMSNorm
   #tables: RopeTables | undefined
+  #localTables: RopeTables | undefined
   readonly #config: DecoderConfig
 
   constructor(config: DecoderConfig) {
@@ -107,22 +128,33 @@ class DecoderModel extends Module {
     this.#config = config
     this.embed_tokens = new Embedding(config.vocabSize, config.hiddenSize, { deviation: config.initializerRange, paddingIdx: config.padTokenId })
     this.layers = Array.from({ length: config.numHiddenLayers }, (_, layer) => new DecoderLayer(config, layer))
-    this.norm = new RMSNorm(config.hiddenSize, config.rmsNormEps)
+    this.norm = norm(config)
   }
 
   forward(batch: FlatBatch, shared: Omit<LayerContext, 'rope'>, options: RunOptions): Tensor {
-    this.#tables ??= new RopeTables(this.#config.rope, this.embed_tokens.weight.device)
-    const context: LayerContext = { ...shared, rope: this.#tables.lookup(batch) }
-    return runLayers(this.layers, this.norm, joinEmbeddings(this.embed_tokens.forward(batch.inputIds), context.virtual), context, options)
+    const { rope, localRope } = this.#config
+    const { device } = this.embed_tokens.weight
+    this.#tables ??= new RopeTables(rope, device)
+    if (localRope) this.#localTables ??= new RopeTables(localRope, device)
+    const context: LayerContext = { ...shared, rope: this.#tables.lookup(batch), localRope: this.#localTables?.lookup(batch) }
+    return runLayers(this.layers, this.norm, joinEmbeddings(this.#embed(batch.inputIds), context.virtual), context, options)
+  }
+
+  /** The embeddings, scaled as the model's dtype can say it. */
+  #embed(ids: Tensor): Tensor {
+    const { embeddingScale } = this.#config
+    const embedded = this.embed_tokens.forward(ids)
+    return embeddingScale === 1 ? embedded : mul(embedded, embedded.dtype === 'bfloat16' ? roundToBfloat16(embeddingScale) : embeddingScale)
   }
 
   override dispose(): void {
     this.#tables?.dispose()
+    this.#localTables?.dispose()
     super.dispose()
   }
 }
 
-/** A decoder of Llama's shape: Llama, Mistral, Qwen2 and Qwen3, as its config says. */
+/** A decoder of Llama's shape: Llama, Mistral, Qwen2, Qwen3 and Gemma 3, as its config says. */
 export class DecoderForCausalLM extends CausalLanguageModel {
   config: DecoderConfig
   readonly model: DecoderModel

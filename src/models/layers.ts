@@ -60,15 +60,20 @@ export function runLayers(layers: readonly ResidualLayer[], norm: SummingNorm, e
 
 /** The layer's result, whose inside is computed again in backward(). What the layer reads is handed over, as it must live until then. */
 function recomputed(layer: ResidualLayer, number: number, input: Tensor, context: LayerContext): Tensor {
-  const { spans, rope, virtual } = context
-  const tables = rope ? [rope.cos, rope.sin, rope.row] : []
+  const { spans, rope, localRope, virtual } = context
+  const rotations = [rope, localRope]
+  const tables = rotations.flatMap((one) => (one ? [one.cos, one.sin, one.row] : []))
   // Prefixes are inputs, not parameters of the layer: they may come from a projection, whose gradient goes on outside.
   const prefix = virtual?.kind === 'keysAndValues' ? [...virtual.at(number), virtual.places.rows] : []
   return checkpoint((x, ...others) => {
-    const [cos, sin, row] = others.splice(0, tables.length)
+    const [ownRope, ownLocalRope] = rotations.map((one) => {
+      if (!one) return undefined
+      const [cos, sin, row] = others.splice(0, 3)
+      return { cos: cos!, sin: sin!, row: row! }
+    })
     const [key, value, rows] = others
     const own: Omit<LayerContext, 'plans'> = {
-      ...context, spans: new Spans(spans.spans, x.device), rope: cos && sin && row ? { cos, sin, row } : undefined,
+      ...context, spans: new Spans(spans.spans, x.device), rope: ownRope, localRope: ownLocalRope,
       virtual: key && value && rows ? { kind: 'keysAndValues', places: { rows, kept: undefined, slots: undefined }, at: () => [key, value] } : undefined,
     }
     return withPlans(own.spans, (plans) => {

@@ -48,7 +48,9 @@ function layerBytes(config: AnyModelConfig, bytes: number, sequenceLength: numbe
   const plain = training && config.attentionDropout > 0 ? 4 * heads * sequenceLength * bytes : 0
   if (config.kind !== 'decoder') return { kept: (shared + 2 * inner) * bytes + statistics + plain, working: working + plain }
   const normed = config.qkNorm ? (q + kv) * bytes + 4 * (heads + kvHeads) : 0
-  return { kept: (shared + 3 * inner) * bytes + statistics + normed + plain, working: working + plain }
+  // Norms after attention and MLP keep what those give.
+  const after = config.postNorms ? 2 * hidden * bytes + 8 : 0
+  return { kept: (shared + 3 * inner) * bytes + statistics + normed + after + plain, working: working + plain }
 }
 
 /** Numbers in the layers that are quantised, and the bytes of their codes, scales and zero points in memory. */

@@ -1,7 +1,7 @@
 import { linearLayers, type CausalLanguageModel, type QuantizationConfig } from '../models/index.ts'
 import { outputsFirst, quantizeWeight } from '../models/quantizedLayers.ts'
 import { Conv1D, LayerNorm, Linear, RMSNorm, type LinearLayer } from '../nn/index.ts'
-import { dequantize, div, matmul, mul, sub, sum, toDtype } from '../ops/index.ts'
+import { add, dequantize, div, matmul, mul, sub, sum, toDtype } from '../ops/index.ts'
 import { noGrad, scope, Tensor, unscoped } from '../tensor/index.ts'
 import type { InputStatistics } from './layerwise.ts'
 
@@ -19,7 +19,7 @@ function pairsOf(model: CausalLanguageModel, names: readonly string[]): Pair[] {
   const linear = linearLayers(model)
   const prefix = /^.*?\.\d+/.exec(names[0]!)![0]
   const pairs: Pair[] = []
-  const add = (before: string, after: readonly string[], sameSize = false): void => {
+  const pair = (before: string, after: readonly string[], sameSize = false): void => {
     const layers = after.map((name) => `${prefix}.${name}`)
     if (!layers.every((name) => names.includes(name))) return
     const source = linear.get(`${prefix}.${before}`) ?? model.getModule(`${prefix}.${before}`)
@@ -28,14 +28,14 @@ function pairsOf(model: CausalLanguageModel, names: readonly string[]): Pair[] {
     pairs.push({ layers, before: source })
   }
   if (model.config.kind === 'gpt2') {
-    add('ln_1', ['attn.c_attn'])
-    add('ln_2', ['mlp.c_fc'])
+    pair('ln_1', ['attn.c_attn'])
+    pair('ln_2', ['mlp.c_fc'])
     return pairs
   }
-  add('input_layernorm', ['self_attn.q_proj', 'self_attn.k_proj', 'self_attn.v_proj'])
-  add('self_attn.v_proj', ['self_attn.o_proj'], true)
-  add('post_attention_layernorm', ['mlp.gate_proj', 'mlp.up_proj'])
-  add('mlp.up_proj', ['mlp.down_proj'])
+  pair('input_layernorm', ['self_attn.q_proj', 'self_attn.k_proj', 'self_attn.v_proj'])
+  pair('self_attn.v_proj', ['self_attn.o_proj'], true)
+  pair(model.config.postNorms ? 'pre_feedforward_layernorm' : 'post_attention_layernorm', ['mlp.gate_proj', 'mlp.up_proj'])
+  pair('mlp.up_proj', ['mlp.down_proj'])
   return pairs
 }
 
@@ -112,7 +112,8 @@ function fold(model: CausalLanguageModel, { layers, before }: Pair, values: Floa
     change(layer.weight, layer instanceof Conv1D ? down : across, mul)
   }
   const source = before as Linear | RMSNorm | LayerNorm
-  change(source.weight, source instanceof Linear ? down : across, div)
+  const offset = source instanceof RMSNorm ? source.offset : 0
+  change(source.weight, source instanceof Linear ? down : across, (weight, by) => (offset ? sub(div(add(weight, offset), by), offset) : div(weight, by)))
   if (!(source instanceof RMSNorm) && source.bias) change(source.bias, across, div)
   across.dispose()
   down.dispose()

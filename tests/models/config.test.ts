@@ -10,14 +10,15 @@ const rawOf = (name: string) => JSON.parse(readFileSync(new URL(`${name}/config.
 
 const llama = { model_type: 'llama', vocab_size: 160, hidden_size: 32, intermediate_size: 56, num_hidden_layers: 2, num_attention_heads: 4 }
 const qwen2 = { ...llama, model_type: 'qwen2' }
+const gemma3 = { ...llama, model_type: 'gemma3_text' }
 const gpt2 = { model_type: 'gpt2', vocab_size: 163, n_embd: 40, n_layer: 2, n_head: 5 }
 
 describe('reading config.json', () => {
   test('of every recorded family', async () => {
-    for (const name of ['gpt2', 'llama2', 'llama3', 'llama-rope', 'qwen2', 'qwen3', 'mistral']) {
+    for (const name of ['gpt2', 'llama2', 'llama3', 'llama-rope', 'qwen2', 'qwen3', 'mistral', 'gemma3']) {
       const config = await readConfig(new URL(name, recorded).pathname)
       expect(config.architecture).toBe((rawOf(name).architectures as string[])[0])
-      expect(config.numHiddenLayers).toBe(2)
+      expect(config.numHiddenLayers).toBe(name === 'gemma3' ? 3 : 2)
     }
   })
 
@@ -40,6 +41,18 @@ describe('reading config.json', () => {
     expect(parseConfig({ ...llama, model_type: 'mistral', sliding_window: null })).toMatchObject({ slidingWindows: [0, 0] })
     expect(parseConfig({ ...qwen2, use_sliding_window: true, sliding_window: 5, max_window_layers: 1 })).toMatchObject({ slidingWindows: [0, 5] })
     expect(parseConfig({ ...llama, pad_token_id: -1 }).padTokenId).toBeUndefined()
+  })
+
+  test('of Gemma 3 as it was released, before transformers 5', () => {
+    const config = parseConfig({ ...gemma3, num_hidden_layers: 7, rope_theta: 1e6, rope_local_base_freq: 10_000, rope_scaling: { rope_type: 'linear', factor: 8 }, sliding_window: 512, sliding_window_pattern: 6 })
+    expect(config).toMatchObject({
+      headDim: 256, hiddenAct: 'gelu_tanh', tieWordEmbeddings: true, slidingWindows: [512, 512, 512, 512, 512, 0, 512], rope: { type: 'linear', theta: 1e6, factor: 8 },
+      localRope: { type: 'default', theta: 10_000 }, attentionScale: 1 / 16, embeddingScale: Math.sqrt(32), normOffset: 1, postNorms: true,
+    })
+    const { raw: _, ...again } = parseConfig(configToJson(config, 'float32'))
+    const { raw: __, ...whole } = config
+    expect(again).toEqual(whole)
+    expect(parseConfig(gemma3)).toMatchObject({ rope: { type: 'default', theta: 1e6 }, localRope: { theta: 10_000 }, slidingWindows: [4096, 4096], maxPositionEmbeddings: 131_072 })
   })
 
   test('an old file without model_type is known by its class', () => {
@@ -71,7 +84,7 @@ describe('a new config', () => {
   })
 
   test('survives writing and reading', () => {
-    for (const name of ['gpt2', 'llama2', 'llama3', 'llama-rope', 'qwen2', 'qwen3', 'mistral']) {
+    for (const name of ['gpt2', 'llama2', 'llama3', 'llama-rope', 'qwen2', 'qwen3', 'mistral', 'gemma3']) {
       const { raw: _, ...config } = parseConfig(rawOf(name))
       const { raw: __, ...again } = parseConfig(configToJson(parseConfig(rawOf(name)), 'float32'))
       expect(again).toEqual(config)
@@ -108,6 +121,12 @@ describe('a wrong config is refused', () => {
     ['layer types too short', { ...qwen2, layer_types: ['full_attention'] }, /layer_types: expected one entry for each of num_hidden_layers \(2\), got 1/],
     ['unknown layer type', { ...qwen2, layer_types: ['full_attention', 'linear_attention'] }, /layer_types\.1: expected "full_attention" or "sliding_attention", got "linear_attention"/],
     ['sliding layers without a window', { ...qwen2, layer_types: ['full_attention', 'sliding_attention'] }, /layer_types\.1: .*use_sliding_window is off/],
+    ['Gemma 3 with capped logits', { ...gemma3, final_logit_softcapping: 30 }, /final_logit_softcapping: expected null, as Gemma 3 was released, got 30/],
+    ['Gemma 3 as an encoder', { ...gemma3, use_bidirectional_attention: true }, /use_bidirectional_attention: expected false/],
+    ['Gemma 3 with an unknown layer type', { ...gemma3, layer_types: ['full_attention', 'chunked'] }, /layer_types\.1: expected "full_attention" or "sliding_attention", got "chunked"/],
+    ['Gemma 3 with a short list of layer types', { ...gemma3, layer_types: ['full_attention'] }, /layer_types: expected one entry for each of num_hidden_layers \(2\), got 1/],
+    ['Gemma 3 with local frequencies that grow', { ...gemma3, rope_parameters: { sliding_attention: { rope_type: 'dynamic', factor: 2 } } }, /sliding_attention\.rope_type: expected "default" or "linear", got "dynamic"/],
+    ['Gemma 3 with vision', { ...gemma3, model_type: 'gemma3' }, /model_type: expected a model anneal knows: .*gemma3_text .*got "gemma3"/],
     ['GPT-2 heads', { ...gpt2, n_head: 3 }, /n_embd: expected a multiple of n_head \(3\)/],
     ['GPT-2 with both names apart', { ...gpt2, hidden_size: 48 }, /hidden_size: expected the value of n_embd \(40\), got 48/],
     ['GPT-2 with cross attention', { ...gpt2, add_cross_attention: true }, /add_cross_attention: expected false/],
@@ -119,7 +138,7 @@ describe('a wrong config is refused', () => {
 })
 
 describe('any config', () => {
-  const bases = ['gpt2', 'llama2', 'llama3', 'llama-rope', 'qwen2', 'qwen3', 'mistral'].map(rawOf)
+  const bases = ['gpt2', 'llama2', 'llama3', 'llama-rope', 'qwen2', 'qwen3', 'mistral', 'gemma3'].map(rawOf)
   const keys = [...new Set([...bases.flatMap((base) => Object.keys(base)), 'rope_scaling', 'rope_theta', 'partial_rotary_factor', 'quantization_config', '__proto__'])]
   const rope = fc.record({
     rope_type: fc.constantFrom('default', 'linear', 'dynamic', 'yarn', 'llama3', 'longrope'), rope_theta: fc.jsonValue(), factor: fc.jsonValue(), low_freq_factor: fc.jsonValue(),

@@ -8,13 +8,15 @@ let llama: CausalLanguageModel
 let gpt2: CausalLanguageModel
 let mistral: CausalLanguageModel
 let dynamic: CausalLanguageModel
+let gemma3: CausalLanguageModel
 beforeAll(async () => {
-  [llama, gpt2, mistral, dynamic] = await Promise.all([
+  [llama, gpt2, mistral, dynamic, gemma3] = await Promise.all([
     AutoModelForCausalLM.fromPretrained(folderOf('llama2')), AutoModelForCausalLM.fromPretrained(folderOf('gpt2')), AutoModelForCausalLM.fromPretrained(folderOf('mistral')),
     AutoModelForCausalLM.fromPretrained(folderOf('llama-rope'), { config: recordedOf('llama-rope').dynamic!.config }),
+    AutoModelForCausalLM.fromPretrained(folderOf('gemma3')),
   ])
 })
-afterAll(() => { for (const model of [llama, gpt2, mistral, dynamic]) model.dispose() })
+afterAll(() => { for (const model of [llama, gpt2, mistral, dynamic, gemma3]) model.dispose() })
 
 const live: { dispose(): void }[] = []
 afterEach(() => { for (const one of live.splice(0)) one.dispose() })
@@ -39,14 +41,14 @@ describe('the same batch', () => {
     ['packed', { inputIds: Int32Array.from(flat), labels: Int32Array.from(labels.flat()), cuSeqlens }],
     ['with positions given', { inputIds, labels, positionIds: inputIds.map((ids) => ids.map((_, i) => i)) }],
   ] as [string, ForwardInput][])('%s gives the same bits', async (_, input) => {
-    for (const model of [llama, gpt2, mistral]) {
+    for (const model of [llama, gpt2, mistral, gemma3]) {
       expect(await logitsOf(model, input)).toEqual(await logitsOf(model, { inputIds, labels }))
       expect(await lossOf(model, input)).toBe(await lossOf(model, { inputIds, labels }))
     }
   })
 
   test('one sequence at a time gives the same bits', async () => {
-    for (const model of [llama, gpt2, mistral]) {
+    for (const model of [llama, gpt2, mistral, gemma3]) {
       const together = await logitsOf(model, { inputIds })
       const alone = (await Promise.all(inputIds.map((ids) => logitsOf(model, { inputIds: ids })))).flatMap((values) => [...values])
       expect([...together]).toEqual(alone)
@@ -108,11 +110,11 @@ describe('the loss', () => {
 })
 
 describe('outputs on request', () => {
-  test.each(['llama2', 'gpt2'])('hidden states and attentions of %s as transformers has them', async (family) => {
-    const model = family === 'gpt2' ? gpt2 : llama
+  test.each(['llama2', 'gpt2', 'gemma3'])('hidden states and attentions of %s as transformers has them', async (family) => {
+    const model = { llama2: llama, gpt2, gemma3 }[family]!
     const recorded = recordedOf(family).default!
     const out = model.forward({ inputIds: recorded.inputIds, outputHiddenStates: true, outputAttentions: true })
-    expect(out.hiddenStates!.length).toBe(3)
+    expect(out.hiddenStates!.length).toBe(recorded.hiddenStates!.length)
     for (const [i, states] of out.hiddenStates!.entries()) {
       const values = await floats(states)
       const width = model.config.hiddenSize
@@ -148,8 +150,8 @@ describe('training', () => {
   }
   const run = (model: CausalLanguageModel) => { scope(() => { backward(model.forward({ inputIds, labels }).loss!) }) }
 
-  test.each(['llama', 'gpt2', 'dynamic'])('checkpointing %s gives the same gradients', async (name) => {
-    const model = { llama, gpt2, dynamic }[name]!
+  test.each(['llama', 'gpt2', 'dynamic', 'gemma3'])('checkpointing %s gives the same gradients', async (name) => {
+    const model = { llama, gpt2, dynamic, gemma3 }[name]!
     run(model)
     const plain = await gradients(model)
     model.train()
@@ -190,7 +192,7 @@ describe('the cache', () => {
   }
 
   test('continues ragged prompts as one pass would', async () => {
-    for (const model of [llama, gpt2, mistral]) {
+    for (const model of [llama, gpt2, mistral, gemma3]) {
       const cache = open(model)
       const sequences = inputIds.map((ids) => cache.allocate(ids.length + 2))
       const cuts = [5, 11, 1]

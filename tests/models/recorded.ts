@@ -17,7 +17,7 @@ export interface Recorded {
   attentions?: number[][]
 }
 
-export const families = ['gpt2', 'llama2', 'llama3', 'llama-rope', 'qwen2', 'qwen3', 'mistral'] as const
+export const families = ['gpt2', 'llama2', 'llama3', 'llama-rope', 'qwen2', 'qwen3', 'mistral', 'gemma3'] as const
 
 export const folderOf = (family: string): string => fileURLToPath(new URL(`../recorded/models/${family}`, import.meta.url))
 

@@ -47,6 +47,7 @@ const fresh: [string, Record<string, unknown>][] = [
   ['new-llama', { modelType: 'llama', ...sizes, numKeyValueHeads: 2, ropeTheta: 5000, ropeScaling: { ropeType: 'linear', factor: 2 } }],
   ['new-qwen2', { modelType: 'qwen2', ...sizes, numKeyValueHeads: 2, tieWordEmbeddings: true, useSlidingWindow: true, slidingWindow: 4, maxWindowLayers: 1 }],
   ['new-qwen3', { modelType: 'qwen3', ...sizes, numKeyValueHeads: 2, headDim: 16, ropeParameters: { ropeType: 'default', ropeTheta: 20000 } }],
+  ['new-gemma3', { modelType: 'gemma3_text', ...sizes, numKeyValueHeads: 2, headDim: 16, slidingWindow: 5, slidingWindowPattern: 2 }],
   ['new-mistral', { modelType: 'mistral', ...sizes, numKeyValueHeads: 1, slidingWindow: 5 }],
 ]
 for (const [name, options] of fresh) await write(name, AutoModelForCausalLM.fromConfig(options, { seed: 3 }), {})

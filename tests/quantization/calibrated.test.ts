@@ -14,7 +14,7 @@ import { toHalf } from '../../src/quantization/half.ts'
 import { layerByLayer } from '../../src/quantization/layerwise.ts'
 import { dequantize, matmul, mul, sub, sum, transpose } from '../../src/ops/index.ts'
 import { backward, scope, Tensor } from '../../src/tensor/index.ts'
-import { distance } from '../models/recorded.ts'
+import { distance, folderOf } from '../models/recorded.ts'
 import { workplace } from './folders.ts'
 
 const { kept, newFolder } = workplace()
@@ -164,6 +164,16 @@ describe('AWQ', () => {
     expect(distance(await logitsOf(model), await logitsOf(full))).toBeLessThan(1e-5)
     const names = kind === 'llama' ? ['model.layers.0.input_layernorm.weight', 'model.layers.1.mlp.up_proj.weight'] : ['transformer.h.0.ln_1.weight', 'transformer.h.1.ln_2.bias']
     for (const name of names) expect(await model.getParameter(name).tensor.data()).not.toEqual(await full.getParameter(name).tensor.data())
+  })
+
+  test('its scales change nothing where a norm adds 1 to its weight', async () => {
+    const [full, model] = await Promise.all([0, 1].map(async () => kept(await AutoModelForCausalLM.fromPretrained(folderOf('gemma3')))))
+    const config = { format: 'int4', block: 8, doubleQuant: false, zeroPoints: false, skipModules: [] } as const
+    await layerByLayer(model!, calibration, (inputs) => foldAwqScales(model!, inputs, { ...config, skipModules: [] }))
+    expect(distance(await logitsOf(model!), await logitsOf(full!))).toBeLessThan(1e-5)
+    for (const name of ['input_layernorm', 'pre_feedforward_layernorm']) {
+      expect(await model!.getParameter(`model.layers.1.${name}.weight`).tensor.data()).not.toEqual(await full!.getParameter(`model.layers.1.${name}.weight`).tensor.data())
+    }
   })
 
   test.each([['llama', 'int4'], ['gpt2', 'int4'], ['llama', 'nf4']] as const)('%s in %s stays nearer to the model in full than by rounding to nearest', async (kind, format) => {

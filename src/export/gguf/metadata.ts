@@ -19,6 +19,7 @@ function checkArchitecture(config: ModelConfig): void {
     if (config.scaleAttnByInverseLayerIdx) refuse('scale_attn_by_inverse_layer_idx', 'false', true)
     return
   }
+  if (config.modelType === 'gemma3_text') throw new ConfigError('model_type: expected gpt2, llama, mistral, qwen2 or qwen3, which anneal writes as GGUF, got "gemma3_text"; export a Hugging Face folder instead')
   if (config.hiddenAct !== 'silu') refuse('hidden_act', '"silu"', config.hiddenAct)
   if (config.modelType === 'qwen3' && config.qkvBias) refuse('attention_bias', 'false', true)
 }

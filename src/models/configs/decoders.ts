@@ -83,6 +83,7 @@ function readDecoder(family: Family, raw: RawConfig, where: string): DecoderConf
     rmsNormEps: f.rms_norm_eps, qkvBias: family.qkvBias(f), outputBias: family.outputBias(f), mlpBias: family.mlpBias(f), qkNorm: family.qkNorm,
     slidingWindows: family.slidingWindows(f, where),
     rope: readRope(where, f, { headDim, maxPositionEmbeddings, partialRotary: false }),
+    attentionScale: 1 / Math.sqrt(headDim), embeddingScale: 1, normOffset: 0, postNorms: false,
   }
 }
 

@@ -36,11 +36,21 @@ export interface DecoderConfig extends ModelConfigBase {
   /** Bias of o_proj. */
   readonly outputBias: boolean
   readonly mlpBias: boolean
-  /** RMSNorm over each head of queries and keys before the rotation (Qwen3). */
+  /** RMSNorm over each head of queries and keys before the rotation (Qwen3, Gemma 3). */
   readonly qkNorm: boolean
   /** How many of the last keys a query sees, by layer; 0: all. */
   readonly slidingWindows: readonly number[]
   readonly rope: RopeConfig
+  /** The rotation in layers with a window, where it is another (Gemma 3). */
+  readonly localRope?: RopeConfig
+  /** Scores are multiplied by this. */
+  readonly attentionScale: number
+  /** The embeddings are multiplied by this: √hiddenSize in Gemma, else 1. */
+  readonly embeddingScale: number
+  /** Added to the weight of every norm: 1 in Gemma, else 0. */
+  readonly normOffset: number
+  /** Whether what attention and MLP give is normalised too, before it is added (Gemma). */
+  readonly postNorms: boolean
 }
 
 /** GPT-2: learned positions, LayerNorm, fused qkv, plain MLP. */

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import torch
 import transformers
-from transformers import AutoModelForCausalLM, GPT2Config, LlamaConfig, MistralConfig, Qwen2Config, Qwen3Config
+from transformers import AutoModelForCausalLM, Gemma3TextConfig, GPT2Config, LlamaConfig, MistralConfig, Qwen2Config, Qwen3Config
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 
@@ -41,7 +41,9 @@ def randomise(model, seed):
         for name, parameter in model.named_parameters():
             noise = torch.randn(parameter.shape, generator=generator)
             if "norm" in name or "ln_" in name:
-                parameter.copy_(noise * 0.1 + (1 if name.endswith("weight") else 0))
+                # Gemma adds 1 to the weight itself.
+                ones = name.endswith("weight") and model.config.model_type != "gemma3_text"
+                parameter.copy_(noise * 0.1 + (1 if ones else 0))
             elif name.endswith("bias"):
                 parameter.copy_(noise * 0.1)
             else:
@@ -173,6 +175,11 @@ def models():
     save("qwen3", Qwen3Config(
         **{**small, "hidden_size": 36, "intermediate_size": 50, "head_dim": 16}, max_position_embeddings=64,
         rope_parameters=dict(rope_type="default", rope_theta=1000000.0)), 60, dtype=torch.bfloat16)
+    save("gemma3", Gemma3TextConfig(
+        **{**small, "hidden_size": 40, "intermediate_size": 56, "num_hidden_layers": 3}, head_dim=16, max_position_embeddings=64, query_pre_attn_scalar=12,
+        sliding_window=6, layer_types=["sliding_attention", "full_attention", "sliding_attention"],
+        rope_parameters=dict(full_attention=dict(rope_type="linear", rope_theta=1000000.0, factor=8.0),
+                             sliding_attention=dict(rope_type="default", rope_theta=10000.0))), 80, dtype=torch.bfloat16, outputs=True)
     save("mistral", MistralConfig(**{**small, "intermediate_size": 53}, max_position_embeddings=64, sliding_window=6), 70)
 
 
