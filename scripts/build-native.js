@@ -1,14 +1,19 @@
 // Builds the native addon for this machine: with cmake where there is one, else with node-gyp. Names what is missing and the command that installs it.
 // When the package is installed it does so only where the platform's package with the binary is missing or cannot be loaded.
 import { spawnSync } from 'node:child_process'
-import { existsSync } from 'node:fs'
+import { existsSync, realpathSync } from 'node:fs'
 import { createRequire } from 'node:module'
 import { availableParallelism } from 'node:os'
+import { dirname, join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import { platformPackage } from '../lib/load.js'
 
 const require = createRequire(import.meta.url)
 const root = fileURLToPath(new URL('..', import.meta.url))
+
+// Headers that lie beside Node need not be downloaded.
+const prefix = dirname(dirname(realpathSync(process.execPath)))
+if (!process.env.npm_config_nodedir && existsSync(join(prefix, 'include/node/node_api.h'))) process.env.npm_config_nodedir = prefix
 
 const has = (command) => spawnSync(command, ['--version'], { stdio: 'ignore' }).status === 0
 const run = (command, args) => spawnSync(command, args, { cwd: root, stdio: 'inherit' }).status === 0
@@ -37,6 +42,7 @@ function main() {
   if (withCmake) {
     const cmakeJs = require.resolve('cmake-js/bin/cmake-js')
     const compile = [cmakeJs, 'compile', '--out', 'build', '--parallel', String(availableParallelism())]
+    if (process.env.ANNEAL_ISAS) compile.push(`--CDANNEAL_ISAS=${process.env.ANNEAL_ISAS}`)
     // The CUDA backend too, where there is a GPU to use it and a compiler to build it.
     const cuda = has('nvcc') && has('nvidia-smi')
     if (run(process.execPath, cuda ? [...compile, '--CDANNEAL_CUDA=ON', '--CDCMAKE_CUDA_ARCHITECTURES=native'] : compile)) return true

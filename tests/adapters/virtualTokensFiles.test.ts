@@ -198,7 +198,7 @@ describe('starts', () => {
   test('from a text, as Gemma 3 scales its embeddings', async () => {
     const table = await numbersOf((await base('gemma3')).getInputEmbeddings().weight.tensor)
     const model = await adapted({ type: 'prompt', numVirtualTokens: 1, promptTuningInit: 'TEXT', promptTuningInitText: 'a' }, 'gemma3', { encode: () => [5] })
-    expect(Array.from(await valuesOf(model))).toEqual(Array.from(table.subarray(5 * 40, 6 * 40), (x) => Math.fround(x * Math.sqrt(40))))
+    expect(Array.from(await valuesOf(model))).toEqual(Array.from(table.subarray(5 * 40, 6 * 40), (x) => Math.fround(x * Math.fround(Math.sqrt(40)))))
   })
 
   test('from the vocabulary, as the seed says', async () => {
