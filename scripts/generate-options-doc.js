@@ -81,8 +81,8 @@ if (process.argv[1] === fileURLToPath(import.meta.url)) {
   const { distillSchema, teachSchema } = await import('../src/methods/distillation/options.ts')
   const { generateSchema } = await import('../src/generate/index.ts')
   const { quantizeFolderSchema } = await import('../src/quantization/index.ts')
-  const { cpoSchema, dpoSchema, ktoSchema, orpoSchema, rewardSchema, rrhfSchema } = await import('../src/methods/preference/options.ts')
-  const preferenceSchemas = { dpo: dpoSchema, kto: ktoSchema, orpo: orpoSchema, cpo: cpoSchema, rrhf: rrhfSchema, reward: rewardSchema }
+  const { cpoSchema, dpoSchema, ktoSchema, orpoSchema, rewardSchema, rrhfSchema, tpoSchema } = await import('../src/methods/preference/options.ts')
+  const preferenceSchemas = { dpo: dpoSchema, kto: ktoSchema, orpo: orpoSchema, cpo: cpoSchema, tpo: tpoSchema, rrhf: rrhfSchema, reward: rewardSchema }
   const { bestOfNSchema, grpoSchema, onlineDpoSchema, ppoSchema, rlooSchema } = await import('../src/methods/reinforcement/index.ts')
   const { adapterSchema } = await import('../src/adapters/index.ts')
   const { exportSchema } = await import('../src/export/index.ts')

@@ -26,7 +26,7 @@ export type DataFormat = 'text' | 'messages' | 'sharegpt' | 'alpaca' | 'promptCo
 
 /** The columns of each shape, in the order in which shapes are tried: the more telling first. */
 const shapes: Record<DataFormat, { needs: string[], may: string[] }> = {
-  preference: { needs: ['chosen', 'rejected'], may: ['prompt', 'tools'] },
+  preference: { needs: ['chosen', 'rejected'], may: ['prompt', 'reference', 'tools'] },
   unpairedPreference: { needs: ['prompt', 'completion', 'label'], may: ['tools'] },
   promptCompletion: { needs: ['prompt', 'completion'], may: ['tools', 'chat_template_kwargs'] },
   messages: { needs: ['messages'], may: ['tools', 'chat_template_kwargs'] },

@@ -10,6 +10,8 @@ interface Extras { tools?: unknown[], chatTemplateKwargs?: Record<string, unknow
 
 /** A prompt with a preferred and a rejected completion. */
 export interface PreferenceRow extends Extras { prompt: Content, chosen: Content, rejected: Content, margin: number | undefined }
+/** A pair with a gold completion to imitate (TPO). */
+export interface TripleRow extends PreferenceRow { reference: Content }
 /** A completion that is desirable or not. */
 export interface UnpairedRow extends Extras { prompt: Content, completion: Content, label: boolean }
 /** Several completions of one prompt with their scores (RRHF). */
@@ -102,6 +104,23 @@ const safeJson = (text: string): unknown => {
 const columnOf = ({ row }: SourceRow, name: string, { columns }: FormatOptions): unknown => {
   const own = columns && Object.hasOwn(columns, name) ? columns[name]! : name
   return Object.hasOwn(row, own) ? row[own] : undefined
+}
+
+/** A row with chosen, rejected and reference. Where the prompt is not given, the reference begins with it too, as TRL's TPOTrainer has it. */
+export function readTriple(source: SourceRow, options: FormatOptions = {}): TripleRow {
+  const place = placeOf(source)
+  const row = readPreference(source, options)
+  const value = columnOf(source, 'reference', options)
+  if (value == null) throw new DataError(`${place}: expected the columns "chosen", "rejected" and "reference", got no reference; add the gold completion`)
+  const given = readContent(value, `${place}: reference`)
+  if (typeof given !== typeof row.prompt) throw new DataError(`${place}: reference: expected the form of the prompt, ${typeof row.prompt === 'string' ? 'a string' : 'messages'}`)
+  const isExplicit = columnOf(source, 'prompt', options) != null
+  if (!isExplicit && !isDeepStrictEqual(given.slice(0, row.prompt.length), row.prompt)) {
+    throw new DataError(`${place}: reference: expected the beginning that chosen and rejected have in common; begin all three with the prompt, or give it as the column "prompt"`)
+  }
+  const reference = isExplicit ? given : given.slice(row.prompt.length)
+  requireText(reference, `${place}: reference`)
+  return { ...row, reference }
 }
 
 /** A row with prompt, responses (or completions) and scores. */

@@ -3,8 +3,8 @@ import { fingerprintOf } from './cache.ts'
 import { readChunks } from './chunks.ts'
 import { checkEvalSize } from './dataset.ts'
 import { checkFormatOptions, type FormatOptions } from './formats.ts'
-import { readPreference, readRanked, readStepwise, readUnpaired } from './preference.ts'
-import { PreferenceTokens, type DropReason, type PairExample, type PreferenceTokenOptions, type RankedExample, type StepwiseExample, type UnpairedExample } from './preferenceTokens.ts'
+import { readPreference, readRanked, readStepwise, readTriple, readUnpaired } from './preference.ts'
+import { PreferenceTokens, type DropReason, type PairExample, type PreferenceTokenOptions, type RankedExample, type StepwiseExample, type TripleExample, type UnpairedExample } from './preferenceTokens.ts'
 import { permutation } from './random.ts'
 import { fileStamp, openReader } from './readers/open.ts'
 import { rowsReader } from './readers/rows.ts'
@@ -20,6 +20,7 @@ export type MakeExamples<E> = (source: SourceRow, tokens: PreferenceTokens, opti
 export const preferenceKinds = {
   pair: (source: SourceRow, tokens: PreferenceTokens, options: FormatOptions): (PairExample | DropReason)[] => [tokens.pair(readPreference(source, options), placeOf(source))],
   wholePair: (source: SourceRow, tokens: PreferenceTokens, options: FormatOptions): (PairExample | DropReason)[] => [tokens.wholePair(readPreference(source, options), placeOf(source))],
+  triple: (source: SourceRow, tokens: PreferenceTokens, options: FormatOptions): (TripleExample | DropReason)[] => [tokens.triple(readTriple(source, options), placeOf(source))],
   unpaired: (source: SourceRow, tokens: PreferenceTokens, options: FormatOptions): (UnpairedExample | DropReason)[] =>
     readUnpaired(source, options).map((row) => tokens.unpaired(row, placeOf(source))),
   ranked: (source: SourceRow, tokens: PreferenceTokens, options: FormatOptions): (RankedExample | DropReason)[] => [tokens.ranked(readRanked(source, options), placeOf(source))],

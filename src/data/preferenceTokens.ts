@@ -1,5 +1,5 @@
 import { DataError, TokenizerError } from '../errors.ts'
-import type { PreferenceRow, RankedRow, StepwiseRow, UnpairedRow } from './preference.ts'
+import type { PreferenceRow, RankedRow, StepwiseRow, TripleRow, UnpairedRow } from './preference.ts'
 import type { Tokenization } from './examples.ts'
 import { ignoreIndex, type ChatMessage, type Content, type ConversationOptions } from './types.ts'
 
@@ -9,6 +9,8 @@ export interface CompletionExample {
   promptLength: number
 }
 export interface PairExample { chosen: CompletionExample, rejected: CompletionExample, margin: number | undefined }
+/** A pair with a gold completion of the same prompt. */
+export interface TripleExample extends PairExample { reference: CompletionExample }
 /** Not truncated: the completion also stands behind another row's prompt, for the KL estimate. */
 export interface UnpairedExample { promptIds: Int32Array, completionIds: Int32Array, label: boolean }
 export interface RankedExample { responses: CompletionExample[], scores: number[] }
@@ -65,6 +67,14 @@ export class PreferenceTokens {
     if (this.#promptFills(chosen) || this.#promptFills(rejected)) return 'promptTooLong'
     const pair = { chosen: this.#cut(chosen), rejected: this.#cut(rejected), margin: row.margin }
     return same(pair.chosen.inputIds, pair.rejected.inputIds) ? 'equalAfterTruncation' : pair
+  }
+
+  /** A pair and its gold completion, all truncated. */
+  triple(row: TripleRow, place: string): TripleExample | DropReason {
+    const pair = this.pair(row, place)
+    if (typeof pair === 'string') return pair
+    const reference = this.#parts(row.prompt, row.reference, row, place)
+    return this.#promptFills(reference) ? 'promptTooLong' : { ...pair, reference: this.#cut(reference) }
   }
 
   /** A pair that fits whole: a reward is of a whole text, so longer ones are left out rather than cut. */

@@ -30,11 +30,11 @@ import { generateSchema } from '../../src/generate/index.ts'
 import * as anneal from '../../src/index.ts'
 import { distillSchema, teachSchema } from '../../src/methods/distillation/options.ts'
 import { pretrainSchema, sftSchema } from '../../src/methods/options.ts'
-import { cpoSchema, dpoSchema, ktoSchema, orpoSchema, rewardSchema, rrhfSchema } from '../../src/methods/preference/options.ts'
+import { cpoSchema, dpoSchema, ktoSchema, orpoSchema, rewardSchema, rrhfSchema, tpoSchema } from '../../src/methods/preference/options.ts'
 import { bestOfNSchema, grpoSchema, onlineDpoSchema, ppoSchema, rlooSchema } from '../../src/methods/reinforcement/index.ts'
 import { quantizeFolderSchema } from '../../src/quantization/index.ts'
 
-const preferenceSchemas = { dpo: dpoSchema, kto: ktoSchema, orpo: orpoSchema, cpo: cpoSchema, rrhf: rrhfSchema, reward: rewardSchema }
+const preferenceSchemas = { dpo: dpoSchema, kto: ktoSchema, orpo: orpoSchema, cpo: cpoSchema, tpo: tpoSchema, rrhf: rrhfSchema, reward: rewardSchema }
 const root = join(import.meta.dirname, '../..')
 const read = (file: string): string => readFileSync(join(root, file), 'utf8')
 const documents = ['README.md', 'CONTRIBUTING.md', 'SECURITY.md', ...readdirSync(join(root, 'docs')).filter((name) => name.endsWith('.md')).map((name) => `docs/${name}`)]

@@ -1,7 +1,7 @@
 import { Command } from 'commander'
 import type { z } from 'zod'
 import {
-  cpo, cpoSchema, dpo, dpoSchema, kto, ktoSchema, orpo, orpoSchema, reward, rewardSchema, rrhf, rrhfSchema, stepwiseReward, type PreparedPreferenceRun,
+  cpo, cpoSchema, dpo, dpoSchema, kto, ktoSchema, orpo, orpoSchema, reward, rewardSchema, rrhf, rrhfSchema, stepwiseReward, tpo, tpoSchema, type PreparedPreferenceRun,
 } from '../../methods/index.ts'
 import type { PretrainedModel } from '../../models/index.ts'
 import { addFlags, readOptions } from '../flags.ts'
@@ -29,7 +29,7 @@ function preferenceCommand<S extends z.ZodObject & z.ZodType<Arguments>>(
     })
 }
 
-/** reward, dpo, kto, orpo, cpo and rrhf. */
+/** reward, dpo, kto, orpo, cpo, tpo and rrhf. */
 export const preferenceCommands = (): Command[] => [
   preferenceCommand(
     'reward', 'train a reward model on preference pairs, or with --stepwise on judged steps', rewardSchema,
@@ -39,5 +39,6 @@ export const preferenceCommands = (): Command[] => [
   preferenceCommand('kto', 'learn from single answers that are desirable or not: KTO, unpaired APO, BCO', ktoSchema, kto),
   preferenceCommand('orpo', 'learn from preference pairs without a reference: ORPO', orpoSchema, orpo),
   preferenceCommand('cpo', 'learn from preference pairs without a reference: CPO, SimPO, AlphaPO', cpoSchema, cpo),
+  preferenceCommand('tpo', 'learn from preference pairs with a gold answer, without a reference model: TPO', tpoSchema, tpo, 3),
   preferenceCommand('rrhf', 'learn from several answers ranked by their scores: RRHF', rrhfSchema, rrhf, 4),
 ]

@@ -2,7 +2,7 @@ import { z } from 'zod'
 import { trainingShape } from '../../train/options.ts'
 import { dataShape, modelShape } from '../options.ts'
 import { referenceSyncShape } from '../reference.ts'
-import { cpoLossTypes, dpoLossTypes, fDivergenceTypes, ktoLossTypes } from './losses/index.ts'
+import { cpoLossTypes, dpoLossTypes, fDivergenceTypes, ktoLossTypes, tpoLossTypes } from './losses/index.ts'
 
 const { labelSmoothingFactor: _, ...training } = trainingShape
 const { mixStrategy: _mix, cacheDir: _cache, workers: _workers, datasets: _datasets, format: _format, ...data } = dataShape
@@ -68,6 +68,17 @@ export const cpoSchema = z.strictObject({
   alpha: z.number().default(0).describe("AlphaPO's α; 0 for the log-probability itself"),
 })
 
+/** Options of TPO: TRL's TPOConfig in camelCase. */
+export const tpoSchema = z.strictObject({
+  ...preferenceShape,
+  learningRate: trainingShape.learningRate.default(5e-7).describe('Peak learning rate'),
+  lossType: z.enum(tpoLossTypes).default('sigmoid').describe('The loss of pairs'),
+  beta: z.number().positive().default(0.01).describe("Scale of the log-probabilities' difference; for ipo its τ"),
+  labelSmoothing: z.number().min(0).lt(0.5).default(0).describe('Share of wrong preferences that is assumed, for sigmoid and tpo-l'),
+  tpoAlpha: z.number().min(0).default(1).describe('Weight of the language-model loss of gold completions; at 0 they are not computed'),
+  tpoLGamma: z.number().default(0.5).describe('Target margin of tpo-l'),
+})
+
 /** Options of RRHF. */
 export const rrhfSchema = z.strictObject({
   ...preferenceShape,
@@ -101,6 +112,9 @@ export type OrpoArguments = z.output<typeof orpoSchema>
 /** The options of CPO, as they are given. */
 export type CpoOptions = z.input<typeof cpoSchema>
 export type CpoArguments = z.output<typeof cpoSchema>
+/** The options of TPO, as they are given. */
+export type TpoOptions = z.input<typeof tpoSchema>
+export type TpoArguments = z.output<typeof tpoSchema>
 /** The options of RRHF, as they are given. */
 export type RrhfOptions = z.input<typeof rrhfSchema>
 export type RrhfArguments = z.output<typeof rrhfSchema>
