@@ -1,6 +1,6 @@
 // Proves that steps of DPO and TPO through the CUDA kernels, with a reference in memory, give the losses, rewards and weights that they give on the CPU.
 import { afterEach, expect, test } from 'vitest'
-import { dpo, tpo, type DpoOptions, type TpoOptions } from '../../src/methods/preference/index.ts'
+import { dpo, tpo, type TpoOptions } from '../../src/methods/preference/index.ts'
 import { cpu, setDefaultDevice, type Device } from '../../src/tensor/index.ts'
 import { temporaryFolder } from '../files/helpers.ts'
 import { logOf, preferences, setting } from '../methods/preference/support.ts'
@@ -12,7 +12,7 @@ const triples = preferences.slice(0, 8).map((row) => ({ ...row, reference: row.c
 const before = setDefaultDevice(cpu)
 afterEach(() => { setDefaultDevice(before) })
 
-type Common = Pick<DpoOptions & TpoOptions, 'model' | 'files' | 'outputDir'>
+type Common = Omit<TpoOptions, 'lossType' | 'tpoAlpha' | 'tpoLGamma'>
 
 test.each([
   ['DPO with the sigmoid loss', (options: Common) => dpo(options), ['entropy']],
