@@ -2,6 +2,32 @@ import { z } from 'zod'
 import { ConfigError } from './errors.ts'
 import { didYouMean } from './suggest.ts'
 
+/**
+ * An object that is made when it is first used. A schema of zod takes longer to make than to use, and an import of anneal brings all of them: made at once, they
+ * would be a third of its time.
+ */
+export function lazily<T extends object>(make: () => T): T {
+  let made: T | undefined
+  const object = (): T => made ??= make()
+  return new Proxy({} as T, {
+    get: (_, key) => Reflect.get(object(), key) as unknown,
+    set: (_, key, value) => Reflect.set(object(), key, value),
+    has: (_, key) => Reflect.has(object(), key),
+    ownKeys: () => Reflect.ownKeys(object()),
+    getPrototypeOf: () => Reflect.getPrototypeOf(object()),
+    getOwnPropertyDescriptor(_, key) {
+      const descriptor = Reflect.getOwnPropertyDescriptor(object(), key)
+      // A proxy may call nothing fixed that its own target lacks.
+      return descriptor && { ...descriptor, configurable: true }
+    },
+  })
+}
+
+/** A shape of options without some of them. */
+export function omit<T extends object, K extends keyof T>(shape: T, ...names: K[]): Omit<T, K> {
+  return Object.fromEntries(Object.entries(shape).filter(([name]) => !names.includes(name as K))) as Omit<T, K>
+}
+
 /** Where a model lives, as an option of every command and method that makes one. */
 export const deviceOption = z.string().optional().describe('cpu, cuda, or cuda:1 for a further GPU; by default the first GPU where there is one, else the CPU')
 

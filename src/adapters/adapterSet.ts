@@ -55,13 +55,14 @@ const sets = new WeakMap<Module, AdapterSet>()
 const setOf = (model: Module): AdapterSet =>
   sets.get(model) ?? (() => { throw new ConfigError('the model has no adapters; add one with addAdapter() or loadAdapter()') })()
 
-const schemas = new Map(adapterSchema.options.map((schema) => [schema.shape.type.value as string, schema]))
-
 /** Checks an adapter's options and fills in defaults. */
 export function parseAdapterOptions(input: AdapterInput): AdapterOptions {
   const type = (input as { type?: unknown }).type
-  const schema = typeof type === 'string' ? schemas.get(type) : undefined
-  if (!schema) throw new ConfigError(`adapter.type: expected ${[...schemas.keys()].join(', ')}, got ${JSON.stringify(type)}${typeof type === 'string' ? didYouMean(type, schemas.keys()) : ''}`)
+  const schema = adapterSchema.options.find(({ shape }) => shape.type.value === type)
+  if (!schema) {
+    const types = adapterSchema.options.map(({ shape }) => shape.type.value)
+    throw new ConfigError(`adapter.type: expected ${types.join(', ')}, got ${JSON.stringify(type)}${typeof type === 'string' ? didYouMean(type, types) : ''}`)
+  }
   return parseOptions(schema, input, 'adapter')
 }
 

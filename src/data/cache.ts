@@ -5,6 +5,7 @@ import { z } from 'zod'
 import { DataError } from '../errors.ts'
 import { replaceFile, recoverLeftovers } from '../files/atomic.ts'
 import { isMissing, readError, writeError, type FileSystem } from '../files/filesystem.ts'
+import { lazily } from '../options.ts'
 import { CachedDataset } from './cachedDataset.ts'
 import { readChunks } from './chunks.ts'
 import { addStats, emptyStats, type ExampleStats, type Tokenization } from './examples.ts'
@@ -36,7 +37,7 @@ export interface CacheOptions {
 /** What has been tokenized so far, shards found from an earlier run included. */
 export interface CacheProgress { shards: number, rows: number, tokens: number, reused: boolean }
 
-const indexSchema = z.object({ version: z.literal(1), fingerprint: z.string(), shards: z.number().int().nonnegative() })
+const indexSchema = lazily(() => z.object({ version: z.literal(1), fingerprint: z.string(), shards: z.number().int().nonnegative() }))
 
 /** The SHA-256 of values that decide a cache's content, independent of the order of keys. */
 export function fingerprintOf(values: unknown): string {

@@ -5,6 +5,7 @@ import { DataError } from '../errors.ts'
 import { replaceFile } from '../files/atomic.ts'
 import { align, encodeContainer, hashBytes, headerAt, headerLength, parseHeader, type ContainerKind } from '../files/container.ts'
 import { readError, readFully, type FileSystem } from '../files/filesystem.ts'
+import { lazily } from '../options.ts'
 import type { ExampleStats } from './examples.ts'
 import { ignoreIndex, type Example } from './types.ts'
 
@@ -17,16 +18,16 @@ const kind: ContainerKind = { magic: 'ANNLSHRD', version: 1 }
 /** Where a shard's rows begin or end in the sources: the reader's number, and how many of its rows lie before. */
 export interface SourcePosition { reader: number, record: number }
 
-const whole = z.number().int().nonnegative()
-const positionSchema = z.object({ reader: whole, record: whole })
-const headerSchema = z.object({
+const whole = lazily(() => z.number().int().nonnegative())
+const positionSchema = lazily(() => z.object({ reader: whole, record: whole }))
+const headerSchema = lazily(() => z.object({
   fingerprint: z.string(), examples: whole, tokens: whole, idBytes: z.union([z.literal(2), z.literal(4)]),
   start: positionSchema, end: positionSchema,
   stats: z.object({
     rows: whole, examples: whole, tokens: whole, trainedTokens: whole, truncated: whole, truncatedEnd: whole, withoutTrainedEos: whole,
     emptyMask: whole, boundaryMismatch: whole, badRows: whole,
   }),
-})
+}))
 export type ShardHeader = z.infer<typeof headerSchema>
 
 /** A shard that has been found whole: where its parts lie. */

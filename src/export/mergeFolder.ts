@@ -5,11 +5,11 @@ import { ConfigError } from '../errors.ts'
 import { perplexityOfFiles } from '../eval/index.ts'
 import { readJsonObject } from '../files/index.ts'
 import { AutoModelForCausalLM, modelDtypes, quantizeOption, weightBytes, type CausalLanguageModel } from '../models/index.ts'
-import { deviceOption, parseOptions } from '../options.ts'
+import { deviceOption, lazily, parseOptions } from '../options.ts'
 import { Tokenizer } from '../tokenizers/index.ts'
 
 /** Options of mergeFolder() and `anneal merge`. */
-export const mergeSchema = z.strictObject({
+export const mergeSchema = lazily(() => z.strictObject({
   adapter: z.string().min(1).describe('Folder of the adapter: adapter_config.json and adapter_model.safetensors'),
   output: z.string().min(1).describe('Folder for the merged model'),
   model: z.string().optional().describe('Folder of the base model; by default the one that adapter_config.json names'),
@@ -20,7 +20,7 @@ export const mergeSchema = z.strictObject({
   device: deviceOption,
   evalFile: z.string().optional().describe('Text to measure the perplexity on, of the base, with the adapter beside it, and merged'),
   maxLength: z.int().min(2).optional().describe("Tokens a window sees; the model's context by default, at most 2048"),
-})
+}))
 
 /** What `mergeFolder` wrote, and perplexity before and after where a text was given. */
 export interface MergeReport {

@@ -1,9 +1,9 @@
 import { z } from 'zod'
-import { deviceOption } from '../options.ts'
+import { deviceOption, lazily } from '../options.ts'
 import { ggufTypes } from './gguf/tensors.ts'
 
 /** Every option of exportModel() and `anneal export`. */
-export const exportSchema = z.strictObject({
+export const exportSchema = lazily(() => z.strictObject({
   model: z.string().min(1).describe('Folder of the model'),
   tokenizer: z.string().optional().describe("Folder of the tokenizer; the model's by default"),
   output: z.string().min(1).describe('The file to write, or the folder for huggingface'),
@@ -17,7 +17,7 @@ export const exportSchema = z.strictObject({
   evalFile: z.string().min(1).optional().describe('Text to compare on; a short one is built in'),
   evalTokens: z.int().min(1).max(65_536).default(256).describe('Most tokens to compare on'),
   minAgreement: z.number().min(0).max(1).optional().describe('Share of tokens with the same most likely next token below which the export is an error: 0.99 for f32, 0.98 for f16, 0.95 for bf16, 0 for q8_0 and q4_0 by default'),
-})
+}))
 
 /** What `exportModel` takes. */
 export type ExportOptions = z.input<typeof exportSchema>

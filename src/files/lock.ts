@@ -5,12 +5,13 @@ import { join } from 'node:path'
 import { randomUUID } from 'node:crypto'
 import { z } from 'zod'
 import { LockedError } from '../errors.ts'
+import { lazily } from '../options.ts'
 import { errnoOf, isMissing, writeError } from './filesystem.ts'
 
 /** The file that marks an output directory as in use. */
 export const lockName = '.anneal.lock'
 
-const holderSchema = z.object({ pid: z.number(), host: z.string(), since: z.string(), processStart: z.string().nullable(), token: z.string() })
+const holderSchema = lazily(() => z.object({ pid: z.number(), host: z.string(), since: z.string(), processStart: z.string().nullable(), token: z.string() }))
 type Holder = z.infer<typeof holderSchema>
 
 /** A held lock; release it when the run ends. A killed run's lock is recognised as stale by the next. */

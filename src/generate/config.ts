@@ -1,17 +1,17 @@
 import { z } from 'zod'
 import { ConfigError } from '../errors.ts'
-import { parseOptions } from '../options.ts'
+import { lazily, parseOptions } from '../options.ts'
 
-const whole = z.int().min(0)
-const positive = z.int().min(1)
-const tokenId = z.int().min(0)
-const tokenIds = z.union([tokenId, z.array(tokenId)]).nullable()
+const whole = lazily(() => z.int().min(0))
+const positive = lazily(() => z.int().min(1))
+const tokenId = lazily(() => z.int().min(0))
+const tokenIds = lazily(() => z.union([tokenId, z.array(tokenId)]).nullable())
 
 /**
  * How to generate: transformers' GenerationConfig in camelCase, with its defaults. The same schema checks the API's options, the CLI's flags and
  * YAML files.
  */
-export const generationShape = {
+export const generationShape = lazily(() => ({
   maxNewTokens: positive.optional().describe('Most tokens to generate; 20 when neither this nor maxLength is given'),
   maxLength: positive.optional().describe('Most tokens of prompt and answer together, where maxNewTokens is not given'),
   minNewTokens: whole.optional().describe('No end-of-sequence token before this many tokens'),
@@ -29,10 +29,10 @@ export const generationShape = {
   numReturnSequences: positive.default(1).describe('Answers for each prompt'),
   numBeams: z.literal(1).default(1).describe('Accepted for compatibility; anneal has no beam search'),
   seed: whole.max(Number.MAX_SAFE_INTEGER).optional().describe('Draws depend on this, the prompt and the place only. Default: from manualSeed()'),
-} as const
+} as const))
 
 /** The options of sampling, as a zod schema; names are those of transformers' GenerationConfig in camelCase. */
-export const generationSchema = z.strictObject(generationShape)
+export const generationSchema = lazily(() => z.strictObject(generationShape))
 
 /** What a user gives. */
 export type GenerationOptions = z.input<typeof generationSchema>
@@ -43,7 +43,6 @@ export interface GenerationConfig extends Omit<z.output<typeof generationSchema>
   stopStrings: readonly string[]
 }
 
-const names = Object.keys(generationShape)
 const snakeCase = (key: string): string => key.replace(/[A-Z]/g, (letter) => `_${letter.toLowerCase()}`)
 const listOf = <T>(value: T | readonly T[] | null | undefined): readonly T[] => value === null || value === undefined ? [] : Array.isArray(value) ? value : [value as T]
 
@@ -69,7 +68,7 @@ export function resolveGenerationConfig(options: GenerationOptions = {}, { model
 
 /** What generation_config.json says of the options here. */
 function storedOptions(model: Readonly<Record<string, unknown>>): Record<string, unknown> {
-  const stored = Object.fromEntries(names.flatMap((name) => {
+  const stored = Object.fromEntries(Object.keys(generationShape).flatMap((name) => {
     const value = model[snakeCase(name)]
     return value === undefined || value === null ? [] : [[name, value]]
   }))

@@ -1,6 +1,6 @@
 import { z } from 'zod'
 import { KeyValueCache, type CausalLanguageModel } from '../models/index.ts'
-import { parseOptions } from '../options.ts'
+import { lazily, parseOptions } from '../options.ts'
 import type { ChatMessage, Tokenizer } from '../tokenizers/index.ts'
 import { generationShape, newTokenLimit, resolveGenerationConfig, type GenerationConfig } from './config.ts'
 import { contextRoom } from './context.ts'
@@ -11,7 +11,7 @@ import { PrefixGroup } from './schedule.ts'
 import { freshSeed, sampleSeed } from './seed.ts'
 
 /** How to run a generation, and how to read its prompts. Results do not depend on the first four, except by `bf16`. */
-export const runShape = {
+export const runShape = lazily(() => ({
   maxBatchSize: z.int().min(1).default(64).describe('Most answers at a time'),
   prefillTokens: z.int().min(1).default(512).describe('Most prompt tokens in one forward pass'),
   maxCacheBytes: z.number().min(0).default(2 ** 31).describe('Most bytes of keys and values, unless one answer needs more'),
@@ -21,10 +21,10 @@ export const runShape = {
   chatTemplate: z.string().optional().describe('Name of a chat template of the tokenizer, or Jinja text'),
   chatTemplateKwargs: z.record(z.string(), z.unknown()).optional().describe('Further variables for the chat template, such as enable_thinking'),
   allowSpecial: z.boolean().optional().describe('Read the names of special tokens in prompts as special tokens. Default: in texts, as transformers does, but not in messages'),
-} as const
+} as const))
 
 /** Every option of generate(), stream() and chat(). */
-export const generateSchema = z.strictObject({ ...generationShape, ...runShape })
+export const generateSchema = lazily(() => z.strictObject({ ...generationShape, ...runShape }))
 /** What a user gives. */
 export type GenerateOptions = z.input<typeof generateSchema>
 type RunOptions = z.output<z.ZodObject<typeof runShape>>

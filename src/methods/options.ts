@@ -1,13 +1,13 @@
 import { z } from 'zod'
 import { adapterSchema } from '../adapters/index.ts'
 import { quantizeOption } from '../models/index.ts'
-import { deviceOption } from '../options.ts'
+import { deviceOption, lazily } from '../options.ts'
 import { trainingShape } from '../train/options.ts'
 
-const strings = z.union([z.string(), z.array(z.string())])
+const strings = lazily(() => z.union([z.string(), z.array(z.string())]))
 
 /** Where a method's data comes from, and how it is read. */
-export const dataShape = {
+export const dataShape = lazily(() => ({
   files: strings.optional().describe('Training data: files, folders or globs of .txt .md .jsonl .json .csv .tsv .parquet'),
   datasets: z.array(z.strictObject({
     files: strings, weight: z.number().positive().optional(), format: z.string().optional(), columns: z.record(z.string(), z.string()).optional(),
@@ -21,10 +21,10 @@ export const dataShape = {
   cacheDir: z.union([z.string(), z.literal(false)]).optional().describe('Where tokenized data is kept; false for memory'),
   workers: z.int().min(0).optional().describe('Threads that tokenize; by default one per core for more than 4 MB'),
   onBadRow: z.enum(['error', 'skip']).default('error').describe('What to do with a malformed row'),
-} as const
+} as const))
 
 /** How a method loads its model and which of its parameters it trains. */
-export const modelShape = {
+export const modelShape = lazily(() => ({
   tokenizer: z.string().optional().describe("Folder of the tokenizer; the model's by default"),
   dtype: z.enum(['float32', 'bfloat16']).default('float32').describe('Of the weights in memory; bfloat16 weights are trained with float32 masters'),
   device: deviceOption,
@@ -35,13 +35,13 @@ export const modelShape = {
   freeze: z.array(z.string()).default([]).describe('Name patterns of parameters to leave as they are, such as model.embed_tokens or "model.layers.0.*"'),
   trainable: z.array(z.string()).optional().describe('Name patterns of the only parameters to train, before freeze'),
   samplePrompts: z.array(z.string()).default([]).describe('Prompts the model continues after each evaluation'),
-} as const
+} as const))
 
 /** What modelShape gives, with defaults filled in. */
 export type ModelArguments = z.output<z.ZodObject<typeof modelShape>>
 
 /** Options of SFT: TRL's SFTConfig in camelCase. */
-export const sftSchema = z.strictObject({
+export const sftSchema = lazily(() => z.strictObject({
   model: z.string().min(1).describe('Folder of the model: config.json, safetensors, tokenizer.json'),
   ...modelShape, ...dataShape, ...trainingShape,
   maxLength: z.int().min(2).nullable().default(1024).describe('Longest row in tokens'),
@@ -49,10 +49,10 @@ export const sftSchema = z.strictObject({
   completionOnlyLoss: z.boolean().optional().describe('Train on completions only; true for rows with a prompt and a completion'),
   assistantOnlyLoss: z.boolean().default(false).describe("Train on the assistant's words only"),
   learningRate: trainingShape.learningRate.default(2e-5).describe('Peak learning rate'),
-})
+}))
 
 /** Options of pretraining, from scratch or continued. */
-export const pretrainSchema = z.strictObject({
+export const pretrainSchema = lazily(() => z.strictObject({
   model: z.string().min(1).optional().describe('Folder of a model to continue from; leave it out to start from scratch'),
   modelConfig: z.record(z.string(), z.unknown()).optional().describe('A new model: modelType, hiddenSize, numHiddenLayers, …; the vocabulary is the tokenizer\'s'),
   ...modelShape, ...dataShape, ...trainingShape,
@@ -66,7 +66,7 @@ export const pretrainSchema = z.strictObject({
   packing: z.union([z.boolean(), z.enum(['bfd', 'bfd_split', 'wrapped'])]).default('bfd_split').describe('How documents fill rows of maxLength; bfd_split loses nothing and mixes nothing'),
   numTrainEpochs: trainingShape.numTrainEpochs.default(1).describe('Passes over the data'),
   learningRate: trainingShape.learningRate.default(3e-4).describe('Peak learning rate'),
-})
+}))
 
 /** The options of SFT, as they are given. */
 export type SftOptions = z.input<typeof sftSchema>
@@ -80,9 +80,7 @@ export type PretrainArguments = z.output<typeof pretrainSchema>
 /** What the two have in common. */
 export type LanguageModelArguments = Omit<SftArguments, 'model' | 'maxLength' | 'assistantOnlyLoss' | 'completionOnlyLoss' | 'packing'>
 
-const trainingNames = Object.keys(trainingShape)
-
 /** The training loop's part of a method's options. */
 export function trainingPart<A extends object>(args: A): Pick<A, keyof typeof trainingShape & keyof A> {
-  return Object.fromEntries(Object.entries(args).filter(([name]) => trainingNames.includes(name))) as Pick<A, keyof typeof trainingShape & keyof A>
+  return Object.fromEntries(Object.entries(args).filter(([name]) => Object.hasOwn(trainingShape, name))) as Pick<A, keyof typeof trainingShape & keyof A>
 }

@@ -5,16 +5,17 @@ import { ConfigError } from '../errors.ts'
 import { AutoModelForCausalLM, type CausalLanguageModel } from '../models/index.ts'
 import { loadWeights } from '../models/weights.ts'
 import { add, mul } from '../ops/index.ts'
+import { lazily } from '../options.ts'
 import { autocast } from '../tensor/autocast.ts'
 import { noGrad, scope, Tensor } from '../tensor/index.ts'
 import type { ModelArguments } from './options.ts'
 
 /** Options of a reference that follows the policy (TR-DPO, arXiv 2404.09656). */
-export const referenceSyncShape = {
+export const referenceSyncShape = lazily(() => ({
   syncRefModel: z.boolean().default(false).describe('Move the reference towards the policy every refModelSyncSteps steps (TR-DPO)'),
   refModelMixupAlpha: z.number().gt(0).max(1).default(0.6).describe('Share of the policy in the new reference'),
   refModelSyncSteps: z.int().min(1).default(512).describe('Optimizer steps between two moves of the reference'),
-} as const
+} as const))
 
 /** The options that decide what a reference is. */
 export interface ReferenceArguments extends Pick<ModelArguments, 'dtype' | 'device' | 'quantize' | 'adapterPath'> {

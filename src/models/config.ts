@@ -2,6 +2,7 @@ import { join } from 'node:path'
 import { z } from 'zod'
 import { ConfigError } from '../errors.ts'
 import { readJsonObject, type JsonValue } from '../files/index.ts'
+import { lazily } from '../options.ts'
 import { didYouMean } from '../suggest.ts'
 import { names, object, optional, parseFields, refuse, text, type RawConfig } from './configs/common.ts'
 import { llama, mistral, qwen2, qwen3 } from './configs/decoders.ts'
@@ -31,11 +32,11 @@ const encoderOf = (modelType: string | undefined, architectures: readonly string
 export const isEncoderConfig = ({ model_type: modelType, architectures }: RawConfig): boolean =>
   encoderOf(typeof modelType === 'string' ? modelType : undefined, [architectures].flat().filter((name) => typeof name === 'string')) !== undefined
 
-const head = z.object({
+const head = lazily(() => z.object({
   model_type: optional(text, undefined),
   architectures: optional(names, undefined),
   quantization_config: optional(object, undefined),
-})
+}))
 
 const knownText = (all: readonly Pick<ConfigReader, 'modelType' | 'architecture'>[]): string => all.map(({ modelType, architecture }) => `${modelType} (${architecture})`).join(', ')
 

@@ -7,14 +7,15 @@ import { Tensor, unscoped, type Device } from '../tensor/index.ts'
 import type { QuantizationConfig } from './quantizedConfig.ts'
 import type { QuantizedWeight } from './quantizedLayers.ts'
 import { placeOfTensor, readBytes, shapeText, tensorSource } from '../files/tensorFiles.ts'
+import { lazily } from '../options.ts'
 
 // How transformers and bitsandbytes save a Linear4bit: codes under the weight's name, and its state in tensors named below it.
 
-const whole = z.int().min(1)
-const state = z.object({
+const whole = lazily(() => z.int().min(1))
+const state = lazily(() => z.object({
   quant_type: z.enum(['nf4', 'fp4']), blocksize: whole, shape: z.array(whole).length(2),
   nested_blocksize: whole.optional(), nested_offset: z.number().optional(),
-})
+}))
 
 const stateKeys = ['quant_state.bitsandbytes__nf4', 'quant_state.bitsandbytes__fp4'] as const
 

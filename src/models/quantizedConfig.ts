@@ -1,6 +1,6 @@
 import { z } from 'zod'
 import { ConfigError } from '../errors.ts'
-import { parseOptions } from '../options.ts'
+import { lazily, parseOptions } from '../options.ts'
 
 /** The formats of quantised weights. */
 export const weightFormats = ['nf4', 'fp4', 'int8', 'int4'] as const
@@ -8,16 +8,16 @@ export const weightFormats = ['nf4', 'fp4', 'int8', 'int4'] as const
 export type WeightFormat = (typeof weightFormats)[number]
 
 /** How a model's linear layers are quantised: transformers' BitsAndBytesConfig and GPTQConfig in one. */
-export const quantizeSchema = z.strictObject({
+export const quantizeSchema = lazily(() => z.strictObject({
   format: z.enum(weightFormats).describe('nf4 and fp4 are bitsandbytes\' 4-bit types; int8 and int4 are saved as GPTQ'),
   block: z.int().min(2).optional().describe('Numbers that share a scale: 64 for nf4 and fp4, 128 for int4, a row for int8 where nothing is said'),
   doubleQuant: z.boolean().default(false).describe('nf4 and fp4: save the scales in 8 bits too, 4.127 bits a weight instead of 4.5'),
   zeroPoints: z.boolean().default(false).describe('int4: a zero point for each block, for weights that are not symmetric about 0'),
   skipModules: z.array(z.string()).default([]).describe('Layers to leave as they are: names such as down_proj or model.layers.0, or patterns with *'),
-})
+}))
 
 /** The option of a command or method: a format alone, or all of it. */
-export const quantizeOption = z.union([z.enum(weightFormats), quantizeSchema])
+export const quantizeOption = lazily(() => z.union([z.enum(weightFormats), quantizeSchema]))
 /** Rounds weights when a model is loaded: a format's name, or a format with its details. */
 export type QuantizeOption = z.input<typeof quantizeOption>
 

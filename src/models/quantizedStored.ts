@@ -1,5 +1,6 @@
 import { z } from 'zod'
 import { ConfigError } from '../errors.ts'
+import { lazily } from '../options.ts'
 import { flag, optional, parseFields, refuse, text, type RawConfig } from './configs/common.ts'
 
 /** What `quantization_config` of a checkpoint's config.json says about how its weights lie in the file. */
@@ -8,8 +9,8 @@ export type StoredQuantization =
   | { readonly method: 'gptq', readonly bits: 4 | 8, readonly groupSize: number, /** Whether zero points are stored as they are; else as one less. */ readonly plainZeros: boolean }
   | { readonly method: 'awq', readonly groupSize: number }
 
-const whole = z.custom<number>((value) => typeof value === 'number' && Number.isSafeInteger(value), { error: 'a whole number' })
-const fields = z.object({
+const whole = lazily(() => z.custom<number>((value) => typeof value === 'number' && Number.isSafeInteger(value), { error: 'a whole number' }))
+const fields = lazily(() => z.object({
   quant_method: optional(text, undefined),
   load_in_4bit: optional(flag, false),
   load_in_8bit: optional(flag, false),
@@ -17,7 +18,7 @@ const fields = z.object({
   group_size: optional(whole, 128),
   checkpoint_format: optional(text, 'gptq'),
   version: optional(text, 'gemm'),
-})
+}))
 
 const within = 'quantization_config'
 const instead = '; fetch the model before it was quantized, and quantize it with anneal'

@@ -1,22 +1,23 @@
 import { z } from 'zod'
+import { lazily } from '../options.ts'
 
-const factor = z.number().positive().lt(1)
-const count = z.int().min(0)
-const threshold = z.number().min(0)
+const factor = lazily(() => z.number().positive().lt(1))
+const count = lazily(() => z.int().min(0))
+const threshold = lazily(() => z.number().min(0))
 
 /** torch.optim.lr_scheduler.ReduceLROnPlateau's parameters and defaults. */
-export const plateauKwargs = z.strictObject({
+export const plateauKwargs = lazily(() => z.strictObject({
   mode: z.enum(['min', 'max']).default('min'), factor: factor.default(0.1), patience: count.default(10), threshold: threshold.default(1e-4),
   thresholdMode: z.enum(['rel', 'abs']).default('rel'), cooldown: count.default(0), minLr: z.number().min(0).default(0), eps: z.number().min(0).default(1e-8),
-})
+}))
 
 /** transformers' GreedyLR parameters and defaults (arXiv 2512.14527). */
-export const greedyKwargs = z.strictObject({
+export const greedyKwargs = lazily(() => z.strictObject({
   mode: z.enum(['min', 'max']).default('min'), factor: factor.default(0.95), patience: count.default(10), threshold: threshold.default(1e-6),
   thresholdMode: z.enum(['rel', 'abs']).default('abs'), cooldown: count.default(0), warmup: count.default(0), minLr: z.number().min(0).default(1e-3),
   maxLr: z.number().positive().default(1), eps: z.number().min(0).default(1e-8), smooth: z.boolean().default(false), windowSize: z.int().min(1).default(50),
   resetStart: count.default(500),
-})
+}))
 
 interface Comparison { mode: 'min' | 'max', threshold: number, thresholdMode: 'rel' | 'abs' }
 

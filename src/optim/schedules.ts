@@ -1,38 +1,39 @@
 import { z } from 'zod'
 import { ConfigError } from '../errors.ts'
+import { lazily } from '../options.ts'
 import { didYouMean } from '../suggest.ts'
 import { GreedySchedule, PlateauSchedule, greedyKwargs, plateauKwargs } from './adaptive-schedules.ts'
 
 /** The learning rate at `step` (0 is before the first update) as a multiple of `learningRate`. */
 export type Schedule = (step: number) => number
 
-const none = z.strictObject({})
-const cycles = z.number().positive()
-const minLr = { minLr: z.number().min(0).optional(), minLrRate: z.number().min(0).max(1).optional() }
-const curve = z.enum(['linear', 'cosine', '1-sqrt'])
+const none = lazily(() => z.strictObject({}))
+const cycles = lazily(() => z.number().positive())
+const minLr = lazily(() => ({ minLr: z.number().min(0).optional(), minLrRate: z.number().min(0).max(1).optional() }))
+const curve = lazily(() => z.enum(['linear', 'cosine', '1-sqrt']))
 
 /** What `lrSchedulerKwargs` may hold, by schedule; names and defaults are transformers', in camelCase. */
 export const lrSchedulerKwargsSchemas = {
   linear: none,
   /** `numCycles`: waves, 0.5 falls once from the peak to 0. */
-  cosine: z.strictObject({ numCycles: cycles.default(0.5) }),
+  cosine: lazily(() => z.strictObject({ numCycles: cycles.default(0.5) })),
   /** `numCycles`: hard restarts. */
-  cosine_with_restarts: z.strictObject({ numCycles: cycles.default(1) }),
+  cosine_with_restarts: lazily(() => z.strictObject({ numCycles: cycles.default(1) })),
   /** `lrEnd`: the rate at the end, not a ratio. */
-  polynomial: z.strictObject({ lrEnd: z.number().min(0).default(1e-7), power: z.number().positive().default(1) }),
+  polynomial: lazily(() => z.strictObject({ lrEnd: z.number().min(0).default(1e-7), power: z.number().positive().default(1) })),
   constant: none,
   constant_with_warmup: none,
   /** `timescale`: default the warmup, or 10,000 without one. */
-  inverse_sqrt: z.strictObject({ timescale: z.number().positive().optional() }),
+  inverse_sqrt: lazily(() => z.strictObject({ timescale: z.number().positive().optional() })),
   /** One of `minLr` (a rate) and `minLrRate` (a share of `learningRate`). */
-  cosine_with_min_lr: z.strictObject({ numCycles: cycles.default(0.5), ...minLr }),
+  cosine_with_min_lr: lazily(() => z.strictObject({ numCycles: cycles.default(0.5), ...minLr })),
   /** As cosine_with_min_lr; the warmup starts at `warmupLrRate`, a share of `learningRate`, default one step's worth. */
-  cosine_warmup_with_min_lr: z.strictObject({ numCycles: cycles.default(0.5), ...minLr, warmupLrRate: z.number().min(0).max(1).optional() }),
+  cosine_warmup_with_min_lr: lazily(() => z.strictObject({ numCycles: cycles.default(0.5), ...minLr, warmupLrRate: z.number().min(0).max(1).optional() })),
   /** WSD: warmup, stable, decay. `numStableSteps` default: what warmup and decay leave of all steps. */
-  warmup_stable_decay: z.strictObject({
+  warmup_stable_decay: lazily(() => z.strictObject({
     numDecaySteps: z.int().min(0), numStableSteps: z.int().min(0).optional(), warmupType: curve.default('linear'), decayType: curve.default('cosine'),
     minLrRatio: z.number().min(0).max(1).default(0), numCycles: cycles.default(0.5),
-  }),
+  })),
   reduce_lr_on_plateau: plateauKwargs,
   greedy: greedyKwargs,
 } as const

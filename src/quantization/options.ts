@@ -1,15 +1,15 @@
 import { z } from 'zod'
 import { quantizeSchema } from '../models/index.ts'
-import { deviceOption } from '../options.ts'
+import { deviceOption, lazily } from '../options.ts'
 
 /** How the layers of a loaded model are quantised: those of fromPretrained({ quantize }), and methods that need text to calibrate with. */
-export const quantizeModelSchema = quantizeSchema.extend({
+export const quantizeModelSchema = lazily(() => quantizeSchema.extend({
   method: z.enum(['rtn', 'gptq', 'awq']).default('rtn').describe('rtn rounds to nearest; gptq passes errors on to later weights; awq scales inputs first. The last two need calibration text'),
   dampPercent: z.number().positive().max(1).default(0.01).describe("gptq: what is added to the diagonal of the inputs' Gram matrix, as a share of its mean"),
-})
+}))
 
 /** Every option of quantizeFolder() and `anneal quantize`. */
-export const quantizeFolderSchema = z.strictObject({
+export const quantizeFolderSchema = lazily(() => z.strictObject({
   model: z.string().min(1).describe('Folder of the model'),
   output: z.string().min(1).describe('Folder to write'),
   ...quantizeModelSchema.shape,
@@ -22,4 +22,4 @@ export const quantizeFolderSchema = z.strictObject({
   evalFile: z.union([z.string(), z.array(z.string())]).optional().describe('Held-out text: its perplexity is measured before and after'),
   maxLength: z.int().min(2).optional().describe("Tokens that a window of the measurement sees; the model's context by default, at most 1024"),
   seed: z.int().min(0).default(42).describe('Which calibration sequences are taken'),
-})
+}))

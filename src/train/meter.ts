@@ -1,20 +1,21 @@
 import { z } from 'zod'
+import { lazily } from '../options.ts'
 import type { Device } from '../tensor/index.ts'
 
 /** JSON has no NaN and no infinity; a checkpoint keeps them as strings. */
-const number = z.union([z.number(), z.enum(['NaN', 'Infinity', '-Infinity']).transform(Number)])
+const number = lazily(() => z.union([z.number(), z.enum(['NaN', 'Infinity', '-Infinity']).transform(Number)]))
 
-const stepNumbers = z.strictObject({
+const stepNumbers = lazily(() => z.strictObject({
   loss: number, gradNorm: number, learningRate: number, tokens: number,
   /** name, sum, count. */
   metrics: z.array(z.tuple([z.string(), number, number])),
-})
+}))
 
 /** The numbers of one optimizer step. */
 export type StepNumbers = z.output<typeof stepNumbers>
 
 /** What a checkpoint keeps of the meter, so that a resumed run logs what the uninterrupted one would. */
-export const meterState = z.strictObject({
+export const meterState = lazily(() => z.strictObject({
   tokensSeen: z.number().min(0),
   elapsedSeconds: z.number().min(0),
   peakMemoryBytes: z.number().min(0),
@@ -22,7 +23,7 @@ export const meterState = z.strictObject({
   lossCount: z.int().min(0),
   /** Steps that are not logged yet. */
   pending: z.array(stepNumbers),
-})
+}))
 
 /** Adds up what steps report between two log entries, and over the training. */
 export class Meter {

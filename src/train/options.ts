@@ -1,17 +1,18 @@
 import { z } from 'zod'
 import { lrSchedulerTypes } from '../optim/schedules.ts'
 import type { LrSchedulerType } from '../optim/schedules.ts'
+import { lazily } from '../options.ts'
 
-const whole = z.int().min(0)
-const positive = z.int().min(1)
-const share = z.number().min(0).max(1)
-const when = z.enum(['no', 'steps', 'epoch'])
+const whole = lazily(() => z.int().min(0))
+const positive = lazily(() => z.int().min(1))
+const share = lazily(() => z.number().min(0).max(1))
+const when = lazily(() => z.enum(['no', 'steps', 'epoch']))
 
 /**
  * How to train: transformers' TrainingArguments in camelCase, with its defaults unless the description says otherwise. The same schema checks the
  * API's options, the CLI's flags and YAML files.
  */
-export const trainingShape = {
+export const trainingShape = lazily(() => ({
   outputDir: z.string().min(1).describe('Where checkpoints, logs, the report and the final model go'),
   learningRate: z.number().min(0).default(5e-5).describe('Peak learning rate'),
   optim: z.enum(['adamw', 'adamw_8bit']).default('adamw').describe('The optimizer; adamw_8bit keeps its running means in 8 bits'),
@@ -47,10 +48,10 @@ export const trainingShape = {
   maxNonFiniteSteps: positive.default(1).describe('Consecutive steps whose loss or gradient may be NaN or infinite (they change nothing) before training stops'),
   resumeFromCheckpoint: z.union([z.boolean(), z.string()]).default(false).describe('true for the newest whole checkpoint of outputDir, or a checkpoint folder'),
   reportTo: z.array(z.enum(['jsonl', 'tensorboard', 'html'])).default(['jsonl', 'tensorboard', 'html']).describe('Files to write beside the checkpoints'),
-} as const
+} as const))
 
 /** The options that every training shares, as a zod schema; names are those of transformers' TrainingArguments in camelCase. */
-export const trainingSchema = z.strictObject(trainingShape)
+export const trainingSchema = lazily(() => z.strictObject(trainingShape))
 
 /** What a user gives. */
 export type TrainingOptions = z.input<typeof trainingSchema>

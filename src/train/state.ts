@@ -2,11 +2,12 @@ import { join } from 'node:path'
 import { z } from 'zod'
 import { ConfigError, FileFormatError } from '../errors.ts'
 import { readJsonObject, replaceFile } from '../files/index.ts'
+import { lazily } from '../options.ts'
 import { meterState } from './meter.ts'
 
 const stateName = 'trainer_state.json'
 
-const schema = z.strictObject({
+const schema = lazily(() => z.strictObject({
   version: z.literal(1),
   method: z.string(),
   /** Optimizer steps done. */
@@ -20,7 +21,7 @@ const schema = z.strictObject({
   dataFingerprint: z.string(),
   /** The options that decide the numbers; a resumed run must have the same. */
   decisive: z.record(z.string(), z.unknown()),
-})
+}))
 
 /** Everything of a run that is not a tensor. Data order and dropout are functions of seed and step, so their position is the step. */
 export type TrainerState = z.output<typeof schema>

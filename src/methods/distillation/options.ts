@@ -1,13 +1,13 @@
 import { z } from 'zod'
-import { deviceOption } from '../../options.ts'
+import { deviceOption, lazily } from '../../options.ts'
 import { dataShape, sftSchema } from '../options.ts'
 
-const layerPairs = z.array(z.tuple([z.int().min(0), z.int().min(0)]))
-const share = z.number().min(0).max(1)
-const temperature = z.number().positive()
+const layerPairs = lazily(() => z.array(z.tuple([z.int().min(0), z.int().min(0)])))
+const share = lazily(() => z.number().min(0).max(1))
+const temperature = lazily(() => z.number().positive())
 
 /** Options of distillation: those of SFT, and TRL's GKDConfig, DistillationConfig and MiniLLMConfig in camelCase. */
-export const distillSchema = z.strictObject({
+export const distillSchema = lazily(() => z.strictObject({
   ...sftSchema.shape,
   model: z.string().min(1).optional().describe('Folder of the student; leave it out to start from the teacher with initFromTeacher'),
   teacher: z.string().min(1).optional().describe('Folder of the teacher'),
@@ -41,10 +41,10 @@ export const distillSchema = z.strictObject({
   hiddenLoss: z.enum(['mse', 'cosine']).default('mse').describe('How hidden states are compared, after a learned projection'),
   attentionLayers: layerPairs.default([]).describe('Pairs of student and teacher layers whose attention maps are compared, from 0'),
   attentionWeight: z.number().min(0).default(1).describe('Weight of the attention maps in the loss'),
-})
+}))
 
 /** Options of recording a teacher. */
-export const teachSchema = z.strictObject({
+export const teachSchema = lazily(() => z.strictObject({
   teacher: z.string().min(1).describe('Folder of the teacher'),
   tokenizer: z.string().optional().describe("Folder of the student's tokenizer; the teacher's by default. A recording names it, so that a student with another is refused"),
   dtype: z.enum(['float32', 'bfloat16', 'auto']).default('auto').describe("Of the teacher's weights in memory; auto keeps what is stored"),
@@ -63,7 +63,7 @@ export const teachSchema = z.strictObject({
   numReturnSequences: z.int().min(1).default(1).describe('Completions for each prompt'),
   maxNewTokens: z.int().min(1).default(512).describe('Longest completion'),
   topP: share.default(1).describe('Of sampled completions'),
-})
+}))
 
 /** The options of distillation, as they are given. */
 export type DistillOptions = z.input<typeof distillSchema>

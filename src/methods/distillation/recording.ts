@@ -7,6 +7,7 @@ import { ConfigError, FileFormatError } from '../../errors.ts'
 import { align, decodeContainer, encodeContainer, type ContainerKind } from '../../files/container.ts'
 import { replaceFile } from '../../files/index.ts'
 import { isMissing, readError } from '../../files/filesystem.ts'
+import { lazily } from '../../options.ts'
 
 /**
  * A recording is a folder: recording.json says what was recorded, of which teacher and which data; shard-000000.bin, … hold rows of the dataset one
@@ -16,18 +17,18 @@ import { isMissing, readError } from '../../files/filesystem.ts'
 const version = 1
 const kind: ContainerKind = { magic: 'ANNLTOPK', version }
 
-const whole = z.int().nonnegative()
+const whole = lazily(() => z.int().nonnegative())
 /** What a recording is of: two that agree in all of it hold the same numbers. */
-const subjectSchema = z.strictObject({
+const subjectSchema = lazily(() => z.strictObject({
   version: z.literal(version), teacher: z.string(), teacherFingerprint: z.string(), dataFingerprint: z.string(), rows: whole,
   topK: z.int().positive(), temperature: z.number().positive(), precision: z.enum(['float16', 'float32']), vocabulary: z.int().positive(),
-})
+}))
 export type Subject = z.output<typeof subjectSchema>
-const recordingSchema = subjectSchema.extend({ shards: z.array(z.strictObject({ firstRow: whole, rows: whole })), complete: z.boolean(), meanTail: z.number() })
+const recordingSchema = lazily(() => subjectSchema.extend({ shards: z.array(z.strictObject({ firstRow: whole, rows: whole })), complete: z.boolean(), meanTail: z.number() }))
 /** What the index of a teacher's recording holds: whose it is, of which data, and its parts with their checksums. */
 export type RecordingIndex = z.output<typeof recordingSchema>
 
-const headerSchema = z.object({ fingerprint: z.string(), firstRow: whole, rows: whole, tokens: whole, topK: whole, idBytes: z.union([z.literal(2), z.literal(4)]), logprobBytes: z.union([z.literal(2), z.literal(4)]) })
+const headerSchema = lazily(() => z.object({ fingerprint: z.string(), firstRow: whole, rows: whole, tokens: whole, topK: whole, idBytes: z.union([z.literal(2), z.literal(4)]), logprobBytes: z.union([z.literal(2), z.literal(4)]) }))
 type Header = z.output<typeof headerSchema>
 
 /** The most probable tokens of the trained places of one row of data: ids and log p, [tokens, k] each. */

@@ -6,7 +6,7 @@ import { permutation, preferenceKinds, truncated, type UnpairedExample } from '.
 import { replaceFile } from '../../files/index.ts'
 import type { CausalLanguageModel } from '../../models/index.ts'
 import { mul, sub, sum } from '../../ops/index.ts'
-import { parseOptions } from '../../options.ts'
+import { lazily, parseOptions } from '../../options.ts'
 import { noGrad, Tensor, unscoped } from '../../tensor/index.ts'
 import type { Sum } from '../../train/task.ts'
 import { collateCompletions, sumOf, type CompletionBatch } from './collate.ts'
@@ -122,7 +122,7 @@ function labelMetrics(rewards: Tensor, logps: Tensor, labels: readonly boolean[]
   }
 }
 
-const runningState = z.strictObject({ mean: z.number(), count: z.number().min(0) })
+const runningState = lazily(() => z.strictObject({ mean: z.number(), count: z.number().min(0) }))
 
 /** BCO's running mean of all rewards seen in training; checkpoints keep it in running.json, as TRL's do. */
 class RunningMean {

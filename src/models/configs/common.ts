@@ -1,6 +1,7 @@
 import { z } from 'zod'
 import { ConfigError } from '../../errors.ts'
 import type { JsonValue } from '../../files/index.ts'
+import { lazily } from '../../options.ts'
 import { didYouMean } from '../../suggest.ts'
 
 /** config.json as read. */
@@ -24,7 +25,7 @@ export function refuse(where: string, field: string, expected: string, got: unkn
 }
 
 /** A field with a test; the text says what is expected. */
-const field = <T>(expected: string, test: (value: unknown) => boolean) => z.custom<T>(test, { error: expected })
+const field = <T>(expected: string, test: (value: unknown) => boolean) => lazily(() => z.custom<T>(test, { error: expected }))
 
 const whole = (value: unknown): value is number => typeof value === 'number' && Number.isSafeInteger(value)
 
@@ -59,11 +60,11 @@ export function parseFields<S extends z.ZodType>(schema: S, raw: unknown, where:
 }
 
 /** Fields every family has under these names. */
-export const tokenFields = {
+export const tokenFields = lazily(() => ({
   bos_token_id: optional(tokenId, undefined),
   eos_token_id: optional(tokenIds, undefined),
   pad_token_id: optional(tokenId, undefined),
-}
+}))
 
 /** Token ids as the model uses them: -1 means none. */
 export function readTokenIds(fields: { bos_token_id: number | undefined, eos_token_id: number | number[] | undefined, pad_token_id: number | undefined }): {

@@ -1,4 +1,5 @@
 import { z } from 'zod'
+import { lazily } from '../../options.ts'
 import {
   flag, index, layerCount, names, optional, parseFields, positive, probability, readActivation, readHeadDim, readTokenIds, refuse, size, text, tokenFields,
   type RawConfig,
@@ -7,7 +8,7 @@ import { readRope, ropeFields } from './rope.ts'
 import type { ConfigReader, DecoderConfig } from './types.ts'
 
 /** Fields of every decoder of Llama's shape; defaults are transformers' where it has one that does not depend on the family. */
-const fields = {
+const fields = lazily(() => ({
   vocab_size: size,
   hidden_size: size,
   intermediate_size: size,
@@ -29,7 +30,7 @@ const fields = {
   layer_types: optional(names, undefined),
   ...tokenFields,
   ...ropeFields,
-}
+}))
 
 type Fields = z.infer<z.ZodObject<typeof fields>>
 

@@ -1,8 +1,9 @@
 import { z } from 'zod'
+import { lazily } from '../../options.ts'
 import { flag, layerCount, optional, parseFields, positive, probability, readActivation, readHeadDim, readTokenIds, refuse, size, text, tokenFields, type RawConfig } from './common.ts'
 import type { ConfigReader, EncoderConfig } from './types.ts'
 
-const fields = z.object({
+const fields = lazily(() => z.object({
   vocab_size: size,
   hidden_size: optional(size, 768),
   num_hidden_layers: optional(layerCount, 12),
@@ -21,7 +22,7 @@ const fields = z.object({
   is_decoder: optional(flag, false),
   add_cross_attention: optional(flag, false),
   ...tokenFields,
-})
+}))
 
 /** Where a family of BERT's shape differs. */
 interface Family {

@@ -1,11 +1,12 @@
 import { z } from 'zod'
+import { lazily } from '../../options.ts'
 import {
   flag, layerCount, names, object, optional, parseFields, positive, probability, readActivation, readHeadDim, readTokenIds, refuse, size, text, tokenFields, type RawConfig,
 } from './common.ts'
 import { readRope, ropeFields, type RopeConfig } from './rope.ts'
 import type { ConfigReader, DecoderConfig } from './types.ts'
 
-const fields = z.object({
+const fields = lazily(() => z.object({
   vocab_size: size,
   hidden_size: size,
   intermediate_size: size,
@@ -30,7 +31,7 @@ const fields = z.object({
   use_bidirectional_attention: optional(flag, false),
   ...tokenFields,
   ...ropeFields,
-})
+}))
 
 type Fields = z.infer<typeof fields>
 
@@ -44,7 +45,7 @@ function readWindows(f: Fields, where: string): number[] {
   })
 }
 
-const perLayer = z.object({ full_attention: optional(object, undefined), sliding_attention: optional(object, undefined) })
+const perLayer = lazily(() => z.object({ full_attention: optional(object, undefined), sliding_attention: optional(object, undefined) }))
 
 /** Both rotations: transformers 5 nests them by type of layer in rope_parameters, earlier files have rope_theta, rope_scaling and rope_local_base_freq. */
 function readRopes(f: Fields, where: string, headDim: number): { rope: RopeConfig, localRope: RopeConfig } {

@@ -1,4 +1,5 @@
 import { z } from 'zod'
+import { lazily } from '../../options.ts'
 import { flag, layerCount, optional, parseFields, positive, probability, readActivation, readHeadDim, readTokenIds, refuse, size, text, tokenFields, type RawConfig } from './common.ts'
 import type { ConfigReader, Gpt2Config } from './types.ts'
 
@@ -10,7 +11,7 @@ const aliases: Readonly<Record<string, string>> = {
 /** True for a general name that config.json of GPT-2 does not use. */
 export const isGpt2Alias = (key: string): boolean => Object.hasOwn(aliases, key)
 
-const fields = z.object({
+const fields = lazily(() => z.object({
   vocab_size: size,
   n_positions: optional(size, 1024),
   n_embd: size,
@@ -28,7 +29,7 @@ const fields = z.object({
   add_cross_attention: optional(flag, false),
   tie_word_embeddings: optional(flag, true),
   ...tokenFields,
-})
+}))
 
 function read(raw: RawConfig, where: string): Gpt2Config {
   const own = { ...raw }

@@ -1,5 +1,6 @@
 import { z } from 'zod'
 import { ConfigError } from '../../errors.ts'
+import { lazily } from '../../options.ts'
 import { didYouMean } from '../../suggest.ts'
 import { flag, object, optional, parseFields, positive, positives, refuse, show, size, text, type RawConfig } from './common.ts'
 
@@ -48,13 +49,13 @@ export type RopeConfig =
 const ropeTypes = ['default', 'linear', 'dynamic', 'yarn', 'llama3', 'longrope'] as const
 
 /** The fields of config.json that describe rotary embeddings: transformers 5 nests all in rope_parameters, earlier files use the others. */
-export const ropeFields = {
+export const ropeFields = lazily(() => ({
   rope_theta: optional(positive, undefined),
   partial_rotary_factor: optional(positive, undefined),
   rope_scaling: optional(object, undefined),
   rope_parameters: optional(object, undefined),
   original_max_position_embeddings: optional(size, undefined),
-}
+}))
 
 type RopeFields = z.infer<z.ZodObject<typeof ropeFields>>
 

@@ -1,5 +1,6 @@
 import { z } from 'zod'
 import { TokenizerError } from '../../errors.ts'
+import { lazily } from '../../options.ts'
 import { createNormalizer } from '../normalizers.ts'
 import { createPreTokenizer } from '../preTokenizers.ts'
 
@@ -17,10 +18,10 @@ export interface TrainOptions {
   signal?: AbortSignal
 }
 
-export const trainSchema = z.object({
+export const trainSchema = lazily(() => z.object({
   vocabSize: z.int().min(1).max(1 << 24),
   specialTokens: z.array(z.string().min(1)).readonly(),
-})
+}))
 
 /** Checks the numbers and tokens that a caller passed. */
 export function checkTrainOptions(vocabSize: number, specialTokens: readonly string[]): void {

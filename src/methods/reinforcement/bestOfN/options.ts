@@ -1,9 +1,9 @@
 import { z } from 'zod'
-import { deviceOption } from '../../../options.ts'
+import { deviceOption, lazily } from '../../../options.ts'
 import { promptShape, rewardShape } from '../sharedOptions.ts'
 
 /** Options of rejection sampling. */
-export const bestOfNSchema = z.strictObject({
+export const bestOfNSchema = lazily(() => z.strictObject({
   model: z.string().min(1).describe('Folder of the model that answers'),
   tokenizer: z.string().optional().describe("Folder of the tokenizer; the model's by default"),
   dtype: z.enum(['float32', 'bfloat16']).default('float32').describe('Of the weights in memory'),
@@ -27,7 +27,7 @@ export const bestOfNSchema = z.strictObject({
   promptsPerBatch: z.int().min(1).default(64).describe('Prompts that are sampled together; progress is saved after each batch'),
   resume: z.boolean().default(true).describe('Go on where a stopped run with the same options left off'),
   seed: z.int().min(0).default(42).describe('Of the draws'),
-})
+}))
 
 /** The options of rejection sampling, as they are given. */
 export type BestOfNOptions = z.input<typeof bestOfNSchema>

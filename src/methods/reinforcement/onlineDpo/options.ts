@@ -1,16 +1,15 @@
 import { z } from 'zod'
+import { lazily, omit } from '../../../options.ts'
 import { trainingShape } from '../../../train/options.ts'
 import { modelShape } from '../../options.ts'
 import { evalPromptShape, promptShape, rewardShape, samplingShape, serverShape } from '../sharedOptions.ts'
 
-const { labelSmoothingFactor: _, ...training } = trainingShape
-
 /** Options of online DPO: TRL's OnlineDPOConfig in camelCase. */
-export const onlineDpoSchema = z.strictObject({
+export const onlineDpoSchema = lazily(() => z.strictObject({
   model: z.string().min(1).describe('Folder of the model: config.json, safetensors, tokenizer.json'),
   ...modelShape,
   refModel: z.string().min(1).optional().describe('Folder of the reference model; by default the model as it was before training, or with an adapter the model without it'),
-  ...promptShape, ...evalPromptShape, ...rewardShape, ...training,
+  ...promptShape, ...evalPromptShape, ...rewardShape, ...omit(trainingShape, 'labelSmoothingFactor'),
   perDeviceTrainBatchSize: trainingShape.perDeviceTrainBatchSize.describe('Prompts of a micro-batch, each with two answers'),
   learningRate: trainingShape.learningRate.default(5e-7).describe('Peak learning rate'),
   metricForBestModel: trainingShape.metricForBestModel.default('reward').describe('The evaluation metric that decides which is best'),
@@ -25,7 +24,7 @@ export const onlineDpoSchema = z.strictObject({
   lossType: z.enum(['sigmoid', 'ipo']).default('sigmoid').describe('The loss of a pair: that of DPO, or IPO'),
   ...serverShape,
   numCompletionsToLog: z.int().min(0).default(2).describe('Whole answers with their rewards at each log entry'),
-})
+}))
 
 /** The options of online DPO, as they are given. */
 export type OnlineDpoOptions = z.input<typeof onlineDpoSchema>

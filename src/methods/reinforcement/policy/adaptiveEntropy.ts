@@ -2,11 +2,11 @@ import { readFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import { z } from 'zod'
 import { replaceFile } from '../../../files/index.ts'
-import { parseOptions } from '../../../options.ts'
+import { lazily, parseOptions } from '../../../options.ts'
 
 const fileName = 'adaptive_entropy.json'
 /** null stands for infinity, before the first step. */
-const stateSchema = z.strictObject({ coefficient: z.number(), entropy: z.number().nullable() })
+const stateSchema = lazily(() => z.strictObject({ coefficient: z.number(), entropy: z.number().nullable() }))
 
 export interface AdaptiveEntropyOptions { entropyCoef: number, entropyCoefMin: number, entropyCoefMax: number, entropyCoefDelta: number, entropyTarget: number }
 

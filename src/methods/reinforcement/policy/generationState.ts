@@ -3,26 +3,27 @@ import { join } from 'node:path'
 import { z } from 'zod'
 import { FileFormatError } from '../../../errors.ts'
 import { replaceFile } from '../../../files/index.ts'
+import { lazily } from '../../../options.ts'
 import type { Generation } from './generation.ts'
 import type { TrainedRollout } from './batch.ts'
 
 export const generationsName = 'rollouts.json'
 
 /** JSON has no NaN and no infinity. */
-const number = z.union([z.number(), z.enum(['NaN', 'Infinity', '-Infinity']).transform(Number)])
-const bytes = z.base64()
+const number = lazily(() => z.union([z.number(), z.enum(['NaN', 'Infinity', '-Infinity']).transform(Number)]))
+const bytes = lazily(() => z.base64())
 
-const rolloutSchema = z.strictObject({
+const rolloutSchema = lazily(() => z.strictObject({
   prompt: z.int(), sample: z.int(), promptIds: bytes, completionIds: bytes, text: z.string(), logprobs: bytes, mask: bytes,
   finishReason: z.enum(['stop', 'length', 'stopString', 'aborted']), advantage: number, counted: bytes, old: bytes.nullable(), reference: bytes.nullable(), weights: bytes.nullable().default(null),
-})
-const schema = z.strictObject({
+}))
+const schema = lazily(() => z.strictObject({
   version: z.literal(1),
   generations: z.array(z.strictObject({
     index: z.int(), rollouts: z.array(rolloutSchema), metrics: z.record(z.string(), number),
     samples: z.array(z.object({ prompt: z.string(), text: z.string(), rewards: z.record(z.string(), z.number().nullable()).default({}) })), warnings: z.array(z.string()),
   })),
-})
+}))
 
 const toText = (values: Int32Array | Float32Array | Uint8Array): string => Buffer.from(values.buffer, values.byteOffset, values.byteLength).toString('base64')
 /** A copy of its own, so that it is aligned. */

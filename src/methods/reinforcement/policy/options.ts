@@ -1,4 +1,5 @@
 import { z } from 'zod'
+import { lazily } from '../../../options.ts'
 import { trainingShape } from '../../../train/options.ts'
 import { modelShape } from '../../options.ts'
 import { referenceSyncShape } from '../../reference.ts'
@@ -6,11 +7,11 @@ import { policyLossTypes } from './weights.ts'
 import { samplerCorrectionShape } from './samplerCorrection.ts'
 import { evalPromptShape, promptShape, rewardShape, samplingShape, serverShape } from '../sharedOptions.ts'
 
-const positive = z.int().min(1)
+const positive = lazily(() => z.int().min(1))
 const pair = (what: string) => z.tuple([z.number(), z.number()]).describe(what)
 
 /** What GRPO and RLOO have in common: model, prompts, sampling, rewards. */
-const policyShape = {
+const policyShape = lazily(() => ({
   model: z.string().min(1).describe('Folder of the model: config.json, safetensors, tokenizer.json'),
   ...modelShape,
   refModel: z.string().optional().describe('Folder of the reference for beta above 0; by default the model as it is at the start, without its new adapter where it has one'),
@@ -35,10 +36,10 @@ const policyShape = {
   shuffleDataset: z.boolean().default(true).describe('Another order of the prompts in each epoch, or their own'),
   disableDropout: z.boolean().default(false).describe("Leave the model's dropout out; an adapter's own stays"),
   numCompletionsToLog: z.int().min(0).default(2).describe('Whole answers with their rewards at each log entry'),
-} as const
+} as const))
 
 /** Options of GRPO: TRL's GRPOConfig in camelCase. */
-export const grpoSchema = z.strictObject({
+export const grpoSchema = lazily(() => z.strictObject({
   ...policyShape,
   numGenerations: z.int().min(2).default(8).describe('Answers to each prompt: the group that they are compared in'),
   beta: z.number().min(0).default(0).describe('Weight of the KL to the reference; 0 needs no reference'),
@@ -65,10 +66,10 @@ export const grpoSchema = z.strictObject({
   vespoKNeg: z.number().positive().default(3).describe('VESPO: k where the advantage is negative'),
   vespoLambdaNeg: z.number().positive().default(2).describe('VESPO: λ where the advantage is negative'),
   ...samplerCorrectionShape,
-})
+}))
 
 /** Options of RLOO: TRL's RLOOConfig in camelCase. */
-export const rlooSchema = z.strictObject({
+export const rlooSchema = lazily(() => z.strictObject({
   ...policyShape,
   numGenerations: z.int().min(2).default(2).describe('Answers to each prompt: each is compared with the mean of the others'),
   beta: z.number().min(0).default(0.05).describe('The KL of an answer to the reference is taken off its reward times this; 0 needs no reference'),
@@ -76,7 +77,7 @@ export const rlooSchema = z.strictObject({
   epsilonHigh: z.number().min(0).optional().describe('and above 1 + epsilonHigh; epsilon by default'),
   normalizeAdvantages: z.boolean().default(false).describe('Give the advantages of a generation mean 0 and deviation 1'),
   rewardClipRange: pair('Least and largest reward').optional(),
-})
+}))
 
 /** The options of GRPO, as they are given. */
 export type GrpoOptions = z.input<typeof grpoSchema>

@@ -1,13 +1,14 @@
 import { z } from 'zod'
+import { lazily } from '../../../options.ts'
 
 /** How answers that another engine sampled are weighed: TRL's options, which name vLLM. */
-export const samplerCorrectionShape = {
+export const samplerCorrectionShape = lazily(() => ({
   vllmImportanceSamplingCorrection: z.boolean().default(true).describe("Weigh answers of a rolloutServer by how likely the policy is to write what the server's engine wrote"),
   vllmImportanceSamplingMode: z.enum(['token_truncate', 'token_mask', 'sequence_truncate', 'sequence_mask']).default('sequence_mask')
     .describe('The weight of a token or of a whole answer, cut to the bounds or 0 beyond them'),
   vllmImportanceSamplingClipMax: z.number().positive().nullable().default(3).describe('Upper bound of the weight; null for none'),
   vllmImportanceSamplingClipMin: z.number().min(0).nullable().default(null).describe('Lower bound of the weight; null for none'),
-} as const
+} as const))
 
 export type SamplerCorrection = z.output<z.ZodObject<typeof samplerCorrectionShape>>
 

@@ -1,13 +1,13 @@
 import { z } from 'zod'
+import { lazily, omit } from '../../../options.ts'
 import { trainingShape } from '../../../train/options.ts'
 import { modelShape } from '../../options.ts'
 import { promptShape, rewardShape } from '../sharedOptions.ts'
 
-const { reward, rewardModel, ...judging } = rewardShape
-const share = z.number().min(0).max(1)
+const share = lazily(() => z.number().min(0).max(1))
 
 /** How PPO samples and learns; TRL's PPOConfig in camelCase, with its defaults, and what verl has beside them. */
-export const ppoShape = {
+export const ppoShape = lazily(() => ({
   responseLength: z.int().min(1).default(53).describe('Most tokens of an answer, or of a whole conversation with an environment'),
   temperature: z.number().positive().default(0.7).describe('Logits are divided by this, in sampling and in training'),
   topK: z.int().min(0).default(0).describe('Sample from the most likely tokens only; 0 for all'),
@@ -28,21 +28,21 @@ export const ppoShape = {
   lam: share.default(0.95).describe('Lambda of generalised advantage estimation (verl: 1)'),
   whitenRewards: z.boolean().default(false).describe('Divide rewards by their deviation'),
   whitenAdvantages: z.boolean().default(true).describe('Give advantages mean 0 and variance 1'),
-  ...judging,
+  ...omit(rewardShape, 'reward', 'rewardModel'),
   maxTurns: z.int().min(1).default(8).describe('Most answers in a conversation with an environment'),
   environmentTimeout: z.number().positive().default(60_000).describe('Milliseconds that an environment may take for a turn'),
-} as const
+} as const))
 
 /** Options of PPO. */
-export const ppoSchema = z.strictObject({
+export const ppoSchema = lazily(() => z.strictObject({
   model: z.string().min(1).describe('Folder of the model: config.json, safetensors, tokenizer.json'),
   ...modelShape,
-  ...promptShape, reward, rewardModel,
+  ...promptShape, reward: rewardShape.reward, rewardModel: rewardShape.rewardModel,
   refModel: z.string().optional().describe('Folder of the reference policy; model by default'),
   valueModel: z.string().optional().describe('"shared" for a head on the policy, or a folder to start the value model from; by default rewardModel, else model'),
   ...trainingShape, ...ppoShape,
   learningRate: trainingShape.learningRate.default(3e-6).describe('Peak learning rate'),
-})
+}))
 
 /** The options of PPO, as they are given. */
 export type PpoOptions = z.input<typeof ppoSchema>

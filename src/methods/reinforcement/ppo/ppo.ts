@@ -40,8 +40,7 @@ export interface PpoRun {
   dispose: () => void
 }
 
-const settingNames = Object.keys(ppoShape)
-const settingsOf = (args: PpoArguments): PpoSettings => Object.fromEntries(Object.entries(args).filter(([name]) => settingNames.includes(name))) as PpoSettings
+const settingsOf = (args: PpoArguments): PpoSettings => Object.fromEntries(Object.entries(args).filter(([name]) => Object.hasOwn(ppoShape, name))) as PpoSettings
 
 /** Options that change neither weights nor draws. */
 const free = new Set(['rewardTimeout', 'rewardConcurrency', 'environmentTimeout'])

@@ -2,13 +2,14 @@ import { join } from 'node:path'
 import { z } from 'zod'
 import { FileFormatError } from '../../../errors.ts'
 import { readJsonObject, replaceFile } from '../../../files/index.ts'
+import { lazily } from '../../../options.ts'
 import type { PpoRow } from './batch.ts'
 
 const fileName = 'ppo_state.json'
 
-const packed = z.base64()
-const rowSchema = z.strictObject({ ids: packed, promptLength: z.int().min(1), mask: packed, logprobs: packed, advantages: packed, values: packed, returns: packed })
-const schema = z.strictObject({
+const packed = lazily(() => z.base64())
+const rowSchema = lazily(() => z.strictObject({ ids: packed, promptLength: z.int().min(1), mask: packed, logprobs: packed, advantages: packed, values: packed, returns: packed }))
+const schema = lazily(() => z.strictObject({
   version: z.literal(1),
   /** Number of the last rollout, from 0. */
   rollout: z.int().min(0),
@@ -16,7 +17,7 @@ const schema = z.strictObject({
   klCoefficient: z.number(),
   metrics: z.record(z.string(), z.number()),
   rows: z.array(rowSchema),
-})
+}))
 
 /** What of a run is neither weights nor a function of seed and step: the answers that are being learnt from, and the KL penalty's weight. */
 export interface PpoState { rollout: number; klCoefficient: number; metrics: Record<string, number>; rows: PpoRow[] }

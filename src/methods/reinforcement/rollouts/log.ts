@@ -2,13 +2,14 @@ import { appendFile, mkdir, readFile, writeFile } from 'node:fs/promises'
 import { dirname } from 'node:path'
 import { z } from 'zod'
 import { ConfigError, FileFormatError } from '../../../errors.ts'
+import { lazily } from '../../../options.ts'
 import type { Group, RolloutSource } from '../policy/generation.ts'
 import type { Rollout } from './rollouts.ts'
 
-const lineSchema = z.object({
+const lineSchema = lazily(() => z.object({
   step: z.int(), group: z.int(), sample: z.int(), promptIds: z.array(z.int()), completionIds: z.array(z.int()), text: z.string(),
   logprobs: z.array(z.number().nullable()), mask: z.array(z.int()), finishReason: z.enum(['stop', 'length', 'stopString', 'aborted']),
-})
+}))
 
 /** Writes every rollout of a run as a line of JSON: tokens, text, log-probabilities, rewards and advantage. `append` goes on with a resumed run's file. */
 export class RolloutLog {

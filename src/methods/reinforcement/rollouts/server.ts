@@ -1,15 +1,16 @@
 import { z } from 'zod'
 import { ConfigError } from '../../../errors.ts'
+import { lazily } from '../../../options.ts'
 import type { Tokenizer } from '../../../tokenizers/index.ts'
 import type { RolloutSource } from '../policy/generation.ts'
 import { rolloutSeed, type Rollout, type RolloutOptions } from './rollouts.ts'
 
-const answer = z.object({
+const answer = lazily(() => z.object({
   choices: z.array(z.object({
     text: z.string(), finish_reason: z.string().nullable().optional(), token_ids: z.array(z.int()).nullable().optional(),
     logprobs: z.object({ token_logprobs: z.array(z.number().nullable()) }).nullable().optional(),
   })).min(1),
-})
+}))
 
 export interface ServerOptions {
   /** Name of the model at the server. Default 'default'. */
