@@ -4,22 +4,40 @@ import { copyFileSync, mkdirSync, readdirSync, rmSync } from 'node:fs'
 import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import { rolldown } from 'rolldown'
+import { deferredModules } from './deferredModules.js'
 
 const root = fileURLToPath(new URL('..', import.meta.url))
 const dist = join(root, 'dist')
 const bundled = ['zod', '@huggingface/jinja']
 
-const bundle = await rolldown({
+// Text of ASCII alone is read faster.
+const ascii = { name: 'ascii', renderChunk: (code) => code.replace(/[\u0080-\uffff]/g, (unit) => `\\u${unit.charCodeAt(0).toString(16).padStart(4, '0')}`) }
+
+/** Bundles; what `atOnce` holds, the modules that an import of anneal loads, is in one file, and no function of it waits for its module. */
+const bundle = (atOnce) => rolldown({
   cwd: root,
   // tokenizeWorker is started as a thread, tokenization imported by it; both are found beside the module that says so.
   input: { index: 'src/index.ts', 'cli/main': 'src/cli/main.ts', tokenizeWorker: 'src/data/tokenizeWorker.ts', tokenization: 'src/data/tokenization.ts' },
   platform: 'node',
   external: (id) => id.endsWith('/lib/index.js') || (/^[a-z@]/.test(id) && !/^@oxc-project\/runtime\//.test(id) && !bundled.some((name) => id === name || id.startsWith(`${name}/`))),
+  plugins: [deferredModules(atOnce), ascii],
   transform: { target: 'es2022' },
-  onwarn(warning) { throw new Error(warning.message) },
+  onwarn(warning) { if (atOnce.size) throw new Error(warning.message) },
 })
-const { output } = await bundle.write({
+
+/** The modules that index.js reaches without import(). */
+async function loadedAtOnce() {
+  const { output } = await (await bundle(new Set())).generate({ format: 'esm' })
+  const chunks = new Map(output.map((chunk) => [chunk.fileName, chunk]))
+  const reached = new Set(['index.js'])
+  for (const name of reached) for (const imported of chunks.get(name)?.imports ?? []) reached.add(imported)
+  return new Set([...reached].flatMap((name) => chunks.get(name)?.moduleIds ?? []))
+}
+
+const atOnce = await loadedAtOnce()
+const { output } = await (await bundle(atOnce)).write({
   dir: dist, format: 'esm', chunkFileNames: '[name].js', comments: false, minify: false,
+  codeSplitting: { groups: [{ name: 'core', test: (id) => atOnce.has(id) }] },
 })
 for (const name of bundled) {
   mkdirSync(join(dist, 'licenses'), { recursive: true })

@@ -1,7 +1,8 @@
-import { homedir, availableParallelism } from 'node:os'
+import { availableParallelism } from 'node:os'
 import { join, resolve } from 'node:path'
 import { ConfigError, DataError } from '../errors.ts'
 import { fingerprintOf, openCache, type CacheProgress } from './cache.ts'
+import { defaultCacheDir } from './cacheDir.ts'
 import { readChunks } from './chunks.ts'
 import { checkEvalSize, memoryDataset, packDataset, shuffleDataset, splitDataset } from './dataset.ts'
 import { addStats, emptyMaskAdvice, emptyStats, type ExampleOptions, type ExampleStats, type Tokenization } from './examples.ts'
@@ -198,12 +199,6 @@ async function loadInMemory(readers: readonly Reader[], tokenization: Tokenizati
     addStats(stats, made.stats)
   }
   return { dataset: memoryDataset(all), stats, cached: false }
-}
-
-/** Where tokenized data is kept when nothing else is said. */
-export function defaultCacheDir(): string {
-  const { ANNEAL_CACHE, XDG_CACHE_HOME } = process.env
-  return join(ANNEAL_CACHE ?? join(XDG_CACHE_HOME ?? join(homedir(), '.cache'), 'anneal'), 'datasets')
 }
 
 function warningsOf(stats: ExampleStats, tokenizer: TextTokenizer): string[] {

@@ -1,26 +1,13 @@
 import { join, resolve } from 'node:path'
-import { z } from 'zod'
+import type { z } from 'zod'
 import { AutoPeftModelForCausalLM, mergeAndUnload } from '../adapters/index.ts'
 import { ConfigError } from '../errors.ts'
 import { perplexityOfFiles } from '../eval/index.ts'
 import { readJsonObject } from '../files/index.ts'
-import { AutoModelForCausalLM, modelDtypes, quantizeOption, weightBytes, type CausalLanguageModel } from '../models/index.ts'
-import { deviceOption, lazily, parseOptions } from '../options.ts'
+import { AutoModelForCausalLM, weightBytes, type CausalLanguageModel } from '../models/index.ts'
+import { parseOptions } from '../options.ts'
 import { Tokenizer } from '../tokenizers/index.ts'
-
-/** Options of mergeFolder() and `anneal merge`. */
-export const mergeSchema = lazily(() => z.strictObject({
-  adapter: z.string().min(1).describe('Folder of the adapter: adapter_config.json and adapter_model.safetensors'),
-  output: z.string().min(1).describe('Folder for the merged model'),
-  model: z.string().optional().describe('Folder of the base model; by default the one that adapter_config.json names'),
-  tokenizer: z.string().optional().describe("Folder of the tokenizer; the adapter's, else the base model's by default"),
-  quantize: quantizeOption.optional().describe('Merge into the base as QLoRA trained over it, rounded to this format'),
-  quantized: z.enum(['dequantize', 'requantize']).optional().describe('Of a quantised base: widen its weights, or round the sum to their format again'),
-  dtype: z.enum([...modelDtypes, 'auto']).default('auto').describe('Of the weights; auto keeps what is stored'),
-  device: deviceOption,
-  evalFile: z.string().optional().describe('Text to measure the perplexity on, of the base, with the adapter beside it, and merged'),
-  maxLength: z.int().min(2).optional().describe("Tokens a window sees; the model's context by default, at most 2048"),
-}))
+import { mergeSchema } from './options.ts'
 
 /** What `mergeFolder` wrote, and perplexity before and after where a text was given. */
 export interface MergeReport {

@@ -1,4 +1,5 @@
 import { z } from 'zod'
+import { modelDtypes, quantizeOption } from '../models/index.ts'
 import { deviceOption, lazily } from '../options.ts'
 import { ggufTypes } from './gguf/tensors.ts'
 
@@ -21,3 +22,17 @@ export const exportSchema = lazily(() => z.strictObject({
 
 /** What `exportModel` takes. */
 export type ExportOptions = z.input<typeof exportSchema>
+
+/** Options of mergeFolder() and `anneal merge`. */
+export const mergeSchema = lazily(() => z.strictObject({
+  adapter: z.string().min(1).describe('Folder of the adapter: adapter_config.json and adapter_model.safetensors'),
+  output: z.string().min(1).describe('Folder for the merged model'),
+  model: z.string().optional().describe('Folder of the base model; by default the one that adapter_config.json names'),
+  tokenizer: z.string().optional().describe("Folder of the tokenizer; the adapter's, else the base model's by default"),
+  quantize: quantizeOption.optional().describe('Merge into the base as QLoRA trained over it, rounded to this format'),
+  quantized: z.enum(['dequantize', 'requantize']).optional().describe('Of a quantised base: widen its weights, or round the sum to their format again'),
+  dtype: z.enum([...modelDtypes, 'auto']).default('auto').describe('Of the weights; auto keeps what is stored'),
+  device: deviceOption,
+  evalFile: z.string().optional().describe('Text to measure the perplexity on, of the base, with the adapter beside it, and merged'),
+  maxLength: z.int().min(2).optional().describe("Tokens a window sees; the model's context by default, at most 2048"),
+}))

@@ -2,8 +2,9 @@ import { createReadStream } from 'node:fs'
 import { TokenizerError } from '../../errors.ts'
 import type { Tokenizer } from '../tokenizer.ts'
 import { trainBpe, type TrainBpeOptions } from './trainBpe.ts'
-import { trainUnigram, unigramSpecialTokens, type TrainUnigramOptions } from './trainUnigram.ts'
-import { bertSpecialTokens, trainWordPiece, type TrainWordPieceOptions } from './trainWordPiece.ts'
+import { bertSpecialTokens, unigramSpecialTokens } from './specialTokens.ts'
+import { trainUnigram, type TrainUnigramOptions } from './trainUnigram.ts'
+import { trainWordPiece, type TrainWordPieceOptions } from './trainWordPiece.ts'
 import type { NamedSpecialToken } from '../tokenizerConfig.ts'
 
 /** What every kind has in common. */

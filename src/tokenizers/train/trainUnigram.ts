@@ -5,6 +5,7 @@ import { stringifyTokenizer } from '../tokenizerJSON.ts'
 import { countWords, Turns, type Texts } from './countWords.ts'
 import { checkTrainOptions, specialAddedTokens, wordCutter, type TrainOptions } from './options.ts'
 import { seedPieces } from './seedPieces.ts'
+import { unigramSpecialTokens } from './specialTokens.ts'
 import { digamma, UnigramLattice } from './unigramModel.ts'
 
 /** What `trainUnigram` takes; names are those of tokenizers' UnigramTrainer. */
@@ -23,9 +24,6 @@ export interface TrainUnigramOptions extends TrainOptions {
   /** Add a token for each byte, so that no character is unknown. Default true. */
   byteFallback?: boolean
 }
-
-/** SentencePiece's special tokens in its order. */
-export const unigramSpecialTokens: readonly string[] = ['<unk>', '<s>', '</s>']
 
 /** Pieces expected less often than this after an EM step are dropped. */
 const rare = 0.5

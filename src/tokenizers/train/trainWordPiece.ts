@@ -3,6 +3,7 @@ import { Tokenizer } from '../tokenizer.ts'
 import { stringifyTokenizer } from '../tokenizerJSON.ts'
 import { countWords, Turns, type Texts } from './countWords.ts'
 import { checkTrainOptions, specialAddedTokens, wordCutter, type TrainOptions } from './options.ts'
+import { bertSpecialTokens } from './specialTokens.ts'
 import { learnBpe } from './trainBpe.ts'
 
 /** What `trainWordPiece` takes; names are those of tokenizers' WordPieceTrainer. */
@@ -17,9 +18,6 @@ export interface TrainWordPieceOptions extends TrainOptions {
   /** Lower case and no accents, as bert-base-uncased. Default true; not used if `normalizer` is given. */
   lowercase?: boolean
 }
-
-/** BERT's special tokens in BERT's order. */
-export const bertSpecialTokens: readonly string[] = ['[PAD]', '[UNK]', '[CLS]', '[SEP]', '[MASK]']
 
 /** Trains a WordPiece vocabulary as Hugging Face does (byte-pair merging with a prefix); default: BERT's normalizer and pre-tokenizer. */
 export async function trainWordPiece(texts: Texts, options: TrainWordPieceOptions = {}): Promise<Tokenizer> {
