@@ -47,7 +47,7 @@ training.trainer.on((event) => {
   if (event.type === 'warning') console.log(event.message)
   if (event.type !== 'log') return
   const { metrics } = event
-  console.log(`step ${event.step}: right ${percent(metrics['rewards/checked/mean']!)}, one word ${percent(metrics['rewards/oneWord/mean']!)}, without a verdict ${metrics['rewards/checked/failed']!}`)
+  console.log(`step ${event.step}: right ${percent(metrics['rewards/checked/mean']!)}, one word ${percent(metrics['rewards/oneWord/mean']!)}, without a verdict ${metrics['rewards/checked/failed']!.toFixed(0)}`)
 })
 const before = await rightAnswers(training.model, training.tokenizer, heldOut)
 await training.train()
