@@ -23,6 +23,12 @@ export const dataShape = lazily(() => ({
   onBadRow: z.enum(['error', 'skip']).default('error').describe('What to do with a malformed row'),
 } as const))
 
+/** Of methods whose data is tokenized into memory, so that the options of several methods can be kept in one place. */
+export const uncachedShape = lazily(() => ({
+  cacheDir: z.literal(false, { error: 'expected false: preferences and prompts are few, and are tokenized into memory at each start, so there is no folder to name; only sft, pretrain, distill and teach have one' }).optional()
+    .describe('Only false, as sft has it: preferences and prompts are tokenized into memory at each start'),
+} as const))
+
 /** How a method loads its model and which of its parameters it trains. */
 export const modelShape = lazily(() => ({
   tokenizer: z.string().optional().describe("Folder of the tokenizer; the model's by default"),

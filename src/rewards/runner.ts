@@ -1,5 +1,5 @@
 import { ConfigError } from '../errors.ts'
-import type { AnyRow, RewardFunction, RewardSample } from './types.ts'
+import { RewardMistake, type AnyRow, type RewardFunction, type RewardSample } from './types.ts'
 
 /** Limits of the calls of reward functions. */
 export interface RewardRunnerOptions {
@@ -82,6 +82,7 @@ export class RewardRunner<Row = AnyRow> {
       answer.catch(() => undefined)
       values = await Promise.race([answer, overdue])
     } catch (error) {
+      if (error instanceof RewardMistake) throw error
       return { error: error instanceof Error ? error.message : String(error) }
     } finally {
       clearTimeout(timer)

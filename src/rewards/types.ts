@@ -1,3 +1,4 @@
+import { ConfigError } from '../errors.ts'
 import type { FinishReason } from '../generate/index.ts'
 import type { ChatMessage } from '../tokenizers/index.ts'
 
@@ -23,6 +24,9 @@ export interface RewardContext {
   /** The optimizer step that the answers were generated for, from 0. */
   readonly step: number
 }
+
+/** @internal A mistake of the reward function itself, which ends the run, where other errors count as no reward. */
+export class RewardMistake extends ConfigError {}
 
 /** One number for each sample, in order; null where the function has nothing to say. */
 export type RewardValues = readonly (number | null)[]

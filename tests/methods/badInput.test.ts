@@ -76,6 +76,12 @@ describe.each(eachSampler)('%s', (_, run) => {
   })
 })
 
+test.each(Object.entries({ ...samplers, dpo, kto, orpo, cpo, rrhf, reward } as Record<string, (options: never) => Promise<unknown>>))('%s has no folder of tokenized data, and says so', async (name, method) => {
+  const failing = (cacheDir: unknown) => (name in samplers ? samplers[name]!({ rewards: [letters], options: { cacheDir, none: 1 } }) : method({ ...common(), files: 'none.jsonl', cacheDir, none: 1 } as never))
+  await refused(failing('./cache'), ConfigError, 'cacheDir: expected false: preferences and prompts are few, and are tokenized into memory at each start')
+  await refused(failing(false), ConfigError, /^none: unknown option$/)
+})
+
 describe('groups', () => {
   test.each([['grpo', 3], ['rloo', 3]] as const)('of %s that do not divide the batch', async (name, numGenerations) => {
     await refused(samplers[name]!({ rewards: [letters], options: { numGenerations } }), ConfigError, `4 × 1 = 4 answers, which is no multiple of numGenerations ${numGenerations}`)

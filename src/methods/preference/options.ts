@@ -1,7 +1,7 @@
 import { z } from 'zod'
 import { lazily, omit } from '../../options.ts'
 import { trainingShape } from '../../train/options.ts'
-import { dataShape, modelShape } from '../options.ts'
+import { dataShape, modelShape, uncachedShape } from '../options.ts'
 import { referenceSyncShape } from '../reference.ts'
 import { cpoLossTypes, dpoLossTypes, fDivergenceTypes, ktoLossTypes, tpoLossTypes } from './losses/index.ts'
 
@@ -9,6 +9,7 @@ const modelPath = lazily(() => ({ model: z.string().min(1).describe('Folder of t
 /** What reward models have, too. */
 const pairShape = lazily(() => ({
   ...omit(dataShape, 'mixStrategy', 'cacheDir', 'workers', 'datasets', 'format'),
+  ...uncachedShape,
   datasets: z.array(z.strictObject({ files: z.union([z.string(), z.array(z.string())]), columns: z.record(z.string(), z.string()).optional() })).optional().describe('Several sources one after another, instead of files'),
   ...omit(trainingShape, 'labelSmoothingFactor'),
   maxLength: z.int().min(2).nullable().default(1024).describe('Longest prompt with its completion in tokens; null for no limit'),

@@ -1,5 +1,6 @@
 import { z } from 'zod'
 import { lazily } from '../../options.ts'
+import { uncachedShape } from '../options.ts'
 
 const strings = lazily(() => z.union([z.string(), z.array(z.string())]))
 const positive = lazily(() => z.int().min(1))
@@ -10,6 +11,7 @@ export const promptShape = lazily(() => ({
   columns: z.record(z.string(), z.string()).optional().describe('Where the prompt has another name: prompt=question'),
   maxPromptLength: positive.nullable().default(null).describe('Rows with longer prompts are left out, and counted in a warning'),
   chatTemplateKwargs: z.record(z.string(), z.unknown()).optional().describe('Variables of the chat template, such as enable_thinking=false; a row\'s own chat_template_kwargs come before them'),
+  ...uncachedShape,
 } as const))
 
 /** Held-out prompts. */

@@ -3,6 +3,7 @@ import { readFileSync } from 'node:fs'
 import { describe, expect, test } from 'vitest'
 import { grpoAdvantages, rlooAdvantages, type Rewards } from '../../../src/methods/reinforcement/policy/advantages.ts'
 import { policyObjective, type ObjectiveOptions } from '../../../src/methods/reinforcement/policy/objective.ts'
+import { samplerLogRatio, samplerWeights } from '../../../src/methods/reinforcement/policy/samplerCorrection.ts'
 import { keepFactors, tokenWeight, type PolicyLossType } from '../../../src/methods/reinforcement/policy/weights.ts'
 import { SequenceStarts } from '../../../src/ops/index.ts'
 import { backward, scope, Tensor } from '../../../src/tensor/index.ts'
@@ -29,11 +30,11 @@ const defaults: ObjectiveOptions = {
 }
 const total = (values: readonly number[]): number => values.reduce((a, b) => a + b, 0)
 
-interface Inputs { logps: Table; old: Table | null; reference: Table | null; mask: Table; entropies: Table; advantages: number[]; factors: Table | null }
+interface Inputs { logps: Table; old: Table | null; reference: Table | null; mask: Table; entropies: Table; advantages: number[]; factors: Table | null; samplerLogRatios?: number[] }
 
 /** Loss and gradient of rows as long as the mask is wide. */
 async function lossOf(inputs: Inputs, options: Partial<ObjectiveOptions>, { accumulation = 1, stepsPerGeneration = 1, maxCompletionLength = 8 } = {}): Promise<{ loss: number, gradient: number[] }> {
-  const { logps, old, reference, mask, entropies, advantages, factors } = inputs
+  const { logps, old, reference, mask, entropies, advantages, factors, samplerLogRatios } = inputs
   const all = { ...defaults, ...options }
   const tokens = total(mask.flat())
   const weights = mask.map((row) => {
@@ -46,6 +47,7 @@ async function lossOf(inputs: Inputs, options: Partial<ObjectiveOptions>, { accu
     const { loss } = policyObjective({
       logprob, entropy: make(entropies), counted: make(mask), countedTokens: tokens, bonus: make(mask), bonusTokens: tokens, sequences: SequenceStarts.ofLengths(mask.map((row) => row.length)), advantages: Tensor.from(advantages, undefined, { dtype: 'float64' }),
       weights: make(weights), old: old && make(old), reference: reference && make(reference), factors: factors && make(factors),
+      samplerLogRatios: samplerLogRatios ? Tensor.from(samplerLogRatios, undefined, { dtype: 'float64' }) : null,
     }, { ...all, gradientAccumulationSteps: accumulation })
     backward(loss)
     return { loss, logprob }
@@ -58,10 +60,32 @@ const expectClose = (found: ArrayLike<number>, wanted: readonly number[], tolera
   wanted.forEach((value, i) => { expect(Math.abs(found[i]! - value), `number ${i}`).toBeLessThanOrEqual(tolerance * Math.max(1, Math.abs(value))) })
 }
 
+interface VespoGoldens {
+  sampler: Record<string, Table>
+  cases: { engine: string | null; mode: 'token_truncate' | 'token_mask' | null; beta: number; corrected: boolean; most: number; least: number | null; level: 'token' | 'sequence'; loss: number; gradient: Table }[]
+}
+const vespo = JSON.parse(readFileSync(new URL('../../recorded/alignment/vespo.json', import.meta.url), 'utf8')) as VespoGoldens
+
 const { inputs, cases } = goldens.grpo
 const base: Inputs = {
   logps: inputs.per_token_logps, old: inputs.old_per_token_logps, reference: null, mask: inputs.completion_mask, entropies: inputs.entropies, advantages: inputs.advantages, factors: null,
 }
+
+describe("TRL's VESPO", () => {
+  test.each(vespo.cases.map((golden) => [`${golden.engine ?? 'no'} sampler, ${golden.mode ?? 'no weights'}, beta ${golden.beta}, ${golden.corrected ? 'corrected' : 'plain'} KL, ${golden.level}`, golden] as const))('%s', async (_, golden) => {
+    const { engine, mode, beta, corrected, most, least, level } = golden
+    const correction = { vllmImportanceSamplingCorrection: true, vllmImportanceSamplingMode: mode ?? 'token_mask', vllmImportanceSamplingClipMax: most, vllmImportanceSamplingClipMin: least }
+    const ratios = engine === null ? undefined : inputs.completion_mask.map((mask, i) => {
+      const counted = Uint8Array.from(mask)
+      return samplerLogRatio(samplerWeights(Float32Array.from(inputs.old_per_token_logps[i]!), Float32Array.from(vespo.sampler[engine]![i]!), counted, correction), counted)
+    })
+    const found = await lossOf({ ...base, reference: beta > 0 ? inputs.ref_per_token_logps : null, ...ratios ? { samplerLogRatios: ratios } : {} }, { lossType: 'vespo', beta, useBiasCorrectionKl: corrected, importanceSamplingLevel: level })
+    // Weights of tokens are float32, as are the log-probabilities they are made of.
+    const tolerance = engine === null ? 1e-9 : 2e-6
+    expectClose([found.loss], [golden.loss], tolerance)
+    expectClose(found.gradient, golden.gradient.flat(), tolerance)
+  })
+})
 
 describe.each(cases.map((golden, i) => ({ name: `${i}: ${golden.args.loss_type}, ${golden.args.importance_sampling_level}`, golden })))("TRL's GRPO loss $name", ({ golden: { args, loss, grad_logps: gradient } }) => {
   test('float64', async () => {

@@ -1,7 +1,9 @@
 // Proves that online DPO ranks and learns as TRL's OnlineDPOTrainer does, that its loss is DPO's on the same pairs, that it comes to prefer what is rewarded, and that a run repeats and resumes to the bit.
 import { readFileSync } from 'node:fs'
+import { createServer, type Server } from 'node:http'
+import type { AddressInfo } from 'node:net'
 import { join } from 'node:path'
-import { afterEach, describe, expect, test } from 'vitest'
+import { afterAll, afterEach, beforeAll, describe, expect, test } from 'vitest'
 import { ConfigError } from '../../../src/errors.ts'
 import { collatePairs } from '../../../src/methods/preference/dpo.ts'
 import { onlineDpo, type OnlineDpoInputs } from '../../../src/methods/reinforcement/onlineDpo/onlineDpo.ts'
@@ -11,7 +13,7 @@ import { betaOf, onlineDpoLoss } from '../../../src/methods/reinforcement/online
 import type { Rollout } from '../../../src/methods/reinforcement/rollouts/rollouts.ts'
 import { AutoModelForCausalLM } from '../../../src/models/index.ts'
 import { Classifier } from '../../../src/models/sequenceClassification.ts'
-import { rewardEach } from '../../../src/rewards/index.ts'
+import { rewardEach, type PairwiseJudge } from '../../../src/rewards/index.ts'
 import { backward, noGrad, scope } from '../../../src/tensor/index.ts'
 import { temporaryFolder } from '../../files/helpers.ts'
 import { weightsHash } from '../../train/support.ts'
@@ -129,6 +131,67 @@ test('a reward model ranks, an adapter is trained, and a judge may compare the t
   const longer = (samples: readonly { completion: string }[]) => samples.map(({ completion }) => (completion.length >= Math.max(...samples.map((one) => one.completion.length)) ? 1 : 0))
   const compared = await run({ maxSteps: 1 }, { rows, rewards: [longer] })
   expect(compared.logs[0]!['objective/scores_margin']).toBeGreaterThan(0.5)
+})
+
+describe('a judge', () => {
+  let server: Server
+  let url: string
+  const asked: (string | undefined)[] = []
+  beforeAll(async () => {
+    server = createServer((request, response) => {
+      let text = ''
+      request.on('data', (piece) => { text += String(piece) })
+      request.on('end', () => {
+        const { messages } = JSON.parse(text) as { messages: { content: string }[] }
+        asked.push(request.headers.authorization)
+        const [prompt, first, second] = messages[0]!.content.split('|') as [string, string, string]
+        if (prompt === 'a dog') { response.writeHead(400).end('no'); return }
+        const letters = (one: string): number => one.match(/e/g)?.length ?? 0
+        response.end(JSON.stringify({ choices: [{ message: { content: letters(second) > letters(first) ? '1' : '0' } }] }))
+      })
+    })
+    await new Promise<void>((done) => { server.listen(0, '127.0.0.1', done) })
+    url = `http://127.0.0.1:${(server.address() as AddressInfo).port}/v1`
+  })
+  afterAll(() => { server.close() })
+
+  test('of a server ranks by its verdicts, with the key of an environment variable; what it fails on is left out', async () => {
+    process.env['ANNEAL_TEST_JUDGE_KEY'] = 'secret'
+    const options = { judge: url, judgePrompt: '{prompt}|{response0}|{response1}', judgeApiKeyEnv: 'ANNEAL_TEST_JUDGE_KEY', maxSteps: 2 } as const
+    const { logs, hash, warnings } = await run(options, { rows })
+    expect(asked).toHaveLength(16)
+    expect(new Set(asked)).toEqual(new Set(['Bearer secret']))
+    expect(logs[0]).toMatchObject({ 'rewards/judge/mean': 0.5, 'rewards/judge/failed': 2, 'objective/scores_margin': 1, withoutReward: 1 })
+    expect(warnings).toContain('1 of 8 pairs have an answer without a reward and are left out')
+    expect((await run(options, { rows })).hash).toBe(hash)
+    const outputDir = temporaryFolder()
+    await run({ ...options, outputDir }, { rows }, 1)
+    expect((await run({ ...options, outputDir, resumeFromCheckpoint: true }, { rows })).hash).toBe(hash)
+  })
+
+  test('may be a function, and may have nothing to say', async () => {
+    const longer: PairwiseJudge<Row> = ([first, second]) => (first.completion === second.completion ? null : first.completion.length >= second.completion.length ? 0 : 1)
+    const { logs } = await run({ maxSteps: 1 }, { rows, judge: longer })
+    expect(logs[0]).toMatchObject({ 'rewards/longer/failed': 0, 'objective/scores_margin': 1, 'objective/ties': 0 })
+    const mute = await run({ maxSteps: 1 }, { rows, judge: () => null })
+    expect(mute.logs[0]).toMatchObject({ loss: 0, gradNorm: 0, withoutReward: 8 })
+  })
+
+  test.each<[string, Partial<OnlineDpoOptions>, OnlineDpoInputs<Row>]>([
+    ['judge: expected http://', { judge: 'judge.local' }, { rows }],
+    ['judge: a judge ranks answers by itself', { judge: 'http://127.0.0.1:1/v1' }, given],
+    ['judge: give either a function or the URL', { judge: 'http://127.0.0.1:1/v1' }, { rows, judge: () => 0 }],
+    ['missingEosPenalty: a judge gives no score', { missingEosPenalty: 1 }, { rows, judge: () => 0 }],
+    ['rewardWeights: a judge says', { rewardWeights: [1] }, { rows, judge: () => 0 }],
+    ['judge: it compares two answers of the same policy', { evalSplit: 2 }, { rows, judge: () => 0 }],
+    ['judgePrompt: expected a text with {prompt}', { judge: 'http://127.0.0.1:1/v1', judgePrompt: 'Which?' }, { rows }],
+    ['judgeApiKeyEnv: the environment variable ANNEAL_TEST_NO_SUCH_KEY is not set', { judge: 'http://127.0.0.1:1/v1', judgeApiKeyEnv: 'ANNEAL_TEST_NO_SUCH_KEY' }, { rows }],
+    ['expected 0 or 1, the number of the better answer, or null, got "first"', {}, { rows, judge: () => 'first' as never }],
+  ])('bad input says "%s"', async (message, changed, inputs) => {
+    const failure = run(changed, inputs)
+    await expect(failure).rejects.toThrow(ConfigError)
+    await expect(failure).rejects.toThrow(message)
+  })
 })
 
 test('pairs without a reward are left out and counted; where none has one the step changes nothing', async () => {

@@ -57,6 +57,11 @@ describe('weights for what another engine sampled', () => {
     expect(Array.from(policyBatch([one], options, { factors: [[1, 0]], bonus: [[0, 1]] }).factors!)).toEqual([0, 0.5, 0])
     expect(Array.from(policyBatch([one], options, { factors: [[1, 0]], bonus: [[0, 1]] }).bonus)).toEqual([0, 0, 1])
     expect(policyBatch([{ ...one, weights: null }], options).factors).toBeNull()
+    // VESPO takes them into its own weight of the answer.
+    const vespo = policyBatch([{ ...one, weights: Float32Array.of(0.5, 0) }], { ...options, lossType: 'vespo' })
+    expect(vespo.factors).toBeNull()
+    expect(vespo.samplerLogRatios![0]).toBeCloseTo(Math.log(0.5) + Math.log(1e-8), 5)
+    expect(policyBatch([{ ...one, weights: null }], { ...options, lossType: 'vespo' }).samplerLogRatios).toBeNull()
   })
 })
 
@@ -96,6 +101,14 @@ describe('a rollout server', () => {
     const without = await run({ ...named, vllmImportanceSamplingCorrection: false })
     expect(without.logs[0]!['importanceSamplingRatio/mean']).toBeUndefined()
     expect(without.hash).not.toBe(hash)
+  })
+
+  test("vespo takes the tokens' weights into its own", async () => {
+    const options = { rolloutServer: url, lossType: 'vespo', vllmImportanceSamplingMode: 'token_truncate', maxSteps: 1 } as const
+    const { logs, hash } = await run(options)
+    expect(logs[0]!['importanceSamplingRatio/max']).toBeLessThanOrEqual(3)
+    expect(logs[0]!['gradNorm']).toBeGreaterThan(0)
+    expect((await run({ ...options, vllmImportanceSamplingCorrection: false })).hash).not.toBe(hash)
   })
 
   test('a run of several updates resumes with its weights', async () => {
@@ -193,7 +206,7 @@ test.each<[string, Partial<GrpoOptions>]>([
   ['generationBatchSize, stepsPerGeneration: both say', { generationBatchSize: 8, stepsPerGeneration: 1 }],
   ['generationBatchSize: expected a multiple of perDeviceTrainBatchSize 8, got 12', { generationBatchSize: 12 }],
   ['rolloutServerApiKeyEnv: the environment variable ANNEAL_TEST_NO_SUCH_KEY is not set', { rolloutServer: 'http://127.0.0.1:1/v1', rolloutServerApiKeyEnv: 'ANNEAL_TEST_NO_SUCH_KEY' }],
-  ['vllmImportanceSamplingCorrection: lossType vespo weighs whole answers itself', { lossType: 'vespo', rolloutServer: 'http://127.0.0.1:1/v1' }],
+  ["vllmImportanceSamplingMode: lossType vespo makes one weight of the tokens' weights of an answer, so expected token_truncate or token_mask, got sequence_mask", { lossType: 'vespo', rolloutServer: 'http://127.0.0.1:1/v1' }],
 ])('bad input says "%s"', async (message, changed) => {
   const failure = run(changed)
   await expect(failure).rejects.toThrow(ConfigError)

@@ -1,7 +1,7 @@
 import { ConfigError } from '../../../errors.ts'
 import { disableDropout, readConfig, type CausalLanguageModel } from '../../../models/index.ts'
 import { parseOptions } from '../../../options.ts'
-import { RewardRunner, type AnyRow, type RewardFunction } from '../../../rewards/index.ts'
+import { RewardRunner, type AnyRow, type PairwiseJudge, type RewardFunction } from '../../../rewards/index.ts'
 import { Tokenizer } from '../../../tokenizers/index.ts'
 import { Trainer, type TrainOptions, type TrainResult } from '../../../train/index.ts'
 import { decisiveModelOptions, loadModel, modelKeeping } from '../../model.ts'
@@ -11,16 +11,19 @@ import { Reference } from '../../reference.ts'
 import { trainAndSave } from '../../trainAndSave.ts'
 import { measureRewards } from '../policy/measure.ts'
 import { loadPrompts, type PromptData } from '../rollouts/prompts.ts'
-import { loadJudge, rewardFunctions } from '../rewardSources.ts'
+import { loadJudge } from '../rewardSources.ts'
 import { answerEnds, generateRollouts } from '../rollouts/rollouts.ts'
 import { apiKeyOf, serverSource } from '../rollouts/server.ts'
+import { rankingFunctions } from './judge.ts'
 import { onlineDpoSchema, type OnlineDpoArguments, type OnlineDpoOptions } from './options.ts'
 import { onlineDpoTask, type OnlineDpoBatch } from './task.ts'
 
 /** What cannot stand in a file of options. */
 export interface OnlineDpoInputs<Row extends object = AnyRow> {
-  /** Reward functions, before those that the option `reward` names. One that compares the two answers it is given is a judge. */
+  /** Reward functions, before those that the option `reward` names. */
   rewards?: readonly RewardFunction<Row>[]
+  /** Says which of two answers is the better, in place of rewards. */
+  judge?: PairwiseJudge<Row>
   /** Rows with a prompt, instead of files. */
   rows?: readonly Row[]
   evalRows?: readonly Row[]
@@ -40,7 +43,7 @@ export interface OnlineDpoRun<Row extends object = AnyRow> {
 /** Options that decide a run's numbers, beside the model's and the trainer's. */
 const decisiveNames = [
   'refModel', 'disableDropout', 'maxNewTokens', 'maxLength', 'temperature', 'topP', 'topK', 'minP', 'repetitionPenalty', 'stopStrings', 'missingEosPenalty', 'beta', 'lossType', 'rewardWeights',
-  'maxPromptLength', 'chatTemplateKwargs', 'evalSplit', 'numGenerationsEval',
+  'maxPromptLength', 'chatTemplateKwargs', 'evalSplit', 'numGenerationsEval', 'judgeModel', 'judgePrompt', 'judgeOrder', 'judgeMaxTokens',
 ] as const satisfies readonly (keyof OnlineDpoArguments)[]
 
 /**
@@ -50,11 +53,11 @@ const decisiveNames = [
  *     const run = await onlineDpo({ model: './sft', files: 'prompts.jsonl', rewardModel: './reward', outputDir: './out' })
  *     await run.train()
  */
-export async function onlineDpo<Row extends object = AnyRow>(options: OnlineDpoOptions, { rewards = [], rows, evalRows }: OnlineDpoInputs<Row> = {}): Promise<OnlineDpoRun<Row>> {
+export async function onlineDpo<Row extends object = AnyRow>(options: OnlineDpoOptions, { rewards = [], judge, rows, evalRows }: OnlineDpoInputs<Row> = {}): Promise<OnlineDpoRun<Row>> {
   const args = parseOptions(onlineDpoSchema, options, 'online-dpo')
   const { seed, maxNewTokens, maxLength, maxPromptLength, temperature, topP, topK, minP, repetitionPenalty, stopStrings, perDeviceTrainBatchSize, gradientAccumulationSteps, chatTemplateKwargs } = args
   if (maxNewTokens >= maxLength) throw new ConfigError(`maxNewTokens: expected less than maxLength ${maxLength}, so that some of the prompt is left in the loss, got ${maxNewTokens}`)
-  const functions = await rewardFunctions(args, rewards)
+  const functions = await rankingFunctions(args, rewards, judge, evalRows !== undefined)
   const apiKey = apiKeyOf(args)
   const folder = args.tokenizer ?? args.model
   const tokenizer = await Tokenizer.fromPretrained(folder)
@@ -68,8 +71,8 @@ export async function onlineDpo<Row extends object = AnyRow>(options: OnlineDpoO
     const { files, columns, evalFiles, evalSplit } = args
     const data = await loadPrompts<Row>({ files, rows, evalFiles, evalRows, evalSplit, columns, chatTemplateKwargs, seed, maxPromptLength, maxCompletionLength: maxNewTokens, lengthOption: 'maxNewTokens' }, model, tokenizer)
     const reference = own(await Reference.of(model, args))
-    const judge = args.rewardModel === undefined ? [] : [own(await loadJudge(args.rewardModel, tokenizer, { dtype: args.dtype, device: args.device })).reward as RewardFunction<Row>]
-    const runner = new RewardRunner([...functions, ...judge], { maxConcurrency: args.rewardConcurrency, timeout: args.rewardTimeout })
+    const rewardModel = args.rewardModel === undefined ? [] : [own(await loadJudge(args.rewardModel, tokenizer, { dtype: args.dtype, device: args.device })).reward as RewardFunction<Row>]
+    const runner = new RewardRunner([...functions, ...rewardModel], { maxConcurrency: args.rewardConcurrency, timeout: args.rewardTimeout })
     const generation = {
       runner, rewardWeights: args.rewardWeights ?? runner.names.map(() => 1),
       source: args.rolloutServer !== undefined ? serverSource(args.rolloutServer, tokenizer, { model: args.rolloutServerModel, apiKey }) : (prompts: readonly Int32Array[], sampling: Parameters<typeof generateRollouts>[3]) => generateRollouts(model, tokenizer, prompts, sampling),

@@ -2,6 +2,7 @@ import { z } from 'zod'
 import { lazily, omit } from '../../../options.ts'
 import { trainingShape } from '../../../train/options.ts'
 import { modelShape } from '../../options.ts'
+import { judgeShape } from './judge.ts'
 import { evalPromptShape, promptShape, rewardShape, samplingShape, serverShape } from '../sharedOptions.ts'
 
 /** Options of online DPO: TRL's OnlineDPOConfig in camelCase. */
@@ -9,7 +10,7 @@ export const onlineDpoSchema = lazily(() => z.strictObject({
   model: z.string().min(1).describe('Folder of the model: config.json, safetensors, tokenizer.json'),
   ...modelShape,
   refModel: z.string().min(1).optional().describe('Folder of the reference model; by default the model as it was before training, or with an adapter the model without it'),
-  ...promptShape, ...evalPromptShape, ...rewardShape, ...omit(trainingShape, 'labelSmoothingFactor'),
+  ...promptShape, ...evalPromptShape, ...rewardShape, ...judgeShape, ...omit(trainingShape, 'labelSmoothingFactor'),
   perDeviceTrainBatchSize: trainingShape.perDeviceTrainBatchSize.describe('Prompts of a micro-batch, each with two answers'),
   learningRate: trainingShape.learningRate.default(5e-7).describe('Peak learning rate'),
   metricForBestModel: trainingShape.metricForBestModel.default('reward').describe('The evaluation metric that decides which is best'),

@@ -1,4 +1,5 @@
 import { ignoreIndex } from '../../../data/index.ts'
+import { samplerLogRatio } from './samplerCorrection.ts'
 import { tokenWeight, type WeightOptions } from './weights.ts'
 import type { Rollout } from '../rollouts/rollouts.ts'
 
@@ -35,6 +36,8 @@ export interface PolicyBatch {
   readonly old: Float32Array | null
   readonly reference: Float32Array | null
   readonly factors: Float32Array | null
+  /** Of vespo for answers of another engine, which takes their weights into its own: one of each answer. */
+  readonly samplerLogRatios: Float32Array | null
   /** Log-probabilities as recorded while sampling; null where some are not known. */
   readonly recorded: Float32Array | null
 }
@@ -88,15 +91,17 @@ export function policyBatch(rollouts: readonly TrainedRollout[], options: Omit<W
   }
   const counted = flat((row) => rollouts[row]!.counted)
   const bonus = masks ? flat((row) => masks.bonus[row]!) : counted
-  const isWeighed = masks !== null || rollouts.some(({ weights }) => weights !== null)
-  const factorsOf = (row: number): Float32Array => Float32Array.from(rollouts[row]!.counted, (_, t) => (masks?.factors[row]![t] ?? 1) * (rollouts[row]!.weights?.[t] ?? 1))
+  const areWeighed = rollouts.some(({ weights }) => weights !== null)
+  const isVespo = options.lossType === 'vespo'
+  const factorsOf = (row: number): Float32Array => Float32Array.from(rollouts[row]!.counted, (_, t) => (masks?.factors[row]![t] ?? 1) * (isVespo ? 1 : rollouts[row]!.weights?.[t] ?? 1))
   const optional = (valueOf: (row: TrainedRollout) => Float32Array | null): Float32Array | null => rollouts.every((row) => valueOf(row) !== null) ? flat((row) => valueOf(rollouts[row]!)!) : null
   return {
     rollouts, inputIds, shiftLabels, tokens, countedTokens, counted,
     advantages: Float32Array.from(rollouts, ({ advantage }) => advantage),
     weights: flat((row) => new Float32Array(rollouts[row]!.counted.length).fill(tokenWeight(counts[row]!, weightOptions))),
     old: optional(({ old }) => old), reference: optional(({ reference }) => reference),
-    bonus, bonusTokens: masks ? sumOf(bonus) : countedTokens, factors: isWeighed ? flat(factorsOf) : null,
+    bonus, bonusTokens: masks ? sumOf(bonus) : countedTokens, factors: masks !== null || (areWeighed && !isVespo) ? flat(factorsOf) : null,
+    samplerLogRatios: areWeighed && isVespo ? Float32Array.from(rollouts, (one) => one.weights ? samplerLogRatio(one.weights, one.counted) : 0) : null,
     recorded: rollouts.some(({ rollout }) => rollout.logprobs.some(Number.isNaN)) ? null : flat((row) => rollouts[row]!.rollout.logprobs),
   }
 }

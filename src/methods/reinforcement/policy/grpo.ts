@@ -15,10 +15,10 @@ import { preparePolicy, type PolicyInputs, type PolicyRun } from './prepare.ts'
  */
 export async function grpo<Row extends object = AnyRow>(options: GrpoOptions, inputs: PolicyInputs<Row> = {}): Promise<PolicyRun<Row>> {
   const args = parseOptions(grpoSchema, options, 'grpo')
-  const { multiObjectiveAggregation, scaleRewards, lossType, epsilonHigh } = args
+  const { multiObjectiveAggregation, scaleRewards, lossType, epsilonHigh, vllmImportanceSamplingMode: mode } = args
   if (lossType === 'cispo' && epsilonHigh === undefined) throw new ConfigError('epsilonHigh: lossType cispo needs the most that a ratio weighs, such as 5; the default, epsilon, would make it 0.2')
-  if (lossType === 'vespo' && args.rolloutServer !== undefined && args.vllmImportanceSamplingCorrection) {
-    throw new ConfigError('vllmImportanceSamplingCorrection: lossType vespo weighs whole answers itself and takes no second weight; set vllmImportanceSamplingCorrection: false, or another lossType')
+  if (lossType === 'vespo' && args.rolloutServer !== undefined && args.vllmImportanceSamplingCorrection && !mode.startsWith('token')) {
+    throw new ConfigError(`vllmImportanceSamplingMode: lossType vespo makes one weight of the tokens' weights of an answer, so expected token_truncate or token_mask, got ${mode}; or set vllmImportanceSamplingCorrection: false`)
   }
   return preparePolicy(args, inputs, {
     name: 'grpo', objective: { ...args, vespoPos: [args.vespoKPos, args.vespoLambdaPos], vespoNeg: [args.vespoKNeg, args.vespoLambdaNeg] },

@@ -4,6 +4,7 @@ import type { CausalLanguageModel } from '../../../models/index.ts'
 import { Tensor } from '../../../tensor/index.ts'
 import type { LossResult, Sum } from '../../../train/task.ts'
 import type { PolicyBatch } from './batch.ts'
+import { vespoInParts } from './vespo.ts'
 import type { PolicyLossType } from './weights.ts'
 
 /** The numbers of the loss, by TRL's names. */
@@ -24,8 +25,10 @@ export interface ObjectiveOptions {
   vespoNeg: readonly [k: number, lambda: number]
 }
 
+export type PolicyObjectiveOptions = Pick<PolicyLossOptions, 'objective' | 'level' | 'beta' | 'correctedKl'>
+
 /** The objective of the policy_loss kernel. */
-export function objectiveOf(options: ObjectiveOptions): Pick<PolicyLossOptions, 'objective' | 'level' | 'beta' | 'correctedKl'> {
+export function objectiveOf(options: ObjectiveOptions): PolicyObjectiveOptions {
   const { lossType, epsilon, epsilonHigh = epsilon, delta, beta, importanceSamplingLevel } = options
   const level: RatioLevel = lossType === 'rloo' ? 'sequence_sum' : importanceSamplingLevel === 'sequence' ? 'sequence_mean' : 'token'
   // RLOO takes the KL off the reward.
@@ -54,12 +57,15 @@ export interface ObjectiveInput {
   readonly old: Tensor | null
   readonly reference: Tensor | null
   readonly factors: Tensor | null
+  /** Of vespo for answers of another engine: the log-ratio of the old policy to the sampler, of each answer. */
+  readonly samplerLogRatios?: Tensor | null
 }
 
 /** The loss of a micro-batch and its sums: TRL's per-token loss, KL, masks, aggregation and entropy bonus. */
 export function policyObjective(input: ObjectiveInput, options: ObjectiveOptions & { gradientAccumulationSteps: number, onEntropy?: ((sum: Tensor, count: number) => void) | undefined }): LossResult {
   const { logprob, entropy, sequences, advantages, weights, counted, bonus, bonusTokens, countedTokens, old, reference, factors } = input
-  const { loss, statistics } = policyLoss(logprob, { ...objectiveOf(options), sequences, advantages, weights, old, reference, factors } as PolicyLossOptions)
+  const inParts = options.lossType === 'vespo' && (input.samplerLogRatios || (reference && options.beta > 0))
+  const { loss, statistics } = inParts ? vespoInParts(input, options, objectiveOf(options)) : policyLoss(logprob, { ...objectiveOf(options), sequences, advantages, weights, old, reference, factors } as PolicyLossOptions)
   const { entropyCoef, gradientAccumulationSteps } = options
   const hasBonus = entropyCoef !== 0
   const bonusSum = sum(mul(hasBonus ? entropy : entropy.detach(), bonus))
@@ -89,6 +95,7 @@ export function policyBatchLoss(model: CausalLanguageModel, batch: PolicyBatch, 
   const result = policyObjective({
     logprob, entropy, counted, countedTokens: batch.countedTokens, bonus: batch.bonus === batch.counted ? counted : make(batch.bonus), bonusTokens: batch.bonusTokens, sequences: SequenceStarts.ofLengths(batch.inputIds.map(({ length }) => length), device),
     advantages: make(batch.advantages), weights: make(batch.weights), old: batch.old && make(batch.old), reference: batch.reference && make(batch.reference), factors: batch.factors && make(batch.factors),
+    samplerLogRatios: batch.samplerLogRatios && make(batch.samplerLogRatios),
   }, options)
   // What was recorded while sampling is at temperature 1.
   if (options.temperature !== 1 || !batch.recorded) return result

@@ -25,3 +25,12 @@ export function samplerWeights(policy: Float32Array, sampler: Float32Array, coun
   if (!isSequence) return differences.map((one) => bounded(Math.exp(one)))
   return new Float32Array(policy.length).fill(bounded(Math.exp(differences.reduce((sum, one) => sum + one, 0))))
 }
+
+const lowestLogRatio = Math.log(1e-8)
+
+/** Σ log(p / p of the sampler) over the tokens that count, each held between log 1e-8 and 20: what TRL adds to an answer's log-ratio. */
+export function samplerLogRatio(weights: Float32Array, counted: Uint8Array): number {
+  let total = 0
+  weights.forEach((weight, t) => { if (counted[t]) total += Math.min(Math.max(Math.log(weight), lowestLogRatio), 20) })
+  return total
+}

@@ -18,12 +18,15 @@ export interface ServerOptions {
   apiKey?: string | undefined
 }
 
-/** The key that the options name by its environment variable; none where they name none. */
-export function apiKeyOf({ rolloutServerApiKeyEnv: name }: { rolloutServerApiKeyEnv?: string | undefined }): string | undefined {
+/** The key that an option names by its environment variable; none where it names none. */
+export function keyOf(option: string, name: string | undefined, owner: string): string | undefined {
   const key = name === undefined ? undefined : process.env[name]
-  if (name !== undefined && !key) throw new ConfigError(`rolloutServerApiKeyEnv: the environment variable ${name} is not set; export it with the key of the rolloutServer`)
+  if (name !== undefined && !key) throw new ConfigError(`${option}: the environment variable ${name} is not set; export it with the key of ${owner}`)
   return key
 }
+
+/** That of the rollout server. */
+export const apiKeyOf = ({ rolloutServerApiKeyEnv }: { rolloutServerApiKeyEnv?: string | undefined }): string | undefined => keyOf('rolloutServerApiKeyEnv', rolloutServerApiKeyEnv, 'the rolloutServer')
 
 /**
  * Rollouts from an OpenAI-compatible server's /completions, given token ids. Where the server returns token_ids (vLLM's return_token_ids) they are
