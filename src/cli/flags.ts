@@ -72,6 +72,9 @@ export function addFlags(command: Command, schema: z.ZodObject): Command {
   return command
 }
 
+/** A command line to begin with, below a command's flags. */
+export const exampleText = (name: string, flags: string): string => `\nExample:\n  $ anneal ${name} ${flags}`
+
 /** YAML's reading of a flag's text: numbers, true, null, lists. */
 function readYaml(text: string, flag: string): unknown {
   try {

@@ -1,7 +1,7 @@
 import { Command } from 'commander'
 import { bestOfN } from '../../methods/reinforcement/bestOfN/bestOfN.ts'
 import { bestOfNSchema, type BestOfNArguments } from '../../methods/reinforcement/bestOfN/options.ts'
-import { addFlags, readOptions } from '../flags.ts'
+import { addFlags, exampleText, readOptions } from '../flags.ts'
 import { interruptSignal } from '../run.ts'
 import { print } from '../terminal.ts'
 
@@ -16,6 +16,7 @@ function whyNone({ threshold, keepTruncated, maxCompletionLength }: BestOfNArgum
 
 export function bestOfNCommand(): Command {
   return addFlags(new Command('best-of-n').description('sample answers, keep the best or all good ones, and write them as rows for sft'), bestOfNSchema)
+    .addHelpText('after', exampleText('best-of-n', '--model ./model --files prompts.jsonl --output best.jsonl --reward numericMatch --num-generations 16'))
     .action(async (config: string | undefined, flags: Record<string, unknown>) => {
       const args = readOptions(bestOfNSchema, config, flags)
       const interrupt = interruptSignal()

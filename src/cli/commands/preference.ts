@@ -4,7 +4,7 @@ import {
   cpo, cpoSchema, dpo, dpoSchema, kto, ktoSchema, orpo, orpoSchema, reward, rewardSchema, rrhf, rrhfSchema, stepwiseReward, tpo, tpoSchema, type PreparedPreferenceRun,
 } from '../../methods/index.ts'
 import type { PretrainedModel } from '../../models/index.ts'
-import { addFlags, readOptions } from '../flags.ts'
+import { addFlags, exampleText, readOptions } from '../flags.ts'
 import { describeMemory, describePreferenceRun, runTraining } from '../run.ts'
 
 interface Arguments { perDeviceTrainBatchSize: number, maxLength: number | null, gradientCheckpointing: boolean, dtype: 'float32' | 'bfloat16' }
@@ -15,6 +15,7 @@ function preferenceCommand<S extends z.ZodObject & z.ZodType<Arguments>>(
 ): Command {
   return addFlags(new Command(name).description(description), schema)
     .option('--dry-run', 'check options, data and model, print the memory estimate and stop')
+    .addHelpText('after', exampleText(name, '--model ./model --files preferences.jsonl --output-dir ./out'))
     .action(async (config: string | undefined, flags: Record<string, unknown>) => {
       const args = readOptions(schema, config, flags)
       const { perDeviceTrainBatchSize, maxLength, gradientCheckpointing, dtype } = args
