@@ -14,6 +14,15 @@ constexpr int reward_slot = 6;
 // A spread that only rounding made, as TRL's isclose has it.
 constexpr double no_spread = 1e-8;
 
+// sum + x², with one rounding wherever the machine can: of c·c + d·d the compiler chooses which product it rounds.
+inline double plus_square(double sum, double x) {
+#if defined(__FMA__) || defined(__aarch64__)
+  return __builtin_fma(x, x, sum);
+#else
+  return sum + x * x;
+#endif
+}
+
 // Mean and unbiased deviation of those of n numbers, stride apart, that are not NaN.
 struct Spread {
   double mean, deviation;
@@ -32,8 +41,7 @@ template <class T> Spread spread_of(const T* x, int64_t n, int64_t stride) {
   for (; i < n; ++i) add(0, static_cast<double>(x[i * stride]));
   const double given = (count[0] + count[1]) + (count[2] + count[3]), mean = ((total[0] + total[1]) + (total[2] + total[3])) / given;
   auto add_square = [&](int k, double v) {
-    const double away = v - mean;
-    squares[k] += v == v ? away * away : 0;
+    squares[k] = plus_square(squares[k], v == v ? v - mean : 0);
   };
   for (i = 0; i + 4 <= n; i += 4)
     for (int k = 0; k < 4; ++k) add_square(k, static_cast<double>(x[(i + k) * stride]));
@@ -49,7 +57,7 @@ template <class T> struct FourOf;
 template <> struct FourOf<float> { using Type = float __attribute__((vector_size(16))); };
 template <> struct FourOf<double> { using Type = Four; };
 
-// The commonest case, one function and groups of 8, all given: the sums of spread_of side by side. Returns the number of groups without spread, or -1,
+// The commonest case, one function and groups of 8, all given: the sums of spread_of side by side, with its bits. Returns the number of groups without spread, or -1,
 // having written nothing that stays, where a reward is not given.
 template <class T> int32_t advantages_of_eight(T* advantage, const T* rewards, int64_t groups, double weight, bool leave_one_out, bool scaled, double eps) {
   int32_t flat = 0;
@@ -63,7 +71,8 @@ template <class T> int32_t advantages_of_eight(T* advantage, const T* rewards, i
     const Four c = a - mean, d = b - mean;
     // Not given, or not finite.
     missing |= (c != c) | (d != d);
-    const Four squares = c * c + d * d;
+    Four squares = c * c;
+    for (int k = 0; k < 4; ++k) squares[k] = plus_square(squares[k], d[k]);
     const double deviation = ::sqrt(((squares[0] + squares[1]) + (squares[2] + squares[3])) / 7);
     flat += !(deviation > no_spread);
     const double factor = scaled ? 1 / (deviation + eps) : leave_one_out ? 8.0 / 7.0 : 1;
