@@ -28,6 +28,14 @@ export function omit<T extends object, K extends keyof T>(shape: T, ...names: K[
   return Object.fromEntries(Object.entries(shape).filter(([name]) => !names.includes(name as K))) as Omit<T, K>
 }
 
+/** The same with every array readonly, so that what is declared `as const` fits too. */
+type ReadonlyArrays<T> = T extends (...args: never[]) => unknown ? T
+  : T extends readonly unknown[] ? { readonly [K in keyof T]: ReadonlyArrays<T[K]> }
+  : T extends object ? { [K in keyof T]: ReadonlyArrays<T[K]> } : T
+
+/** What a user may give for a schema of options. */
+export type OptionsOf<S extends z.ZodType> = ReadonlyArrays<z.input<S>>
+
 /** Where a model lives, as an option of every command and method that makes one. */
 export const deviceOption = z.string().optional().describe('cpu, cuda, or cuda:1 for a further GPU; by default the first GPU where there is one, else the CPU')
 

@@ -1,5 +1,5 @@
 import { z } from 'zod'
-import { lazily } from '../options.ts'
+import { lazily, type OptionsOf } from '../options.ts'
 
 const names = lazily(() => z.union([z.string(), z.array(z.string()).min(1)]))
 const patterns = lazily(() => z.record(z.string(), z.number().positive()))
@@ -102,6 +102,6 @@ export type PrefixOptions = z.output<typeof prefixSchema>
 export type PromptOptions = z.output<typeof promptSchema>
 export type PTuningOptions = z.output<typeof pTuningSchema>
 /** What a user gives. */
-export type AdapterInput = z.input<typeof adapterSchema>
+export type AdapterInput = OptionsOf<typeof adapterSchema>
 /** With defaults filled in. */
 export type AdapterOptions = z.output<typeof adapterSchema>

@@ -1,6 +1,6 @@
 import { z } from 'zod'
 import { modelDtypes, quantizeOption } from '../models/index.ts'
-import { deviceOption, lazily } from '../options.ts'
+import { deviceOption, lazily, type OptionsOf } from '../options.ts'
 import { ggufTypes } from './gguf/tensors.ts'
 
 /** Every option of exportModel() and `anneal export`. */
@@ -21,7 +21,7 @@ export const exportSchema = lazily(() => z.strictObject({
 }))
 
 /** What `exportModel` takes. */
-export type ExportOptions = z.input<typeof exportSchema>
+export type ExportOptions = OptionsOf<typeof exportSchema>
 
 /** Options of mergeFolder() and `anneal merge`. */
 export const mergeSchema = lazily(() => z.strictObject({

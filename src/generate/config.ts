@@ -1,6 +1,6 @@
 import { z } from 'zod'
 import { ConfigError } from '../errors.ts'
-import { lazily, parseOptions } from '../options.ts'
+import { lazily, parseOptions, type OptionsOf } from '../options.ts'
 
 const whole = lazily(() => z.int().min(0))
 const positive = lazily(() => z.int().min(1))
@@ -35,7 +35,7 @@ export const generationShape = lazily(() => ({
 export const generationSchema = lazily(() => z.strictObject(generationShape))
 
 /** What a user gives. */
-export type GenerationOptions = z.input<typeof generationSchema>
+export type GenerationOptions = OptionsOf<typeof generationSchema>
 
 /** With defaults filled in, and lists where one value was allowed. */
 export interface GenerationConfig extends Omit<z.output<typeof generationSchema>, 'eosTokenId' | 'padTokenId' | 'stopStrings' | 'numBeams'> {

@@ -1,6 +1,6 @@
 import { z } from 'zod'
 import { KeyValueCache, type CausalLanguageModel } from '../models/index.ts'
-import { lazily, parseOptions } from '../options.ts'
+import { lazily, parseOptions, type OptionsOf } from '../options.ts'
 import type { ChatMessage, Tokenizer } from '../tokenizers/index.ts'
 import { generationShape, newTokenLimit, resolveGenerationConfig, type GenerationConfig } from './config.ts'
 import { contextRoom } from './context.ts'
@@ -26,7 +26,7 @@ export const runShape = lazily(() => ({
 /** Every option of generate(), stream() and chat(). */
 export const generateSchema = lazily(() => z.strictObject({ ...generationShape, ...runShape }))
 /** What a user gives. */
-export type GenerateOptions = z.input<typeof generateSchema>
+export type GenerateOptions = OptionsOf<typeof generateSchema>
 type RunOptions = z.output<z.ZodObject<typeof runShape>>
 
 type MaybeTokenizer = Tokenizer | null | undefined

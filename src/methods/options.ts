@@ -1,7 +1,7 @@
 import { z } from 'zod'
 import { adapterSchema } from '../adapters/index.ts'
 import { quantizeOption } from '../models/index.ts'
-import { deviceOption, lazily } from '../options.ts'
+import { deviceOption, lazily, type OptionsOf } from '../options.ts'
 import { trainingShape } from '../train/options.ts'
 
 const strings = lazily(() => z.union([z.string(), z.array(z.string())]))
@@ -75,11 +75,11 @@ export const pretrainSchema = lazily(() => z.strictObject({
 }))
 
 /** The options of SFT, as they are given. */
-export type SftOptions = z.input<typeof sftSchema>
+export type SftOptions = OptionsOf<typeof sftSchema>
 /** The options of SFT with every default filled in. */
 export type SftArguments = z.output<typeof sftSchema>
 /** The options of pretraining, as they are given. */
-export type PretrainOptions = z.input<typeof pretrainSchema>
+export type PretrainOptions = OptionsOf<typeof pretrainSchema>
 /** The options of pretraining with every default filled in. */
 export type PretrainArguments = z.output<typeof pretrainSchema>
 

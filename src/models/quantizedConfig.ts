@@ -1,6 +1,6 @@
 import { z } from 'zod'
 import { ConfigError } from '../errors.ts'
-import { lazily, parseOptions } from '../options.ts'
+import { lazily, parseOptions, type OptionsOf } from '../options.ts'
 
 /** The formats of quantised weights. */
 export const weightFormats = ['nf4', 'fp4', 'int8', 'int4'] as const
@@ -19,7 +19,7 @@ export const quantizeSchema = lazily(() => z.strictObject({
 /** The option of a command or method: a format alone, or all of it. */
 export const quantizeOption = lazily(() => z.union([z.enum(weightFormats), quantizeSchema]))
 /** Rounds weights when a model is loaded: a format's name, or a format with its details. */
-export type QuantizeOption = z.input<typeof quantizeOption>
+export type QuantizeOption = OptionsOf<typeof quantizeOption>
 
 /** How a model is quantised. `block` is undefined where a whole row shares a scale. */
 export type QuantizationConfig = z.output<typeof quantizeSchema>

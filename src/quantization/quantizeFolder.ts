@@ -6,13 +6,13 @@ import { ConfigError } from '../errors.ts'
 import { perplexityOfFiles } from '../eval/index.ts'
 import { AutoModelForCausalLM, quantizedLayers, resolveQuantization, weightBytes, type CausalLanguageModel, type TokenArray } from '../models/index.ts'
 import { savedBytes } from '../models/quantizedLayers.ts'
-import { parseOptions } from '../options.ts'
+import { parseOptions, type OptionsOf } from '../options.ts'
 import { Tokenizer } from '../tokenizers/index.ts'
 import { quantizeFolderSchema, type quantizeModelSchema } from './options.ts'
 import { quantizeModel, type QuantizeModelOptions } from './quantizeModel.ts'
 
 /** What `quantizeFolder` takes: model, output, format, method and calibration texts. */
-export type QuantizeFolderOptions = z.input<typeof quantizeFolderSchema> & Pick<QuantizeModelOptions, 'onProgress'>
+export type QuantizeFolderOptions = OptionsOf<typeof quantizeFolderSchema> & Pick<QuantizeModelOptions, 'onProgress'>
 type Arguments = z.output<typeof quantizeFolderSchema>
 
 /** What `quantizeFolder` did. */

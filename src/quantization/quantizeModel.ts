@@ -1,17 +1,16 @@
-import type { z } from 'zod'
 import { ConfigError } from '../errors.ts'
 import { quantizeLayers, resolveQuantization, type CausalLanguageModel, type QuantizationConfig, type TokenArray } from '../models/index.ts'
 import { layersToQuantize, outputsFirst, quantizeWeight, replaceByQuantized, type QuantizedWeight } from '../models/quantizedLayers.ts'
 import { toDtype } from '../ops/index.ts'
 import { noGrad, scope, unscoped, type Tensor } from '../tensor/index.ts'
-import { parseOptions } from '../options.ts'
+import { parseOptions, type OptionsOf } from '../options.ts'
 import { foldAwqScales } from './awq.ts'
 import { gptqFactor, gptqQuantize, type GptqFactor } from './gptq.ts'
 import { layerByLayer, type InputStatistics } from './layerwise.ts'
 import { quantizeModelSchema } from './options.ts'
 
 /** What `quantizeModel` takes: format, method and calibration sequences. */
-export type QuantizeModelOptions = z.input<typeof quantizeModelSchema> & {
+export type QuantizeModelOptions = OptionsOf<typeof quantizeModelSchema> & {
   /** Token ids of texts like those the model is for; gptq and awq need them: a hundred sequences of some hundred tokens. */
   readonly calibration?: readonly TokenArray[]
   /** Called after each layer of the model. */

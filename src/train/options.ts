@@ -1,7 +1,7 @@
 import { z } from 'zod'
 import { lrSchedulerTypes } from '../optim/schedules.ts'
 import type { LrSchedulerType } from '../optim/schedules.ts'
-import { lazily } from '../options.ts'
+import { lazily, type OptionsOf } from '../options.ts'
 
 const whole = lazily(() => z.int().min(0))
 const positive = lazily(() => z.int().min(1))
@@ -54,6 +54,6 @@ export const trainingShape = lazily(() => ({
 export const trainingSchema = lazily(() => z.strictObject(trainingShape))
 
 /** What a user gives. */
-export type TrainingOptions = z.input<typeof trainingSchema>
+export type TrainingOptions = OptionsOf<typeof trainingSchema>
 /** With defaults filled in. */
 export type TrainingArguments = z.output<typeof trainingSchema>

@@ -1,5 +1,5 @@
 import { z } from 'zod'
-import { deviceOption, lazily } from '../../options.ts'
+import { deviceOption, lazily, type OptionsOf } from '../../options.ts'
 import { dataShape, sftSchema } from '../options.ts'
 
 const layerPairs = lazily(() => z.array(z.tuple([z.int().min(0), z.int().min(0)])))
@@ -66,10 +66,10 @@ export const teachSchema = lazily(() => z.strictObject({
 }))
 
 /** The options of distillation, as they are given. */
-export type DistillOptions = z.input<typeof distillSchema>
+export type DistillOptions = OptionsOf<typeof distillSchema>
 /** The options of distillation with every default filled in. */
 export type DistillArguments = z.output<typeof distillSchema>
 /** The options of recording a teacher, as they are given. */
-export type TeachOptions = z.input<typeof teachSchema>
+export type TeachOptions = OptionsOf<typeof teachSchema>
 /** The options of recording a teacher with every default filled in. */
 export type TeachArguments = z.output<typeof teachSchema>

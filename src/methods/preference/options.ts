@@ -1,5 +1,5 @@
 import { z } from 'zod'
-import { lazily, omit } from '../../options.ts'
+import { lazily, omit, type OptionsOf } from '../../options.ts'
 import { trainingShape } from '../../train/options.ts'
 import { dataShape, modelShape, uncachedShape } from '../options.ts'
 import { referenceSyncShape } from '../reference.ts'
@@ -105,25 +105,25 @@ export const rewardSchema = lazily(() => z.strictObject({
 }))
 
 /** The options of DPO, as they are given. */
-export type DpoOptions = z.input<typeof dpoSchema>
+export type DpoOptions = OptionsOf<typeof dpoSchema>
 export type DpoArguments = z.output<typeof dpoSchema>
 /** The options of KTO, as they are given. */
-export type KtoOptions = z.input<typeof ktoSchema>
+export type KtoOptions = OptionsOf<typeof ktoSchema>
 export type KtoArguments = z.output<typeof ktoSchema>
 /** The options of ORPO, as they are given. */
-export type OrpoOptions = z.input<typeof orpoSchema>
+export type OrpoOptions = OptionsOf<typeof orpoSchema>
 export type OrpoArguments = z.output<typeof orpoSchema>
 /** The options of CPO, as they are given. */
-export type CpoOptions = z.input<typeof cpoSchema>
+export type CpoOptions = OptionsOf<typeof cpoSchema>
 export type CpoArguments = z.output<typeof cpoSchema>
 /** The options of TPO, as they are given. */
-export type TpoOptions = z.input<typeof tpoSchema>
+export type TpoOptions = OptionsOf<typeof tpoSchema>
 export type TpoArguments = z.output<typeof tpoSchema>
 /** The options of RRHF, as they are given. */
-export type RrhfOptions = z.input<typeof rrhfSchema>
+export type RrhfOptions = OptionsOf<typeof rrhfSchema>
 export type RrhfArguments = z.output<typeof rrhfSchema>
 /** The options of training a reward model, as they are given. */
-export type RewardOptions = z.input<typeof rewardSchema>
+export type RewardOptions = OptionsOf<typeof rewardSchema>
 export type RewardArguments = z.output<typeof rewardSchema>
 
 /** What the methods that train a language model have in common. */

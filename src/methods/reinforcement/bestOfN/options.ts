@@ -1,5 +1,5 @@
 import { z } from 'zod'
-import { deviceOption, lazily } from '../../../options.ts'
+import { deviceOption, lazily, type OptionsOf } from '../../../options.ts'
 import { promptShape, rewardShape } from '../sharedOptions.ts'
 
 /** Options of rejection sampling. */
@@ -30,6 +30,6 @@ export const bestOfNSchema = lazily(() => z.strictObject({
 }))
 
 /** The options of rejection sampling, as they are given. */
-export type BestOfNOptions = z.input<typeof bestOfNSchema>
+export type BestOfNOptions = OptionsOf<typeof bestOfNSchema>
 /** The options of rejection sampling with every default filled in. */
 export type BestOfNArguments = z.output<typeof bestOfNSchema>

@@ -1,5 +1,5 @@
 import { z } from 'zod'
-import { lazily, omit } from '../../../options.ts'
+import { lazily, omit, type OptionsOf } from '../../../options.ts'
 import { trainingShape } from '../../../train/options.ts'
 import { modelShape } from '../../options.ts'
 import { judgeShape } from './judge.ts'
@@ -28,6 +28,6 @@ export const onlineDpoSchema = lazily(() => z.strictObject({
 }))
 
 /** The options of online DPO, as they are given. */
-export type OnlineDpoOptions = z.input<typeof onlineDpoSchema>
+export type OnlineDpoOptions = OptionsOf<typeof onlineDpoSchema>
 /** The options of online DPO with every default filled in. */
 export type OnlineDpoArguments = z.output<typeof onlineDpoSchema>

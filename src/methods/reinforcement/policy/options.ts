@@ -1,5 +1,5 @@
 import { z } from 'zod'
-import { lazily } from '../../../options.ts'
+import { lazily, type OptionsOf } from '../../../options.ts'
 import { trainingShape } from '../../../train/options.ts'
 import { modelShape } from '../../options.ts'
 import { referenceSyncShape } from '../../reference.ts'
@@ -80,11 +80,11 @@ export const rlooSchema = lazily(() => z.strictObject({
 }))
 
 /** The options of GRPO, as they are given. */
-export type GrpoOptions = z.input<typeof grpoSchema>
+export type GrpoOptions = OptionsOf<typeof grpoSchema>
 /** The options of GRPO with every default filled in. */
 export type GrpoArguments = z.output<typeof grpoSchema>
 /** The options of RLOO, as they are given. */
-export type RlooOptions = z.input<typeof rlooSchema>
+export type RlooOptions = OptionsOf<typeof rlooSchema>
 /** The options of RLOO with every default filled in. */
 export type RlooArguments = z.output<typeof rlooSchema>
 export type PolicyArguments = z.output<z.ZodObject<typeof policyShape>> & { numGenerations: number; beta: number }

@@ -1,5 +1,5 @@
 import { z } from 'zod'
-import { lazily, omit } from '../../../options.ts'
+import { lazily, omit, type OptionsOf } from '../../../options.ts'
 import { trainingShape } from '../../../train/options.ts'
 import { modelShape } from '../../options.ts'
 import { promptShape, rewardShape } from '../sharedOptions.ts'
@@ -45,7 +45,7 @@ export const ppoSchema = lazily(() => z.strictObject({
 }))
 
 /** The options of PPO, as they are given. */
-export type PpoOptions = z.input<typeof ppoSchema>
+export type PpoOptions = OptionsOf<typeof ppoSchema>
 /** The options of PPO with every default filled in. */
 export type PpoArguments = z.output<typeof ppoSchema>
 /** The part of the options that says how PPO samples and learns. */
