@@ -41,12 +41,14 @@ export interface ExampleStats {
   emptyMask: number
   /** Rows whose prompt alone gives other tokens than the start of prompt and completion together. */
   boundaryMismatch: number
+  /** Rows that are conversations, or prompts with completions. */
+  dialogues: number
   /** Malformed rows passed over by onBadRow: 'skip'. */
   badRows: number
 }
 
 export const emptyStats = (): ExampleStats => ({
-  rows: 0, examples: 0, tokens: 0, trainedTokens: 0, truncated: 0, truncatedEnd: 0, withoutTrainedEos: 0, emptyMask: 0, boundaryMismatch: 0, badRows: 0,
+  rows: 0, examples: 0, tokens: 0, trainedTokens: 0, truncated: 0, truncatedEnd: 0, withoutTrainedEos: 0, emptyMask: 0, boundaryMismatch: 0, dialogues: 0, badRows: 0,
 })
 
 /** Adds `more` to `sum`. */
@@ -83,6 +85,7 @@ export class ExampleMaker {
     const { maxLength = 1024, truncationMode = 'keep_start' } = this.options
     stats.rows++
     if (boundaryMismatch) stats.boundaryMismatch++
+    if (row.kind !== 'text') stats.dialogues++
     let start = 0
     let end = ids.length
     if (maxLength !== null && end > maxLength) {

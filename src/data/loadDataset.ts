@@ -124,7 +124,7 @@ export async function loadDataset<T extends TextTokenizer>(options: LoadDatasetO
         ...packed.density !== undefined && { packingDensity: packed.density },
         cached: opened.every(({ cached }) => cached),
       },
-      warnings: warningsOf(stats, options.tokenizer),
+      warnings: [...warningsOf(stats, options.tokenizer), ...cutDialogues(stats, opened, strategy, maxLength)],
       fingerprint: fingerprintOf({
         sources: opened.map(({ fingerprint }) => fingerprint), weights: sources.map(({ weight }) => weight), mixStrategy, seed, evalSplit,
         strategy, maxLength, groupSize: options.packingGroupSize, shuffle: options.shuffleDataset,
@@ -199,6 +199,14 @@ async function loadInMemory(readers: readonly Reader[], tokenization: Tokenizati
     addStats(stats, made.stats)
   }
   return { dataset: memoryDataset(all), stats, cached: false }
+}
+
+/** A text goes on in the next row; a conversation's later rows miss their beginning. */
+function cutDialogues({ dialogues }: ExampleStats, sources: readonly { dataset: Dataset }[], strategy: PackingStrategy | false, maxLength: number | null): string[] {
+  if (dialogues === 0 || maxLength === null || (strategy !== 'bfd_split' && strategy !== 'wrapped')) return []
+  let long = 0
+  for (const { dataset } of sources) for (let i = 0; i < dataset.length; i++) if (dataset.lengthOf(i) > maxLength) long++
+  return long === 0 ? [] : [`${long} rows are longer than maxLength (${maxLength}) and packing ${strategy} cuts them into several, though the data has conversations; raise maxLength, or choose packing bfd, which drops their ends`]
 }
 
 function warningsOf(stats: ExampleStats, tokenizer: TextTokenizer): string[] {

@@ -25,7 +25,7 @@ const headerSchema = lazily(() => z.object({
   start: positionSchema, end: positionSchema,
   stats: z.object({
     rows: whole, examples: whole, tokens: whole, trainedTokens: whole, truncated: whole, truncatedEnd: whole, withoutTrainedEos: whole,
-    emptyMask: whole, boundaryMismatch: whole, badRows: whole,
+    emptyMask: whole, boundaryMismatch: whole, dialogues: whole.default(0), badRows: whole,
   }),
 }))
 export type ShardHeader = z.infer<typeof headerSchema>

@@ -58,7 +58,7 @@ describe('ExampleMaker', () => {
       { prompt: 'p'.repeat(20), completion: 'c' }, { prompt: 'p', completion: 'c'.repeat(20) }, { prompt: 'p', completion: 'c' }, { text: '' },
     ], { maxLength: 10 })
     expect(stats).toEqual({
-      rows: 4, examples: 2, tokens: 10 + 3, trainedTokens: 9 + 2, truncated: 2, truncatedEnd: 2, withoutTrainedEos: 1, emptyMask: 2, boundaryMismatch: 0, badRows: 0,
+      rows: 4, examples: 2, tokens: 10 + 3, trainedTokens: 9 + 2, truncated: 2, truncatedEnd: 2, withoutTrainedEos: 1, emptyMask: 2, boundaryMismatch: 0, dialogues: 3, badRows: 0,
     })
   })
 

@@ -33,6 +33,20 @@ describe('loadDataset', () => {
     close()
   })
 
+  it('says that conversations are cut into several rows, from a cache too, and lets texts go on in the next row', async () => {
+    const warningsOf = async (files: string, packing: 'bfd' | 'bfd_split' | 'wrapped', maxLength: number) => {
+      const { warnings, close } = await opened({ files, packing, maxLength })
+      close()
+      return warnings.filter((one) => one.includes('several'))
+    }
+    for (const packing of ['bfd_split', 'wrapped', 'bfd_split'] as const) {
+      expect(await warningsOf(chat, packing, 4)).toEqual([expect.stringMatching(new RegExp(`^20 rows are longer than maxLength \\(4\\) and packing ${packing} cuts them into several`))])
+    }
+    expect(await warningsOf(chat, 'bfd', 4)).toEqual([])
+    expect(await warningsOf(chat, 'bfd_split', 100)).toEqual([])
+    expect(await warningsOf(join(folder, 'books'), 'bfd_split', 3)).toEqual([])
+  })
+
   it('uses the cache again until a file or an option changes', async () => {
     const file = write(folder, 'changing.jsonl', '{"text":"a"}\n')
     const cached = async (more: Partial<LoadDatasetOptions<CharacterTokenizer>> = {}) => {

@@ -5,7 +5,7 @@ import { addFlags, readOptions } from '../flags.ts'
 import { describeMemory, describeRun, runTraining } from '../run.ts'
 
 export function distillCommand(): Command {
-  return addFlags(new Command('distill').description('teach a model what another knows: soft labels, features, GKD, MiniLLM'), distillSchema)
+  return addFlags(new Command('distill').description('teach a model what another knows: soft labels, features, GKD, MiniLLM, or by universal logit distillation (uld) where tokenizers differ'), distillSchema)
     .option('--dry-run', 'check options, data and models, print the memory estimate and stop')
     .action(async (config: string | undefined, flags: Record<string, unknown>) => {
       const args = readOptions(distillSchema, config, flags)

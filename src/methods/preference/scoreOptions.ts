@@ -1,5 +1,5 @@
 import { z } from 'zod'
-import { deviceOption, lazily } from '../../options.ts'
+import { deviceOption, lazily, type OptionsOf } from '../../options.ts'
 
 /** Options of scoring texts with a reward model. */
 export const scoreSchema = lazily(() => z.strictObject({
@@ -14,4 +14,4 @@ export const scoreSchema = lazily(() => z.strictObject({
   maxTokensPerBatch: z.int().min(1).default(4096).describe('Most tokens in one forward pass; a longer text runs alone'),
 }))
 /** What `score` takes. */
-export type ScoreOptions = z.input<typeof scoreSchema>
+export type ScoreOptions = OptionsOf<typeof scoreSchema>
