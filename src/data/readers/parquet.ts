@@ -69,7 +69,7 @@ function rowGroups(metadata: FileMetaData, file: string): { start: number, end: 
   let start = 0
   return metadata.row_groups.map((group) => {
     const count = Number(group.num_rows)
-    if (!Number.isSafeInteger(count) || count < 0) throw new DataError(`${file}: a row group claims ${group.num_rows.toString()} rows; fetch the file again`)
+    if (!Number.isSafeInteger(count) || count < 0) throw new DataError(`${file}: a row group claims ${String(group.num_rows)} rows; fetch the file again`)
     const range = { start, end: start + count }
     start = range.end
     return range
