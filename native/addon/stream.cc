@@ -23,6 +23,17 @@ void Stream::stop() {
   stop_ = true;
   published_.bump();
   thread_.join();
+  // Another device's stream may be waiting for a copy that stands here, and now learns that none comes.
+  drop();
+}
+
+void Stream::drop() {
+  while (consumed_.load() != produced_) {
+    Record* record = front();
+    record->act(record + 1, false);
+    head_used_ += record->bytes;
+    consumed_.fetch_add(1);
+  }
 }
 
 void Stream::drain() const {
@@ -42,12 +53,7 @@ Stream::Record* Stream::front() {
 
 Stream::~Stream() {
   stop();
-  while (consumed_.load() != produced_) {  // destroy, without running, what is left
-    Record* record = front();
-    record->act(record + 1, false);
-    head_used_ += record->bytes;
-    consumed_.fetch_add(1);
-  }
+  drop();
   delete head_;
 }
 

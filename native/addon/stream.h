@@ -97,6 +97,8 @@ class Stream {
   // The oldest record that is still queued; there must be one.
   Record* front();
   void execute();
+  // Destroys, without running, what is queued; the thread has ended.
+  void drop();
 
   std::unique_ptr<ThreadPool> pool_;
   std::thread thread_;

@@ -1,7 +1,6 @@
-import { mkdir } from 'node:fs/promises'
 import { join } from 'node:path'
 import { FileFormatError } from '../errors.ts'
-import { openSafetensors, readJsonObject, replaceFile, writeSafetensors, type SafetensorsDtype, type SafetensorsFile, type TensorSource } from '../files/index.ts'
+import { makeFolder, openSafetensors, readJsonObject, replaceFile, writeSafetensors, type SafetensorsDtype, type SafetensorsFile, type TensorSource } from '../files/index.ts'
 import { floatDtypes, shapeText, tensorSource } from '../files/tensorFiles.ts'
 import { CausalLanguageModel, PretrainedModel } from '../models/index.ts'
 import { Conv1D, LinearLayer, type Module, type Parameter } from '../nn/index.ts'
@@ -56,7 +55,7 @@ export async function saveAdapter(model: Module, folder: string, { name = active
   const adapter = adapterOf(model, name)
   const { options, virtualTokens } = adapter
   const written = writtenTargets(model, options)
-  await mkdir(folder, { recursive: true })
+  await makeFolder(folder)
   const own = (start: string): TensorSource[] => [...adapter.parameters()].map(([key, parameter]) => tensorSource(`${start}${key}`, parameter.tensor))
   if (virtualTokens) {
     using values = virtualTokens.snapshot()

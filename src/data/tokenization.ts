@@ -1,8 +1,8 @@
-import { mkdir, stat } from 'node:fs/promises'
+import { stat } from 'node:fs/promises'
 import { join } from 'node:path'
 import { DataError } from '../errors.ts'
 import { replaceDirectory } from '../files/atomic.ts'
-import { writeError } from '../files/filesystem.ts'
+import { makeFolder } from '../files/filesystem.ts'
 import { Tokenizer } from '../tokenizers/tokenizer.ts'
 import { tokenizeConversation } from '../tokenizers/conversation.ts'
 import { fingerprintOf } from './cache.ts'
@@ -38,7 +38,7 @@ export async function workerRecipe(tokenizer: TextTokenizer, cacheDir: string): 
   const folder = join(cacheDir, `tokenizer-${tokenizerFingerprint(tokenizer).slice(0, 32)}`)
   const known = await stat(folder).catch(() => undefined)
   if (!known) {
-    await mkdir(cacheDir, { recursive: true }).catch((error: unknown) => { throw writeError(error, cacheDir) })
+    await makeFolder(cacheDir)
     await replaceDirectory(folder, (target) => tokenizer.savePretrained(target))
   }
   return { module: './tokenization.js', factory: 'pretrainedTokenization', args: [folder] }

@@ -1,4 +1,4 @@
-import { open, mkdir, rename, rm, readdir, stat, statfs, readFile } from 'node:fs/promises'
+import { appendFile, open, mkdir, rename, rm, readdir, stat, statfs, readFile, writeFile } from 'node:fs/promises'
 import { AnnealError, DiskFullError, FileAccessError } from '../errors.ts'
 
 /** An open file: what node's FileHandle gives, reduced to what anneal uses. `fd` is for native code. */
@@ -84,6 +84,20 @@ export function readError(error: unknown, path: string): Error {
   if (errno === undefined) return error instanceof Error ? error : new Error(String(error))
   const hints: Record<string, string> = { ENOENT: 'no such file; check the path', EACCES: 'check who may read it', EISDIR: 'it is a folder; give a file', ENOTDIR: 'a file stands where a folder was expected' }
   return new FileAccessError(`${path}: cannot read: ${errno}; ${hints[errno] ?? 'check the path'}`, { cause: error })
+}
+
+/** Makes a folder and those above it, where they are missing. */
+export async function makeFolder(path: string): Promise<void> {
+  await mkdir(path, { recursive: true }).catch((error: unknown) => { throw writeError(error, path) })
+}
+
+/** Writes a text where nothing is lost if half of it is there: a log, or data that is made again. */
+export async function writeText(path: string, text: string): Promise<void> {
+  await writeFile(path, text).catch((error: unknown) => { throw writeError(error, path, Buffer.byteLength(text)) })
+}
+
+export async function appendText(path: string, text: string): Promise<void> {
+  await appendFile(path, text).catch((error: unknown) => { throw writeError(error, path, Buffer.byteLength(text)) })
 }
 
 /** Node moves at most 2 GiB a call. */

@@ -6,4 +6,4 @@ export { saveCheckpoint, latestCheckpoint, listCheckpoints, verifyCheckpoint, ro
 export { lockDirectory, lockName, type DirectoryLock } from './lock.ts'
 export { nameProblem, resolveInside, resolveExistingInside } from './names.ts'
 export { parseJson, parseStrictJson, findJsonProblem, readJson, readJsonObject, lineAndColumn, decodeUtf8, type JsonValue, type JsonProblem, type StrictJsonOptions } from './json.ts'
-export { nodeFileSystem, formatBytes, readError, writeError, readFully, writeFully, type FileSystem, type OpenFile } from './filesystem.ts'
+export { appendText, makeFolder, nodeFileSystem, formatBytes, readError, writeError, readFully, writeFully, writeText, type FileSystem, type OpenFile } from './filesystem.ts'

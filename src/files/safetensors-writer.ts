@@ -1,6 +1,6 @@
-import { FileFormatError } from '../errors.ts'
+import { DiskFullError, FileAccessError, FileFormatError } from '../errors.ts'
 import { replaceFile } from './atomic.ts'
-import { nodeFileSystem, writeFully, type FileSystem, type OpenFile } from './filesystem.ts'
+import { formatBytes, nodeFileSystem, writeFully, type FileSystem, type OpenFile } from './filesystem.ts'
 import { isSafetensorsDtype, maxHeaderBytes, safetensorsDtypes, tensorByteLength, tensorNameProblem, type SafetensorsDtype } from './safetensors.ts'
 
 /** What a writer needs to lay a tensor out. */
@@ -76,8 +76,15 @@ export async function writeSafetensors(
   return { byteLength }
 }
 
+/** Native code that writes into an open file knows the tensor's name, but not the file's. */
+function atPath(error: unknown, path: string, bytesNeeded: number): unknown {
+  if (error instanceof DiskFullError) return new DiskFullError(`${path}: ${error.message} (${formatBytes(bytesNeeded)} needed); free space or choose another output directory. What was saved before is intact`, { cause: error })
+  if (error instanceof FileFormatError) return new FileAccessError(`${path}: ${error.message}; check the disk. What was saved before is intact`, { cause: error })
+  return error
+}
+
 async function writeTensor(path: string, file: OpenFile, tensor: TensorSource, byteOffset: number, byteLength: number): Promise<void> {
-  if ('writeTo' in tensor) return tensor.writeTo(file, byteOffset)
+  if ('writeTo' in tensor) return tensor.writeTo(file, byteOffset).catch((error: unknown) => { throw atPath(error, path, byteLength) })
   const bytes = typeof tensor.bytes === 'function' ? await tensor.bytes() : tensor.bytes
   if (bytes.byteLength !== byteLength) {
     throw new FileFormatError(`${path}: tensor ${JSON.stringify(tensor.name)}: expected ${byteLength} bytes for ${tensor.dtype} [${tensor.shape.join(', ')}], got ${bytes.byteLength}`)

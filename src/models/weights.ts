@@ -1,8 +1,8 @@
-import { access, mkdir } from 'node:fs/promises'
+import { access } from 'node:fs/promises'
 import { join } from 'node:path'
 import { ConfigError, FileFormatError } from '../errors.ts'
 import {
-  openCheckpoint, readJsonObject, replaceFile, requireFreeSpace, safetensorsDtypes, writeCheckpoint, type CheckpointTensor, type CheckpointWeights, type TensorSource,
+  makeFolder, openCheckpoint, readJsonObject, replaceFile, requireFreeSpace, safetensorsDtypes, writeCheckpoint, type CheckpointTensor, type CheckpointWeights, type TensorSource,
 } from '../files/index.ts'
 import { didYouMean } from '../suggest.ts'
 import { unscoped, type Device, type DType, type Tensor } from '../tensor/index.ts'
@@ -168,7 +168,7 @@ export async function savePretrained(model: PretrainedModel, folder: string, opt
   const quantized = quantizedLayers(model).size ? await quantizedSources(model, dtype) : undefined
   const tensors = [...parameterSources(model, options), ...quantized?.tensors ?? []]
   const bytesNeeded = tensors.reduce((sum, { dtype, shape }) => sum + shape.reduce((a, b) => a * b, 1) * safetensorsDtypes[dtype] / 8, 0)
-  await mkdir(folder, { recursive: true })
+  await makeFolder(folder)
   await requireFreeSpace(join(folder, 'model.safetensors'), bytesNeeded)
   await writeCheckpoint(folder, tensors, { ...(options.maxShardSize === undefined ? {} : { maxShardSize: options.maxShardSize }), totalParameters: model.numParameters() })
   const { quantization_config: _, ...config } = configToJson(model.config, dtype)

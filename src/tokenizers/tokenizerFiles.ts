@@ -1,6 +1,7 @@
-import { mkdir, readdir, readFile, rename, rm, writeFile } from 'node:fs/promises'
+import { readdir, readFile, rm } from 'node:fs/promises'
 import { join } from 'node:path'
-import { DiskFullError, TokenizerError } from '../errors.ts'
+import { TokenizerError } from '../errors.ts'
+import { makeFolder, replaceFile } from '../files/index.ts'
 import { readTokenizerConfig, specialTokenKeys, type TokenizerConfig } from './tokenizerConfig.ts'
 
 /** Reads the tokenizer files of a model folder. */
@@ -25,17 +26,17 @@ export async function readTokenizerFolder(dir: string): Promise<{ source: string
 
 /** Writes the tokenizer files as transformers lays them out: the chat template in a file of its own. */
 export async function writeTokenizerFolder(dir: string, source: string, config: TokenizerConfig): Promise<void> {
-  await mkdir(dir, { recursive: true })
-  await writeWhole(join(dir, 'tokenizer.json'), source)
-  await writeWhole(join(dir, 'tokenizer_config.json'), formatConfig(config))
+  await makeFolder(dir)
+  await replaceFile(join(dir, 'tokenizer.json'), source)
+  await replaceFile(join(dir, 'tokenizer_config.json'), formatConfig(config))
   for (const [name, template] of Object.entries(config.chatTemplates)) {
     if (name === 'default') {
-      await writeWhole(join(dir, 'chat_template.jinja'), template)
+      await replaceFile(join(dir, 'chat_template.jinja'), template)
       continue
     }
     if (!/^[\w.-]+$/.test(name)) throw new TokenizerError(`the chat template name ${JSON.stringify(name)} cannot be a file name; use letters, digits, - and _`)
-    await mkdir(join(dir, 'additional_chat_templates'), { recursive: true })
-    await writeWhole(join(dir, 'additional_chat_templates', `${name}.jinja`), template)
+    await makeFolder(join(dir, 'additional_chat_templates'))
+    await replaceFile(join(dir, 'additional_chat_templates', `${name}.jinja`), template)
   }
   if (config.chatTemplates['default'] === undefined) await rm(join(dir, 'chat_template.jinja'), { force: true })
 }
@@ -86,21 +87,6 @@ async function listFolder(path: string): Promise<string[]> {
     return (await readdir(path)).sort()
   } catch {
     return []
-  }
-}
-
-/** Writes beside the target and renames, so that a reader never sees half a file. */
-async function writeWhole(path: string, text: string): Promise<void> {
-  const partial = `${path}.partial`
-  try {
-    await writeFile(partial, text)
-    await rename(partial, path)
-  } catch (error) {
-    await rm(partial, { force: true })
-    if (isErrno(error) && error.code === 'ENOSPC') {
-      throw new DiskFullError(`${path}: the disk is full; ${Buffer.byteLength(text)} bytes are needed`, { cause: error })
-    }
-    throw new TokenizerError(`${path}: cannot be written (${error instanceof Error ? error.message : String(error)})`, { cause: error })
   }
 }
 

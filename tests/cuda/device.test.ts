@@ -2,6 +2,7 @@
 import { afterEach, describe, expect, test } from 'vitest'
 import { embedding, linear, sum } from '../../src/ops/index.ts'
 import { backward, cpu, device, Graph, scope, Tensor } from '../../src/tensor/index.ts'
+import { run } from '../native/run.ts'
 import { on, tested } from './device.ts'
 
 afterEach(() => { tested.setMemoryLimit(0) })
@@ -20,6 +21,17 @@ test('tensors move between devices in the order of both streams', async () => {
   expect((await here.data()).every((x) => x === 7)).toBe(true)
   expect(there.to(tested)).toBe(there)
   for (const tensor of [here, there, back]) tensor.dispose()
+})
+
+test('a process ends though the copy that a device waits for never comes', () => {
+  const { status, signal } = run(`
+    const { deviceLibrary } = await import(${JSON.stringify(new URL('../../lib/load.js', import.meta.url).href)})
+    const there = native.create(0, [1024, 1024], native.openDevice(deviceLibrary(${JSON.stringify(tested.name.replace(/:.*/, ''))}), 0))
+    busy(native)
+    const here = native.create(0, [1024, 1024], 0)
+    native.copy(there, here)
+  `)
+  expect({ status, signal }).toEqual({ status: 0, signal: null })
 })
 
 test('large copies pass through the staging memory in pieces', async () => {

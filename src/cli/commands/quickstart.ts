@@ -1,11 +1,12 @@
 import { existsSync } from 'node:fs'
-import { mkdir, readFile, rm, writeFile } from 'node:fs/promises'
+import { readFile, rm } from 'node:fs/promises'
 import { createHash } from 'node:crypto'
 import { dirname, join, relative, resolve } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import { Command } from 'commander'
 import glob from 'fast-glob'
 import { DataError } from '../../errors.ts'
+import { makeFolder, writeText } from '../../files/index.ts'
 import { generate } from '../../generate/index.ts'
 import { pretrain, sft } from '../../methods/index.ts'
 import type { PreparedRun } from '../../methods/index.ts'
@@ -53,7 +54,7 @@ async function collectText(target: string): Promise<{ documents: number; bytes: 
     }
   }
   if (bytes < 100_000) throw new DataError('quickstart: found less than 100 kB of Markdown on this machine; run it in a folder with node_modules, or use anneal pretrain with your own files')
-  await writeFile(target, `${rows.join('\n')}\n`)
+  await writeText(target, `${rows.join('\n')}\n`)
   return { documents: rows.length, bytes }
 }
 
@@ -89,7 +90,7 @@ export function quickstartCommand(): Command {
       const path = (name: string): string => join(outputDir, name)
       // A quickstart's own earlier output is replaced; nothing else is touched.
       for (const name of ['tokenizer', 'pretrained', 'tuned']) await rm(path(name), { recursive: true, force: true })
-      await mkdir(outputDir, { recursive: true })
+      await makeFolder(outputDir)
       try {
         stage('1. Text found on this machine')
         const { documents, bytes } = await collectText(path('text.jsonl'))
@@ -97,7 +98,7 @@ export function quickstartCommand(): Command {
 
         stage('2. A tokenizer of its own')
         const texts = (await readFile(path('text.jsonl'), 'utf8')).trim().split('\n').map((line) => (JSON.parse(line) as { text: string }).text)
-        await writeFile(path('text.txt'), texts.join('\n\n'))
+        await writeText(path('text.txt'), texts.join('\n\n'))
         const tokenizer = await trainTokenizer({
           type: 'bpe', files: [path('text.txt')], vocabSize: 4096, specialTokens: [...chatMLTokens], chatTemplate: chatMLTemplate,
           roles: { eosToken: '<|im_end|>', padToken: '<|endoftext|>' }, outputDir: path('tokenizer'),
@@ -123,8 +124,8 @@ export function quickstartCommand(): Command {
         stage('4. Fine-tuning on instructions')
         const { train, heldOut } = instructionTask(9600, 100)
         const jsonl = (rows: readonly InstructionRow[]): string => rows.map((row) => JSON.stringify(row)).join('\n')
-        await writeFile(path('instructions.jsonl'), jsonl(train))
-        await writeFile(path('held-out.jsonl'), jsonl(heldOut))
+        await writeText(path('instructions.jsonl'), jsonl(train))
+        await writeText(path('held-out.jsonl'), jsonl(heldOut))
         const untuned = await AutoModelForCausalLM.fromPretrained(path('pretrained'))
         const accuracyBefore = await accuracy(untuned, tokenizer, heldOut)
         untuned.dispose()

@@ -1,7 +1,8 @@
 import { open } from 'node:fs/promises'
-import type { AsyncBuffer, FileMetaData } from 'hyparquet'
+import type { AsyncBuffer, Compressors, FileMetaData, RowGroup, SchemaTree } from 'hyparquet'
 import { DataError } from '../../errors.ts'
 import { readError, readFully } from '../../files/filesystem.ts'
+import { checkPages, levelsOf } from './parquetPages.ts'
 import type { Reader, ReadOptions, SourceRow } from './types.ts'
 
 /** Whole numbers that fit become numbers; the rest of a value is copied as it is, without `__proto__` keys. */
@@ -17,7 +18,7 @@ function plain(value: unknown): unknown {
 /** A Parquet file, one row group in memory at a time. */
 export function parquetReader(file: string): Reader {
   async function* rows(options: ReadOptions = {}): AsyncGenerator<SourceRow> {
-    const { parquetMetadataAsync, parquetReadObjects } = await import('hyparquet')
+    const { parquetMetadataAsync, parquetReadObjects, parquetSchema } = await import('hyparquet')
     const { compressors } = await import('hyparquet-compressors')
     const handle = await open(file, 'r').catch((error: unknown) => { throw readError(error, file) })
     try {
@@ -32,10 +33,12 @@ export function parquetReader(file: string): Reader {
         },
       }
       const metadata = await parquetMetadataAsync(buffer).catch((error: unknown) => { throw damaged(file, error) })
+      const schema = checked(file, () => parquetSchema(metadata))
       const skip = options.skip ?? 0
       for (const [group, { start, end }] of rowGroups(metadata, file).entries()) {
         if (end <= skip) continue
         const first = Math.max(start, skip)
+        await checkGroup(buffer, metadata.row_groups[group]!, schema, compressors).catch((error: unknown) => { throw damaged(file, error, group) })
         const objects = await parquetReadObjects({ file: buffer, metadata, compressors, rowStart: first, rowEnd: end })
           .catch((error: unknown) => { throw damaged(file, error, group) })
         for (const [i, row] of objects.entries()) yield { row: plain(row) as Record<string, unknown>, file, record: first + i }
@@ -47,11 +50,26 @@ export function parquetReader(file: string): Reader {
   return { file, rows }
 }
 
+function checked<T>(file: string, body: () => T): T {
+  try { return body() } catch (error) { throw damaged(file, error) }
+}
+
+/** The decoder allocates and writes what pages claim, so they are checked before. */
+async function checkGroup(buffer: AsyncBuffer, { columns, num_rows: rows }: RowGroup, schema: SchemaTree, compressors: Compressors): Promise<void> {
+  for (const { meta_data: metadata } of columns) {
+    if (!metadata) throw new Error('a column has no metadata')
+    const start = Number(metadata.dictionary_page_offset || metadata.data_page_offset)
+    const end = start + Number(metadata.total_compressed_size)
+    if (!(start >= 0 && end >= start && end <= buffer.byteLength)) throw new Error(`column ${metadata.path_in_schema.join('.')} lies outside the file`)
+    checkPages(new Uint8Array(await buffer.slice(start, end)), { metadata, levels: levelsOf(schema, metadata.path_in_schema), rows: Number(rows), compressors })
+  }
+}
+
 function rowGroups(metadata: FileMetaData, file: string): { start: number, end: number }[] {
   let start = 0
   return metadata.row_groups.map((group) => {
     const count = Number(group.num_rows)
-    if (!Number.isSafeInteger(count) || count < 0) throw new DataError(`${file}: a row group claims ${group.num_rows.toString()} rows; fetch the file again`)
+    if (!Number.isSafeInteger(count) || count < 0) throw new DataError(`${file}: a row group claims ${String(group.num_rows)} rows; fetch the file again`)
     const range = { start, end: start + count }
     start = range.end
     return range

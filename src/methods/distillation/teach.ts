@@ -1,7 +1,7 @@
-import { mkdir, readFile } from 'node:fs/promises'
+import { readFile } from 'node:fs/promises'
 import { ConfigError } from '../../errors.ts'
 import { collate, type Dataset, type LoadedDataset } from '../../data/index.ts'
-import { lockDirectory, replaceFile } from '../../files/index.ts'
+import { lockDirectory, makeFolder, replaceFile } from '../../files/index.ts'
 import { AutoModelForCausalLM, readConfig, type CausalLanguageModel } from '../../models/index.ts'
 import { parseOptions } from '../../options.ts'
 import { embedding } from '../../ops/index.ts'
@@ -90,7 +90,7 @@ async function record(teacher: CausalLanguageModel, data: LoadedDataset, args: T
     version: 1, teacher: args.teacher, teacherFingerprint: await teacherFingerprint(args.teacher), dataFingerprint: data.fingerprint, rows: rows.length,
     topK: args.topK, temperature: args.temperature, precision: args.precision, vocabulary: teacher.config.vocabSize,
   }
-  await mkdir(args.output, { recursive: true })
+  await makeFolder(args.output)
   const lock = await lockDirectory(args.output)
   try {
     const index = await openRecording(args.output, wanted)

@@ -1,8 +1,8 @@
 import { createHash } from 'node:crypto'
-import { appendFile, mkdir, readFile, rm, writeFile } from 'node:fs/promises'
+import { readFile, rm } from 'node:fs/promises'
 import { dirname } from 'node:path'
 import { ConfigError } from '../../../errors.ts'
-import { replaceFile } from '../../../files/index.ts'
+import { appendText, makeFolder, replaceFile, writeText } from '../../../files/index.ts'
 import { AutoModelForCausalLM, readConfig } from '../../../models/index.ts'
 import { parseOptions } from '../../../options.ts'
 import { RewardRunner, type AnyRow, type RewardFunction } from '../../../rewards/index.ts'
@@ -136,23 +136,28 @@ interface Progress { done: Map<number, Done>; add: (records: readonly Done[]) =>
 /** Options that change neither draws nor what is kept. */
 const free = new Set(['output', 'resume', 'device', 'rewardTimeout', 'rewardConcurrency', 'promptsPerBatch', 'environmentTimeout', 'passAtK', 'correctFrom', 'files'])
 
+/** A line of the progress; one that is damaged counts as not there. */
+function parsed(line: string): unknown {
+  try { return JSON.parse(line) } catch { return undefined }
+}
+
 /** The file of what is done: a line that names the run, then a line a prompt. A last line that a crash cut short is passed over. */
 async function openProgress(args: BestOfNArguments, data: string, rewards: readonly string[]): Promise<Progress> {
   const path = `${args.output}.progress`
   const decisive = Object.fromEntries(Object.entries(args).filter(([name]) => !free.has(name)))
   const run = createHash('sha256').update(JSON.stringify([decisive, data, rewards])).digest('hex')
   const done = new Map<number, Done>()
-  await mkdir(dirname(path), { recursive: true })
+  await makeFolder(dirname(path))
   const text = args.resume ? await readFile(path, 'utf8').catch(() => '') : ''
   const lines = text.split('\n').slice(0, -1)
   if (lines.length > 0) {
-    if ((JSON.parse(lines[0]!) as { run?: unknown }).run !== run) throw new ConfigError(`${path}: it is of a run with other options, data or rewards; finish that one, pass resume: false, or choose another output`)
+    if ((parsed(lines[0]!) as { run?: unknown } | undefined)?.run !== run) throw new ConfigError(`${path}: it is of a run with other options, data or rewards; finish that one, pass resume: false, or choose another output`)
     for (const line of lines.slice(1)) {
-      const record = JSON.parse(line) as Done
-      if (record.prompt === done.size) done.set(record.prompt, record)
+      const record = parsed(line) as Done | undefined
+      if (record?.prompt === done.size) done.set(record.prompt, record)
     }
   }
   // What is left of a line that was cut must not be continued.
-  await writeFile(path, [JSON.stringify({ run }), ...[...done.values()].map((record) => JSON.stringify(record))].map((line) => `${line}\n`).join(''))
-  return { done, add: (records) => appendFile(path, records.map((record) => `${JSON.stringify(record)}\n`).join('')), remove: () => rm(path) }
+  await writeText(path, [JSON.stringify({ run }), ...[...done.values()].map((record) => JSON.stringify(record))].map((line) => `${line}\n`).join(''))
+  return { done, add: (records) => appendText(path, records.map((record) => `${JSON.stringify(record)}\n`).join('')), remove: () => rm(path) }
 }

@@ -1,7 +1,8 @@
-import { appendFile, mkdir, readFile, writeFile } from 'node:fs/promises'
+import { readFile } from 'node:fs/promises'
 import { dirname } from 'node:path'
 import { z } from 'zod'
 import { ConfigError, FileFormatError } from '../../../errors.ts'
+import { appendText, makeFolder, writeText } from '../../../files/index.ts'
 import { lazily } from '../../../options.ts'
 import type { Group, RolloutSource } from '../policy/generation.ts'
 import type { Rollout } from './rollouts.ts'
@@ -31,8 +32,8 @@ export class RolloutLog {
       finishReason: rollout.finishReason, promptIds: Array.from(rollout.promptIds), completionIds: Array.from(rollout.completionIds), logprobs: Array.from(rollout.logprobs, finite), mask: Array.from(rollout.mask),
     })))
     const text = `${lines.join('\n')}\n`
-    if (!this.#append) await mkdir(dirname(this.#path), { recursive: true })
-    await (this.#append ? appendFile(this.#path, text) : writeFile(this.#path, text))
+    if (!this.#append) await makeFolder(dirname(this.#path))
+    await (this.#append ? appendText(this.#path, text) : writeText(this.#path, text))
     this.#append = true
   }
 }
