@@ -21,7 +21,7 @@
       'defines': ['NAPI_VERSION=8', 'NAPI_CPP_EXCEPTIONS', 'NODE_API_SWALLOW_UNTHROWABLE_EXCEPTIONS', 'ANNEAL_HAS_BASELINE', 'ANNEAL_INTERFACE="<!(node -p "require(\'./scripts/native-sources.cjs\').interface")"'],
       'dependencies': ['kernels_baseline'],
       'conditions': [
-        ['OS=="linux"', { 'ldflags': ['-Wl,-z,nodelete', '-Wl,-z,now', '-static-libstdc++', '-static-libgcc'] }],
+        ['OS=="linux"', { 'ldflags': ['-Wl,-z,nodelete', '-Wl,-z,now', '-static-libstdc++', '-static-libgcc', '-Wl,--gc-sections'] }],
         ['target_arch=="x64"', {
           'defines': ['ANNEAL_HAS_AVX2', 'ANNEAL_HAS_AVX512', 'ANNEAL_HAS_AVX512BF16'],
           'dependencies': ['kernels_avx2', 'kernels_avx512', 'kernels_avx512bf16'],
