@@ -1,5 +1,5 @@
 // Rejection sampling: draws several answers to each question, keeps one that is right, and fine-tunes the model on what it wrote itself (RAFT).
-// Runs after the quickstart: npx tsx examples/bestOfN.ts. 86 % of drawn answers were right, and for every question one of eight; what the model kept of
+// Runs after the quickstart: npx tsx examples/bestOfN.ts. 86 % of drawn answers were right, and for 1598 of 1600 questions one of eight; what the model kept of
 // these took its most likely answers to 100 held-out questions from 86 % right to 93 %.
 import { bestOfN, exactMatch, sft } from 'anneal'
 import { percent, questions, rightAnswers, size } from './shared.ts'
