@@ -18,16 +18,6 @@ constexpr int place_in_piece(Codes codes, int i) {
   if (codes == Codes::nibbles) return i % 4 * 16 + i / 4;
   return i / 32 * 32 + i % 2 * 16 + i / 2 % 16;
 }
-struct PiecePlaces {
-  uint8_t source[decode_piece];  // the number that lies at each place
-};
-constexpr PiecePlaces places_of(Codes codes) {
-  PiecePlaces result = {};
-  for (int i = 0; i < decode_piece; ++i) result.source[place_in_piece(codes, i)] = static_cast<uint8_t>(i);
-  return result;
-}
-constexpr PiecePlaces piece_places[] = {places_of(Codes::table), places_of(Codes::nibbles), places_of(Codes::bytes)};
-
 struct Activations {
   int64_t pieces;          // of a row
   const int16_t* numbers;  // decode_piece for each piece, the missing ones 0
@@ -36,14 +26,13 @@ struct Activations {
 };
 
 struct Rounded {
-  Codes codes;
   bool in_order;  // or in the order of place_in_piece
   int most;       // the largest |integer|
   float unit;     // of the weight's integers
 };
 
 // One piece: x = number * scale * unit, nearly. What is not finite makes the scale NaN, and so every product; below 1e-30 all are zero.
-template <class T> static void round_piece(const T* x, int64_t n, const Rounded& how, int16_t* numbers, float* scale, int32_t* sums) {
+template <Codes codes, class T> static void round_piece(const T* x, int64_t n, const Rounded& how, int16_t* numbers, float* scale, int32_t* sums) {
   float value[decode_piece] = {};
   vf largest = {}, poison = {};
   each_vector(n, [&](int64_t i, auto span) {
@@ -65,8 +54,8 @@ template <class T> static void round_piece(const T* x, int64_t n, const Rounded&
     memcpy(numbers, integer, sizeof integer);
     return;
   }
-  const uint8_t* source = piece_places[static_cast<int>(how.codes)].source;
-  for (int i = 0; i < decode_piece; ++i) numbers[i] = integer[source[i]];
+#pragma GCC unroll 64
+  for (int i = 0; i < decode_piece; ++i) numbers[place_in_piece(codes, i)] = integer[i];
   if (!sums) return;
   // Number i of nibbles lies in word i / 4, and a lane adds up two words.
   for (int lane = 0; lane < 8; ++lane) {

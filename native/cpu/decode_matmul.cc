@@ -42,40 +42,40 @@ struct Pieces {
   int64_t of_row() const { return k / block * per_block(); }
 };
 
-template <class T> void round_rows(const T* x, const Pieces& p, const Rounded& how, int16_t* numbers, float* scales, int32_t* sums) {
+template <Codes codes, class T> void round_rows(const T* x, const Pieces& p, const Rounded& how, int16_t* numbers, float* scales, int32_t* sums) {
   const int64_t blocks = p.k / p.block;
   parallel_for(p.rows * blocks, ceil_divide(16384, p.block), [&](int64_t begin, int64_t end) {
     for (int64_t b = begin; b < end; ++b)
       for (int64_t i = 0; i < p.per_block(); ++i) {
         const int64_t piece = b * p.per_block() + i, at = i * decode_piece;
-        round_piece(x + b * p.block + at, smaller(decode_piece, p.block - at), how, numbers + piece * decode_piece, scales + piece,
+        round_piece<codes>(x + b * p.block + at, smaller(decode_piece, p.block - at), how, numbers + piece * decode_piece, scales + piece,
                     sums ? sums + piece * 8 : nullptr);
       }
   });
 }
 
-template <Codes codes> Activations round_all(const Tensor& x, const Pieces& p, QuantizedFormat format, int unit, bool in_order) {
+template <Codes codes> Activations round_all(const Tensor& x, const Pieces& p, int unit, bool in_order) {
   const size_t pieces = static_cast<size_t>(p.rows * p.of_row());
   const bool wants_sums = codes == Codes::nibbles && !in_order;
   char* memory = static_cast<char*>(pool().scratch(activation_slot, pieces * (decode_piece * 2 + 4 + (wants_sums ? 32 : 0)) + 64));
   int16_t* numbers = reinterpret_cast<int16_t*>(memory);
   int32_t* sums = reinterpret_cast<int32_t*>(memory + pieces * decode_piece * 2);
   float* scales = reinterpret_cast<float*>(sums + (wants_sums ? pieces * 8 : 0));
-  const Rounded how = {codes, in_order, most_integer(format), static_cast<float>(unit)};
-  with_rows(x, [&](auto* data) { round_rows(data, p, how, numbers, scales, wants_sums ? sums : nullptr); });
+  const Rounded how = {in_order, most_integer(unit), static_cast<float>(unit)};
+  with_rows(x, [&](auto* data) { round_rows<codes>(data, p, how, numbers, scales, wants_sums ? sums : nullptr); });
   return {p.of_row(), numbers, scales, sums};
 }
 
 template <Codes codes>
-void multiply(const Tensor& x, const QuantizedWeight& w, const IntegerMap* map, QuantizedFormat format, const Output& out) {
+void multiply(const Tensor& x, const QuantizedWeight& w, const IntegerMap* map, const Output& out) {
   const Pieces pieces = {x.shape[0], w.shape.columns, w.shape.block};
 #if defined(__AVX2__)
   if (w.shape.block % decode_piece == 0) {
-    const Activations rounded = round_all<codes>(x, pieces, format, map ? map->unit : 1, false);
+    const Activations rounded = round_all<codes>(x, pieces, map ? map->unit : 1, false);
     return decode_product(PieceKernel<codes>{w.shape.columns, w, rounded, PieceDecoder<codes>(map)}, x.shape[0], w.shape.rows, out);
   }
 #endif
-  const Activations rounded = round_all<codes>(x, pieces, format, map ? map->unit : 1, true);
+  const Activations rounded = round_all<codes>(x, pieces, map ? map->unit : 1, true);
   decode_product(PlainPieceKernel{w.shape.columns, w, rounded, map, codes == Codes::nibbles}, x.shape[0], w.shape.rows, out);
 }
 
@@ -106,10 +106,10 @@ void decode_quantized_matmul(Out y, In x, In codes, In scales, MaybeIn zeros, Ma
   const Output out = output_of(y, bias, Activation::none);
   const QuantizedWeight w = {codes.as<const uint8_t>(), scales.as<const float>(), zeros ? zeros->as<const uint8_t>() : nullptr,
                              shape.columns ? shape : QuantizedShape{shape.rows, 0, 1}};
-  if (kind == QuantizedFormat::nf4) multiply<Codes::table>(x, w, &nf4_integers, kind, out);
-  else if (kind == QuantizedFormat::fp4) multiply<Codes::table>(x, w, &fp4_integers, kind, out);
-  else if (kind == QuantizedFormat::int4) multiply<Codes::nibbles>(x, w, &int4_integers, kind, out);
-  else multiply<Codes::bytes>(x, w, nullptr, kind, out);
+  if (kind == QuantizedFormat::nf4) multiply<Codes::table>(x, w, &nf4_integers, out);
+  else if (kind == QuantizedFormat::fp4) multiply<Codes::table>(x, w, &fp4_integers, out);
+  else if (kind == QuantizedFormat::int4) multiply<Codes::nibbles>(x, w, &int4_integers, out);
+  else multiply<Codes::bytes>(x, w, nullptr, out);
 }
 
 }  // namespace anneal::cpu::ANNEAL_ISA

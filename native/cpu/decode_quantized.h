@@ -7,7 +7,7 @@
 namespace anneal::cpu {
 namespace {
 
-// The sixteen values of a format as integers: value = integer / unit. Of NF4 rounded to 2^-14 of the block's largest, of FP4 exact.
+// The sixteen values of a format as integers: value = integer / unit. FP4's are exact, NF4's within 1.6e-5: of the units below 2^14 the one that fits best.
 struct IntegerMap {
   int16_t value[16];
   int unit;
@@ -20,13 +20,13 @@ constexpr IntegerMap integers_of(const float* map, int unit) {
   }
   return result;
 }
-constexpr IntegerMap nf4_integers = integers_of(nf4_map, 1 << 14), fp4_integers = integers_of(fp4_map, 192), int4_integers = integers_of(int4_code_map, 1);
+constexpr IntegerMap nf4_integers = integers_of(nf4_map, 15684), fp4_integers = integers_of(fp4_map, 192), int4_integers = integers_of(int4_code_map, 1);
 
-// The largest |integer| of x: eight products of a piece meet in a lane of 32 bits.
-constexpr int most_integer(QuantizedFormat format) { return format == QuantizedFormat::nf4 ? (1 << 14) - 1 : (1 << 15) - 1; }
-static_assert(int64_t{8} * most_integer(QuantizedFormat::nf4) * nf4_integers.unit <= INT32_MAX);
-static_assert(int64_t{8} * most_integer(QuantizedFormat::fp4) * fp4_integers.unit <= INT32_MAX);
-static_assert(int64_t{8} * most_integer(QuantizedFormat::int8) * 128 <= INT32_MAX);
+// The largest |integer| of x beside integers of a weight up to 128 or unit: eight products of a piece meet in a lane of 32 bits.
+constexpr int most_integer(int unit) {
+  const int64_t most = INT32_MAX / 8 / (unit > 128 ? unit : 128);
+  return most < INT16_MAX ? static_cast<int>(most) : INT16_MAX;
+}
 
 struct QuantizedWeight {
   const uint8_t* codes;
