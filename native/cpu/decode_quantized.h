@@ -88,7 +88,7 @@ template <> struct PieceDecoder<Codes::bytes> {
 // Blocks are multiples of a piece.
 template <Codes codes> struct PieceKernel {
   using Decoder = PieceDecoder<codes>;
-  static constexpr int most_outputs = 1, most_rows = 4, sum_lanes = 8;
+  static constexpr int most_rows = 4, sum_lanes = 8;
   static constexpr int64_t step = decode_piece, step_bytes = Decoder::bytes;
   int64_t k;
   QuantizedWeight weight;
@@ -100,8 +100,9 @@ template <Codes codes> struct PieceKernel {
     return reinterpret_cast<const char*>(weight.codes + output * row_bytes() + at / decode_piece * Decoder::bytes);
   }
 
-  template <int outputs, int rows> void tile(const DecodeTile& t) const {
-    static_assert(outputs == 1);
+  static float total(const float* p) { return total_of_8(p); }
+
+  template <int rows> void tile(const DecodeTile& t) const {
     __m256 sums[rows];
     ANNEAL_UNROLL
     for (int r = 0; r < rows; ++r) sums[r] = t.k0 ? _mm256_loadu_ps(t.sums + r * 8) : _mm256_setzero_ps();
@@ -113,7 +114,7 @@ template <Codes codes> struct PieceKernel {
     const Decoder own_decoder = decoder;
     const int64_t pieces = x.pieces;
     auto add = [&](int64_t piece, __m256 scale, __m256i zero) __attribute__((always_inline)) {
-      __builtin_prefetch(ahead, 0, 2);
+      __builtin_prefetch(ahead);
       ahead += t.ahead_step;
       __m256i w[4];
       own_decoder.decode(bytes + piece * Decoder::bytes, w);
@@ -152,7 +153,7 @@ template <Codes codes> struct PieceKernel {
 
 // Any block, and instruction sets without byte shuffles: each piece's codes become integers in memory.
 struct PlainPieceKernel {
-  static constexpr int most_outputs = 1, most_rows = 1, sum_lanes = 1;
+  static constexpr int most_rows = 1, sum_lanes = 1;
   static constexpr int64_t step = decode_piece, step_bytes = 0;
   int64_t k;
   QuantizedWeight weight;
@@ -162,8 +163,10 @@ struct PlainPieceKernel {
 
   const char* address(int64_t, int64_t) const { return reinterpret_cast<const char*>(weight.codes); }
 
-  template <int outputs, int rows> void tile(const DecodeTile& t) const {
-    static_assert(outputs == 1 && rows == 1);
+  static float total(const float* p) { return *p; }
+
+  template <int rows> void tile(const DecodeTile& t) const {
+    static_assert(rows == 1);
     const int64_t block = weight.shape.block, blocks = k / block, per_block = ceil_divide(block, decode_piece);
     float sum = t.k0 ? *t.sums : 0;
     for (int64_t b = t.k0 / block; b < blocks && b * block < t.k1; ++b) {

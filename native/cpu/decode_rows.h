@@ -10,52 +10,55 @@ namespace {
 
 // k that several groups of rows share in the first cache.
 constexpr int64_t decode_k_block = 1024;
+// Bytes from what is read to what is asked for: few enough that it is still in the first cache, enough that it has come.
+constexpr int64_t decode_ahead = 1024;
 
-// A part of the weight: outputs by k0 … k1, of which `ahead` follows soon; each step over k prefetches `ahead_step` bytes of each output's row of it.
+// The part k0 … k1 of an output, for some rows of x. Each step over k prefetches at `ahead` and moves it on by ahead_step.
 struct DecodeTile {
   int64_t output, row, k0, k1;
-  float* sums;         // of the first output and row; outputs are sums_stride apart, rows a vector
-  int64_t sums_stride;
+  float* sums;  // Kernel::sum_lanes for each row
   const char* ahead;
   int64_t ahead_step;
 };
 
-template <class Kernel, int outputs, int rows = Kernel::most_rows>
-ANNEAL_INLINE void decode_tile(const Kernel& kernel, int64_t count, const DecodeTile& tile) {
+// Eight numbers by halves.
+ANNEAL_INLINE float total_of_8(const float* p) {
+#if defined(__AVX__)
+  const __m256 v = _mm256_loadu_ps(p);
+  const __m128 four = _mm_add_ps(_mm256_castps256_ps128(v), _mm256_extractf128_ps(v, 1)), two = _mm_add_ps(four, _mm_movehl_ps(four, four));
+  return _mm_cvtss_f32(_mm_add_ss(two, _mm_shuffle_ps(two, two, 1)));
+#else
+  return ((p[0] + p[4]) + (p[2] + p[6])) + ((p[1] + p[5]) + (p[3] + p[7]));
+#endif
+}
+
+template <class Kernel, int rows = Kernel::most_rows> ANNEAL_INLINE void decode_tile(const Kernel& kernel, int64_t count, const DecodeTile& tile) {
   if constexpr (rows > 1) {
-    if (count < rows) return decode_tile<Kernel, outputs, rows - 1>(kernel, count, tile);
+    if (count < rows) return decode_tile<Kernel, rows - 1>(kernel, count, tile);
   }
-  kernel.template tile<outputs, rows>(tile);
+  kernel.template tile<rows>(tile);
 }
 
 // tile[row][j] = the products of `columns` outputs, at most panel_columns, from `column` on.
 template <class Kernel>
 static void decode_group(const Kernel& kernel, int64_t rows, int64_t column, int64_t columns, float* sums, float* tile) {
-  constexpr int wide = Kernel::most_outputs, most = Kernel::most_rows, width = Kernel::sum_lanes;
-  const int64_t groups = ceil_divide(rows, most), block = groups == 1 ? larger(kernel.k, 1) : decode_k_block;
+  constexpr int most = Kernel::most_rows, width = Kernel::sum_lanes;
+  const int64_t groups = ceil_divide(rows, most), block = groups == 1 ? kernel.k : decode_k_block;
   for (int64_t k0 = 0; k0 < kernel.k; k0 += block) {
     const int64_t k1 = smaller(kernel.k, k0 + block);
+    const bool ends = k1 == kernel.k;
     for (int64_t g = 0; g < groups; ++g) {
       const int64_t row = rows * g / groups, count = rows * (g + 1) / groups - row;
-      for (int64_t j = 0; j < columns;) {
-        const int64_t here = columns - j < wide ? 1 : wide, next = column + j + (k1 < kernel.k ? 0 : groups == 1 ? here : panel_columns);
-        const DecodeTile part = {column + j, row, k0, k1, sums + (j * rows + row) * width, rows * width,
-                                 kernel.address(next, k1 < kernel.k ? k1 : 0) + kernel.step_bytes * (k1 - k0) / kernel.step * g / groups,
-                                 kernel.step_bytes / groups};
-        if (here == wide) decode_tile<Kernel, wide>(kernel, count, part);
-        else decode_tile<Kernel, 1>(kernel, count, part);
-        j += here;
+      for (int64_t j = 0; j < columns; ++j) {
+        // One group of rows reads the weight from end to end; of several, each asks for its share of the block that comes next.
+        const char* ahead = groups == 1 ? kernel.address(column + j, k0) + decode_ahead
+                                        : kernel.address(column + j + (ends ? panel_columns : 0), ends ? 0 : k1) + (k1 - k0) / kernel.step * kernel.step_bytes * g / groups;
+        decode_tile(kernel, count, DecodeTile{column + j, row, k0, k1, sums + (j * rows + row) * width, ahead, kernel.step_bytes / groups});
       }
     }
   }
   for (int64_t i = 0; i < rows; ++i)
-    for (int64_t j = 0; j < columns; ++j) {
-      float part[width];
-      memcpy(part, sums + (j * rows + i) * width, sizeof part);
-      for (int half = width / 2; half >= 1; half /= 2)
-        for (int l = 0; l < half; ++l) part[l] += part[l + half];
-      tile[i * panel_columns + j] = part[0];
-    }
+    for (int64_t j = 0; j < columns; ++j) tile[i * panel_columns + j] = kernel.total(sums + (j * rows + i) * width);
 }
 
 // out = all rows by all outputs.
