@@ -18,6 +18,7 @@ export interface Kernels {
   gather_last(y: Handle, x: Handle, index: Handle): void
   scatter_add_last(y: Handle, x: Handle, index: Handle): void
   gemm(c: Handle, pre: Handle | 0, a: Handle, b: Handle, bias: Handle | 0, transposeA: boolean, transposeB: boolean, accumulate: boolean, activation: number, half: boolean): void
+  decode_matmul(y: Handle, x: Handle, weight: Handle, bias: Handle | 0, activation: number): void
   sum_rows(y: Handle, x: Handle, accumulate: boolean): void
   attention(out: Handle, lse: Handle, q: Handle, k: Handle, v: Handle, spans: Handle, plan: Handle | 0, scale: number, causal: boolean, window: number, softCap: number, half: boolean): void
   attention_backward(dq: Handle, dk: Handle, dv: Handle, dout: Handle, q: Handle, k: Handle, v: Handle, out: Handle, lse: Handle, spans: Handle, plan: Handle | 0, scale: number, causal: boolean, window: number, softCap: number, half: boolean): void
@@ -52,6 +53,7 @@ export interface Kernels {
   quantize(codes: Handle, scales: Handle, zeros: Handle | 0, x: Handle, format: number, block: number): void
   dequantize(y: Handle, codes: Handle, scales: Handle, zeros: Handle | 0, format: number, block: number): void
   quantized_matmul(y: Handle, x: Handle, codes: Handle, scales: Handle, zeros: Handle | 0, bias: Handle | 0, format: number, half: boolean): void
+  decode_quantized_matmul(y: Handle, x: Handle, codes: Handle, scales: Handle, zeros: Handle | 0, bias: Handle | 0, format: number): void
   quantized_matmul_backward(dx: Handle, dy: Handle, codes: Handle, scales: Handle, zeros: Handle | 0, format: number, half: boolean): void
   lora_merge(weight: Handle, b: Handle, a: Handle, scale: number, transposed: boolean): void
   lora_merge_quantized(codes: Handle, scales: Handle, zeros: Handle | 0, error: Handle, b: Handle, a: Handle, scale: number, format: number): void

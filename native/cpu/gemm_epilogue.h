@@ -34,7 +34,7 @@ template <class Span> ANNEAL_INLINE void store_float(void* p, DType type, int64_
 }
 
 // c (+)= tile for the tiles at the right edge, which the micro-kernel cannot store itself.
-static void store_tile(const float* tile, int64_t rows, int64_t columns, float* c, int64_t stride, bool add) {
+[[maybe_unused]] static void store_tile(const float* tile, int64_t rows, int64_t columns, float* c, int64_t stride, bool add) {
   for (int64_t i = 0; i < rows; ++i)
     for (int64_t j = 0; j < columns; ++j)
       c[i * stride + j] = add ? c[i * stride + j] + tile[i * panel_columns + j] : tile[i * panel_columns + j];

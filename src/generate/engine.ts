@@ -4,7 +4,7 @@ import { KeyValueCache, type CausalLanguageModel } from '../models/index.ts'
 import { ropeLengthKey } from '../models/rope.ts'
 import type { Module } from '../nn/index.ts'
 import { autocast } from '../tensor/autocast.ts'
-import { scope, Tensor, unscoped, type TypedArray } from '../tensor/index.ts'
+import { decoding, scope, Tensor, unscoped, type TypedArray } from '../tensor/index.ts'
 import type { DecodeStream } from '../tokenizers/index.ts'
 import { Answer } from './answer.ts'
 import { newTokenLimit, type GenerationConfig } from './config.ts'
@@ -132,12 +132,12 @@ export class GenerationEngine {
     for (const entry of this.#requests) if (entry.signal?.aborted) this.#abort(entry)
     this.#schedule.admit()
     const batches = this.#batches(this.#schedule.plan())
-    const decoding = batches.length === 1 && batches[0]!.every(isDecoding) ? batches[0]!.length : 0
+    const sequences = batches.length === 1 && batches[0]!.every(isNewToken) ? batches[0]!.length : 0
     const begin = performance.now()
     const passes = batches.map((parts) => ({ parts, complete: parts.filter(isComplete), drawn: this.#decode(parts) ?? this.#forward(parts) }))
     this.#schedule.follow()
     const read = await Promise.all(passes.map(({ drawn }) => readTokens(drawn)))
-    if (decoding > 0) this.#keepPace((performance.now() - begin) / 1000 / (read[0]![0].length / decoding), decoding)
+    if (sequences > 0) this.#keepPace((performance.now() - begin) / 1000 / (read[0]![0].length / sequences), sequences)
     passes.forEach(({ complete }, p) => {
       const [tokens, logprobs] = read[p] ?? [[], []]
       for (let at = 0; at < tokens.length; at++) this.#take(complete[at % complete.length]!.entry as Request, Number(tokens[at]), Number(logprobs[at]))
@@ -191,11 +191,14 @@ export class GenerationEngine {
     entry.resolve(entry.answer.output())
   }
 
-  /** The parts that run together. Rotary frequencies that depend on the longest sequence of a pass are not shared between lengths. */
+  /**
+   * The parts that run together. New tokens and prompts do not: their products differ in the order of sums. Rotary frequencies that depend on the longest
+   * sequence of a pass are not shared between lengths.
+   */
   #batches(parts: readonly Part[]): Part[][] {
-    const batches = new Map<number, Part[]>()
+    const batches = new Map<string, Part[]>()
     for (const part of parts) {
-      const key = this.#lengthKey(part.end)
+      const key = `${this.#lengthKey(part.end)} ${isNewToken(part)}`
       const batch = batches.get(key)
       if (batch) batch.push(part)
       else batches.set(key, [part])
@@ -239,16 +242,15 @@ export class GenerationEngine {
       if (!logits) return undefined
       return sampleTokens(rowsOf(logits, complete), complete.map((i) => parts[i]!.entry.answer))
     }
-    return unscoped(() => scope(() => this.#bf16 ? autocast('bfloat16', run) : run()))
+    const inKind = () => parts.every(isNewToken) ? decoding(run) : run()
+    return unscoped(() => scope(() => this.#bf16 ? autocast('bfloat16', inKind) : inKind()))
   }
 
   /** Whether the pass is one new token of each sequence, drawn by what a graph holds: no penalty, and no token that must not come. */
   #fitsGraph(parts: readonly Part[]): boolean {
     return parts.every((part) => {
-      const { entry: { answer }, sequence, end } = part
-      // The first token of a model with virtual tokens brings those along.
-      const isFirst = this.model.virtualTokens !== undefined && sequence.length === 0
-      return isDecoding(part) && !isFirst && answer.repetitionPenalty === 1 && answer.banned.length === 0 && this.#lengthKey(end) === 0
+      const { entry: { answer }, end } = part
+      return isNewToken(part) && answer.repetitionPenalty === 1 && answer.banned.length === 0 && this.#lengthKey(end) === 0
     })
   }
 
@@ -283,8 +285,8 @@ function explained(error: unknown): unknown {
 /** Whether a part ends with the last token there is, so that the next one is drawn. */
 const isComplete = ({ entry, end }: Part): boolean => end === entry.answer.length
 
-/** Whether a part is that last token alone. */
-const isDecoding = (part: Part): boolean => part.end - part.begin === 1 && isComplete(part)
+/** Whether a part is a token that was drawn, not one of the prompt. */
+const isNewToken = ({ entry, begin }: Part): boolean => begin >= entry.answer.promptTokens
 
 /** The drawn tokens and their log-probabilities, once they are there. */
 async function readTokens(drawn: SampledTokens | undefined): Promise<[TypedArray, TypedArray] | undefined> {

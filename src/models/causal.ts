@@ -2,7 +2,7 @@ import { ConfigError, ShapeError } from '../errors.ts'
 import { Linear, type LinearLayer } from '../nn/index.ts'
 import { crossEntropy, embedding, linearCrossEntropy, linearLogprob, mul, reshape, selectiveLogSoftmax, slice, sum, withPlans, type LogprobResult } from '../ops/index.ts'
 import { isRecording } from '../tensor/autograd.ts'
-import { noGrad, scope, Tensor } from '../tensor/index.ts'
+import { decoding, noGrad, scope, Tensor } from '../tensor/index.ts'
 import type { LayerContext } from './attention.ts'
 import { flattenBatch, type BatchInput, type FlatBatch } from './batch.ts'
 import type { KeyValueCache } from './cache.ts'
@@ -106,7 +106,8 @@ export abstract class CausalLanguageModel extends PretrainedModel {
    * the device and the cache is not advanced, so that the calls can be captured as a graph.
    */
   decode(batch: FlatBatch, cache: KeyValueCache): Tensor {
-    return scope(() => this.logits(this.#pass(batch, { spans: batch.spans, cache, slots: batch.slots, attentions: undefined, virtual: undefined }, { hiddenStates: undefined, recompute: false })))
+    const run = () => this.logits(this.#pass(batch, { spans: batch.spans, cache, slots: batch.slots, attentions: undefined, virtual: undefined }, { hiddenStates: undefined, recompute: false }))
+    return scope(() => decoding(run))
   }
 
   /** hidden() with the plans that its layers share. */

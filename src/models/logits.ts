@@ -1,5 +1,6 @@
 import { usesHalf } from '../ops/compute.ts'
 import { toDtype } from '../ops/index.ts'
+import { linearForward } from '../ops/linear.ts'
 import { Linear, type LinearLayer } from '../nn/index.ts'
 import { isRecording } from '../tensor/autograd.ts'
 import { bytesOf, Tensor } from '../tensor/index.ts'
@@ -12,6 +13,6 @@ export function logitsOf(head: LinearLayer, hidden: Tensor): Tensor {
   // The product is summed in float32 anyway; rounding it to 16 bits would only lose what sampling and log-probabilities need.
   const weight = head.weight.tensor
   const logits = Tensor.empty([hidden.dim(0), head.outFeatures], { device: hidden.device })
-  logits.device.kernels.gemm(logits.handle, 0, hidden.handle, weight.handle, head.bias?.tensor.handle ?? 0, false, true, false, 0, usesHalf(hidden.dtype, weight.dtype))
+  linearForward(logits, null, hidden, weight, head.bias?.tensor ?? null, { activation: 'none', transposedWeight: false, half: usesHalf(hidden.dtype, weight.dtype) })
   return logits
 }

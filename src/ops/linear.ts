@@ -1,7 +1,7 @@
 import type { Tensor } from '../tensor/tensor.ts'
 import { sizeOf } from '../tensor/tensor.ts'
 import { activationDefinition, activationGradient } from './activation.ts'
-import { usesHalf } from './compute.ts'
+import { usesDecoding, usesHalf } from './compute.ts'
 import { emptyLike, expect, expectShape, fusedOp, shapeText } from './op.ts'
 import { activations } from './operations.ts'
 import type { Activation } from './operations.ts'
@@ -17,17 +17,24 @@ export interface LinearOptions {
 
 interface Attributes { activation: Activation; transposedWeight: boolean; half: boolean }
 
+/** y = activation(x weightᵀ + bias) of flat x into y; `pre` receives the value before the activation. */
+export function linearForward(y: Tensor, pre: Tensor | null, x: Tensor, weight: Tensor, bias: Tensor | null, { activation, transposedWeight, half }: Attributes): void {
+  const { kernels } = x.device
+  if (!pre && !transposedWeight && weight.dtype === 'bfloat16' && usesDecoding(x)) kernels.decode_matmul(y.handle, x.handle, weight.handle, bias?.handle ?? 0, activations[activation])
+  else kernels.gemm(y.handle, pre?.handle ?? 0, x.handle, weight.handle, bias?.handle ?? 0, false, !transposedWeight, false, activations[activation], half)
+}
+
 const op = fusedOp<readonly [Tensor, Tensor, Tensor | null], Attributes, Tensor>({
   name: 'gemm',
   definition([x, weight, bias], { activation, transposedWeight }) {
     const product = matmul(x, weight, { transposeB: !transposedWeight })
     return activationDefinition(bias ? add(product, bias) : product, activation)
   },
-  forward([x, weight, bias], { activation, transposedWeight, half }, save, wanted) {
-    const y = emptyLike(x, [x.dim(0), weight.dim(transposedWeight ? 1 : 0)])
-    const keepsPre = activation !== 'none' && [0, 1, 2].some(wanted)
+  forward([x, weight, bias], attributes, save, wanted) {
+    const y = emptyLike(x, [x.dim(0), weight.dim(attributes.transposedWeight ? 1 : 0)])
+    const keepsPre = attributes.activation !== 'none' && [0, 1, 2].some(wanted)
     const pre = keepsPre ? emptyLike(y) : null
-    x.device.kernels.gemm(y.handle, pre?.handle ?? 0, x.handle, weight.handle, bias?.handle ?? 0, false, !transposedWeight, false, activations[activation], half)
+    linearForward(y, pre, x, weight, bias, attributes)
     save(x, weight, ...(pre ? [pre] : []))
     return y
   },

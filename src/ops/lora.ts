@@ -1,6 +1,7 @@
 import { Tensor } from '../tensor/tensor.ts'
 import { sizeOf } from '../tensor/tensor.ts'
 import { usesHalf } from './compute.ts'
+import { linearForward } from './linear.ts'
 import { emptyLike, expect, expectShape, fusedOp, shapeText } from './op.ts'
 import { quantizedFormats } from './operations.ts'
 import { add, matmul, mul, reshape } from './primitives.ts'
@@ -33,7 +34,7 @@ const op = fusedOp<readonly [Tensor, Tensor | null, Tensor | null, Tensor, Tenso
     const { kernels } = x.device
     const input = adapterInput ?? x
     const y = quantized ? quantizedForward(x, quantized, bias, half) : emptyLike(x, [x.dim(0), weight!.dim(transposedWeight ? 1 : 0)])
-    if (!quantized) kernels.gemm(y.handle, 0, x.handle, weight!.handle, bias?.handle ?? 0, false, !transposedWeight, false, 0, half)
+    if (!quantized) linearForward(y, null, x, weight!, bias, { activation: 'none', transposedWeight, half })
     // In float32 whatever the dtype of x: what is small is kept exact.
     const inner = emptyLike(x, [x.dim(0), a.dim(0)], 'float32')
     kernels.gemm(inner.handle, 0, input.handle, a.handle, 0, false, true, false, 0, adapterHalf)

@@ -9,7 +9,7 @@ export const noBackward = {
   convert: 'its gradient is convert', binary: 'primitives.ts has its gradients', add_into: 'accumulates gradients', scale: 'its gradient is scale',
   unary: 'primitives.ts has its gradients', where: 'its gradient is where', reduce: 'primitives.ts has its gradients', permute: 'its gradient is permute',
   slice: 'its gradient is slice_into', slice_into: 'writes into memory that has no gradient', gather_last: 'its gradient is scatter_add_last',
-  scatter_add_last: 'is the gradient of gather_last', gemm: 'its gradients are gemm', sum_rows: 'is the gradient of a bias',
+  scatter_add_last: 'is the gradient of gather_last', decode_matmul: 'new tokens have no gradient', decode_quantized_matmul: 'new tokens have no gradient', gemm: 'its gradients are gemm', sum_rows: 'is the gradient of a bias',
   attention_plan: 'is about shapes, not numbers',
   scatter_rows: 'writes a key/value cache, which has no gradient', gather_rows: 'reads a key/value cache, which has no gradient',
   rope: 'its gradient is the inverse rotation', rope_pair: 'its gradient is the inverse rotation', dropout: 'is its own gradient',

@@ -1,6 +1,6 @@
 import type { Tensor } from '../tensor/tensor.ts'
 import { sizeOf } from '../tensor/tensor.ts'
-import { usesHalf } from './compute.ts'
+import { usesDecoding, usesHalf } from './compute.ts'
 import { emptyLike, expect, expectShape, fusedOp, shapeText } from './op.ts'
 import { quantizedFormats } from './operations.ts'
 import { add, matmul, reshape, toDtype } from './primitives.ts'
@@ -12,7 +12,10 @@ interface Attributes { weight: QuantizedTensor; half: boolean }
 /** y = x Wᵀ + bias of flat x, in x's dtype. */
 export function quantizedForward(x: Tensor, weight: QuantizedTensor, bias: Tensor | null, half: boolean): Tensor {
   const y = emptyLike(x, [x.dim(0), weight.shape[0]!])
-  x.device.kernels.quantized_matmul(y.handle, x.handle, weight.codes.handle, weight.scales.handle, weight.zeros?.handle ?? 0, bias?.handle ?? 0, quantizedFormats[weight.format], half)
+  const { kernels } = x.device
+  const [zeros, added, format] = [weight.zeros?.handle ?? 0, bias?.handle ?? 0, quantizedFormats[weight.format]]
+  if (usesDecoding(x)) kernels.decode_quantized_matmul(y.handle, x.handle, weight.codes.handle, weight.scales.handle, zeros, added, format)
+  else kernels.quantized_matmul(y.handle, x.handle, weight.codes.handle, weight.scales.handle, zeros, added, format, half)
   return y
 }
 /** dx = dy W. */

@@ -47,6 +47,7 @@ export const recipes: Readonly<Record<string, readonly ArgumentRecipe[]>> = {
   adamw: [[f32(70), f32(3)], [f32(70), f32(3)], [f32(70), f32(3)], [bf16(70), bf16(3)], [f(70), f(3)], f32(2), [1e-3, 1e-2], 0.9, 0.99, 1e-8, [0.1, 0], 3],
   quantize: [bytes(3, 32), f32(3, 2), bytes(3, 2), f(3, 64), 3, 32], dequantize: [f(3, 64), bytes(3, 32), f32(3, 2), bytes(3, 2), 3, 32],
   quantized_matmul: [f(5, 3), f(5, 64), bytes(3, 32), f32(3, 2), bytes(3, 2), f(3), 3, false], quantized_matmul_backward: [f(5, 64), f(5, 3), bytes(3, 32), f32(3, 2), bytes(3, 2), 3, false],
+  decode_matmul: [f(9, 33), f(9, 65), bf16(33, 65), f(33), 1], decode_quantized_matmul: [f(5, 3), f(5, 64), bytes(3, 32), f32(3, 2), bytes(3, 2), f(3), 3],
   lora_merge: [f(3, 64), f(3, 2), f(2, 64), 0.5, false], lora_merge_quantized: [bytes(3, 32), f32(3, 2), bytes(3, 2), f64(2), f(3, 2), f(2, 64), 0.5, 3],
   group_advantages: [f32(6), index(7, 1), f32(6, 2), f32(2), 3, 1, 1e-4], gae: [f32(2, 5), f32(2, 5), f32(2, 5), f32(2, 5), f32(2, 5), 0.9, 0.8],
   policy_loss: [

@@ -1,6 +1,7 @@
-// Timed: the matrix product in each layout that a linear layer needs, quantised weights, and adapters that are merged.
-import { dequantize, loraLinear, mergeLora, mergeLoraQuantized, quantize } from '../../../src/ops/index.ts'
+// Timed: the matrix product in each layout that a linear layer needs, the products of new tokens, quantised weights, and adapters that are merged.
+import { dequantize, linear, loraLinear, mergeLora, mergeLoraQuantized, quantize, quantizedMatmul } from '../../../src/ops/index.ts'
 import type { QuantizedFormat, QuantizeOptions } from '../../../src/ops/index.ts'
+import { decoding } from '../../../src/tensor/index.ts'
 import { quantizedNoise } from '../adapters.ts'
 import { float, sharing } from '../case.ts'
 import type { OpCase } from '../case.ts'
@@ -28,6 +29,16 @@ const quantizeCases = formats.flatMap(({ bytes, ...options }): OpCase[] => [
     sharing(() => quantizedNoise(4096, 4096, options), (weight, x) => dequantize(weight, x.dtype))),
 ])
 
+// rows, inputs, outputs
+const decodeShapes = [[1, 896, 4864], [4, 896, 4864], [8, 896, 4864], [16, 896, 4864], [1, 4864, 896], [1, 896, 151936]] as const
+const decodeCases: OpCase[] = [
+  ...decodeShapes.map(([m, k, n]) => timed('decodeMatmul', `${m}x${k}x${n}`, [constant([m, k]), constant([n, k])],
+    { flops: 2 * m * k * n, bytes: (size) => k * n * size }, (x, weight) => decoding(() => linear(x, weight)), { dtypes: ['bfloat16'] })),
+  ...formats.flatMap(({ bytes, ...options }) => ([[1, 4096, 4096], [1, 896, 4864], [8, 896, 4864]] as const).map(([m, k, n]) => timed(
+    'decodeQuantizedMatmul', `${m}x${k}x${n} ${options.format}`, [constant([m, k])], { flops: 2 * m * k * n, bytes: () => k * n * bytes },
+    sharing(() => quantizedNoise(n, k, options), (weight, x) => decoding(() => quantizedMatmul(x, weight)))))),
+]
+
 const [output, input, rank] = [4864, 896, 16]
 const factors = [constant([rank, input]), constant([output, rank])]
 const loraCases: OpCase[] = [
@@ -48,4 +59,4 @@ const mixed = timed('gemm', '1024x768x3072 nt, the weight in float32', [constant
   return y
 }, { dtypes: ['bfloat16'] })
 
-export const timedProducts: readonly OpCase[] = [...gemmCases, mixed, ...quantizeCases, ...loraCases]
+export const timedProducts: readonly OpCase[] = [...gemmCases, mixed, ...decodeCases, ...quantizeCases, ...loraCases]
