@@ -1,13 +1,13 @@
 import { ConfigError, KernelError, NonFiniteError } from '../errors.ts'
-import { Conv1D, Linear, matchesName, NestedScales, QuantizedLinear, type LinearLayer, type Module } from '../nn/index.ts'
+import { Conv1D, Linear, matchesName, NestedScales, QuantizedLinear, type RowMaxima, type LinearLayer, type Module } from '../nn/index.ts'
 import { quantize, QuantizedTensor, transpose } from '../ops/index.ts'
 import { bytesOf, noGrad, Tensor, unscoped } from '../tensor/index.ts'
 import { didYouMean } from '../suggest.ts'
 import type { PretrainedModel } from './pretrainedModel.ts'
 import type { QuantizationConfig } from './quantizedConfig.ts'
 
-/** A quantised weight [out, in], and its scales in 8 bits where they were quantised too. */
-export interface QuantizedWeight { weight: QuantizedTensor, nested: NestedScales | null }
+/** A quantised weight [out, in], and its scales as bitsandbytes saves them where they were quantised too, or are LLM.int8()'s. */
+export interface QuantizedWeight { weight: QuantizedTensor, nested: NestedScales | RowMaxima | null }
 
 /** Every linear layer of the model but its head, by name, plain or quantised. */
 export function linearLayers(model: PretrainedModel): Map<string, LinearLayer> {
@@ -103,7 +103,8 @@ export async function quantizeLayers(model: PretrainedModel, config: Quantizatio
 /** Bytes of the codes, scales and zero points of a quantised weight as they are saved: GPTQ has float16 scales, and a zero point as long as a code. */
 export function savedBytes({ weight, nested }: QuantizedLinear): number {
   const { format, codes, scales } = weight
-  if (nested) return codes.size + nested.codes.length + 4 * nested.absmax.length
+  if (nested instanceof NestedScales) return codes.size + nested.codes.length + 4 * nested.absmax.length
+  if (nested) return codes.size + 4 * scales.size
   if (format === 'int4' || format === 'int8') return codes.size + scales.size * (format === 'int4' ? 2.5 : 3)
   return weight.bytes
 }
