@@ -43,6 +43,19 @@ export function layersToQuantize(model: PretrainedModel, { format, block, skipMo
   return chosen
 }
 
+/** What int4 takes where no block is given: one for all layers, as GPTQ files have it. */
+const usualInt4Blocks = [128, 64, 32, 16] as const
+
+/** The config with the block that int4 takes where none was given. Throws ConfigError naming the layer that no usual one divides. */
+export function withBlock(model: PretrainedModel, config: QuantizationConfig): QuantizationConfig {
+  if (config.format !== 'int4' || config.block !== undefined) return config
+  const layers = [...layersToQuantize(model, config)]
+  const block = usualInt4Blocks.find((size) => layers.every(([, { inFeatures }]) => inFeatures % size === 0))
+  if (block !== undefined) return { ...config, block }
+  const [name, { inFeatures }] = layers.find(([, layer]) => layer.inFeatures % 16 !== 0)!
+  throw new ConfigError(`quantize.block: none of ${usualInt4Blocks.join(', ')} divides the ${inFeatures} inputs of ${name}; choose a block that does, or leave the layer out with skipModules`)
+}
+
 /** W [out, in] of a layer's stored weight: GPT-2 stores its transpose. The result is `weight` itself or a new tensor. */
 export const outputsFirst = (layer: LinearLayer, weight: Tensor): Tensor => (layer instanceof Conv1D ? unscoped(() => noGrad(() => transpose(weight))) : weight)
 
@@ -87,7 +100,8 @@ export function replaceByQuantized(model: PretrainedModel, name: string, { weigh
 }
 
 /** Rounds every chosen layer of a loaded model to the nearest codes, one after another. */
-export async function quantizeLayers(model: PretrainedModel, config: QuantizationConfig): Promise<void> {
+export async function quantizeLayers(model: PretrainedModel, given: QuantizationConfig): Promise<void> {
+  const config = withBlock(model, given)
   for (const [name, layer] of layersToQuantize(model, config)) {
     const stored = layer.weight.tensor
     const weight = outputsFirst(layer, stored)
