@@ -106,7 +106,7 @@ describe('a checkpoint quantised as it is read', () => {
     const folder = newFolder()
     const source = AutoModelForCausalLM.fromConfig({ modelType: 'llama', vocabSize: 32, hiddenSize, intermediateSize, numHiddenLayers: 1, numAttentionHeads: 4, numKeyValueHeads: 4 })
     await source.savePretrained(folder)
-    const quantize = { format: 'int4', skipModules: [...skipModules] } as const
+    const quantize = { format: 'int4' as const, skipModules: [...skipModules] as string[] }
     const model = await load(folder, { quantize })
     expect(model.quantizationConfig).toMatchObject({ format: 'int4', block })
     expect(layersOf(model).every(([, { weight }]) => weight.block === block)).toBe(true)
