@@ -46,17 +46,9 @@ ANNEAL_INLINE void store_row(float* at, vf first, vf second) {
   store(at, first);
   store(at + lanes, second);
 }
-// To nearest even; no NaN.
+// To nearest even. A NaN stays one: those of the factors are the usual one (clean), those of a bf16 weight end in zeros, and neither carries over.
 ANNEAL_INLINE vu rounded_bits(vf x) { return (vu)x + 0x7fff + ((vu)x >> 16 & 1); }
 ANNEAL_INLINE void store_row(bf16* at, vf even, vf odd) { *reinterpret_cast<vu_unaligned*>(at) = rounded_bits(even) >> 16 | (rounded_bits(odd) & 0xffff0000u); }
-// One by one, where there is a NaN among them.
-ANNEAL_INLINE void store_row_slowly(float* at, vf first, vf second) { store_row(at, first, second); }
-ANNEAL_INLINE void store_row_slowly(bf16* at, vf even, vf odd) {
-  for (int i = 0; i < lanes; ++i) {
-    put(at + 2 * i, even[i]);
-    put(at + 2 * i + 1, odd[i]);
-  }
-}
 
 // A tile of `rows` rows that are `stride` apart.
 template <int rows, class T> ANNEAL_INLINE void add_tile(T* weight, int64_t stride, const float* left, const float* right, int64_t rank) {
@@ -70,20 +62,11 @@ template <int rows, class T> ANNEAL_INLINE void add_tile(T* weight, int64_t stri
       second[i] = fused_multiply_add(a, c, second[i]);
     }
   }
-  vf total = {};
   ANNEAL_UNROLL
   for (int i = 0; i < rows; ++i) {
     add_weight(weight + i * stride, first[i], second[i]);
-    if constexpr (sizeof(T) == 2) total += first[i] + second[i];
+    store_row(weight + i * stride, first[i], second[i]);
   }
-  const float check = sizeof(T) == 2 ? sum(total) : 0;
-  if (check != check) {
-    ANNEAL_UNROLL
-    for (int i = 0; i < rows; ++i) store_row_slowly(weight + i * stride, first[i], second[i]);
-    return;
-  }
-  ANNEAL_UNROLL
-  for (int i = 0; i < rows; ++i) store_row(weight + i * stride, first[i], second[i]);
 }
 // A tile of which `columns` exist, through memory of its own.
 template <int rows, class T> void add_part(T* weight, int64_t stride, const float* left, const float* right, int64_t rank, int64_t columns) {
@@ -114,16 +97,18 @@ template <class T> void add_update(T* weight, const Update& u, int64_t begin, in
   }
 }
 
+ANNEAL_INLINE float clean(float x) { return x == x ? x : bits_to_float(0x7fc00000u); }
+
 // x [rows, columns] times factor in f32, transposed if asked.
 void widen(float* to, const Tensor& x, float factor, bool transposed) {
   const int64_t rows = x.shape[0], columns = x.shape[1];
   auto run = [&](auto* from) {
     if (!transposed) {
-      each_vector(x.size, [&](int64_t i, auto span) { store(to + i, load(from + i, span) * factor, span); });
+      for (int64_t i = 0; i < x.size; ++i) to[i] = clean(to_float(from[i]) * factor);
       return;
     }
     for (int64_t i = 0; i < rows; ++i)
-      for (int64_t j = 0; j < columns; ++j) to[j * rows + i] = to_float(from[i * columns + j]) * factor;
+      for (int64_t j = 0; j < columns; ++j) to[j * rows + i] = clean(to_float(from[i * columns + j]) * factor);
   };
   if (x.dtype == DType::f32) run(x.as<const float>());
   else run(x.as<const bf16>());
@@ -135,7 +120,7 @@ void widen_tiles(float* to, const Tensor& x, float factor, bool transposed, bool
     for (int64_t j = 0; j < columns; j += tile_columns)
       for (int64_t k = 0; k < rank; ++k, to += tile_columns)
         for (int64_t c = 0; c < tile_columns; ++c)
-          to[interleaved ? c % 2 * lanes + c / 2 : c] = j + c < columns ? to_float(from[k * row_stride + (j + c) * column_stride]) * factor : 0;
+          to[interleaved ? c % 2 * lanes + c / 2 : c] = j + c < columns ? clean(to_float(from[k * row_stride + (j + c) * column_stride]) * factor) : 0;
   };
   if (x.dtype == DType::f32) run(x.as<const float>());
   else run(x.as<const bf16>());
