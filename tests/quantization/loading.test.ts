@@ -101,7 +101,7 @@ describe('a checkpoint quantised as it is read', () => {
   })
 
   test.each([
-    [256, 384, [], 128], [128, 192, [], 64], [64, 96, [], 32], [64, 688, [], 16], [128, 688, ['down_proj'], 128],
+    [256, 384, [], 128], [128, 192, [], 64], [64, 96, [], 32], [64, 688, [], 16], [256, 688, ['down_proj'], 128],
   ] as const)('takes the largest usual block of int4 that divides every layer: hidden size %d, inner size %d, without %o: %d', async (hiddenSize, intermediateSize, skipModules, block) => {
     const folder = newFolder()
     const source = AutoModelForCausalLM.fromConfig({ modelType: 'llama', vocabSize: 32, hiddenSize, intermediateSize, numHiddenLayers: 1, numAttentionHeads: 4, numKeyValueHeads: 4 })
