@@ -213,9 +213,9 @@ template <class T> static void add_run(T* y, const T* x, int64_t n) {
 
 // --- by index along the last axis ---
 
-static void check_index(const char* kernel, const Tensor& many, const Tensor& indexed, const Tensor& index) {
+static void check_index(const char* kernel, const Tensor& many, const Tensor& indexed, const Tensor& index, bool shared = false) {
   check_dtype(kernel, "index", index, DType::i32);
-  ANNEAL_CHECK(same_shape(many, index), "%s: index has shape %s, but %s was expected", kernel, ShapeText(index).text,
+  ANNEAL_CHECK(shared ? index.size == many.columns() : same_shape(many, index), "%s: index has shape %s, but %s was expected", kernel, ShapeText(index).text,
                ShapeText(many).text);
   bool fits = many.rank == indexed.rank && many.rank > 0;
   for (int i = 0; fits && i + 1 < many.rank; ++i) fits = many.shape[i] == indexed.shape[i];
@@ -289,13 +289,14 @@ void slice_into(Tensor& y, const Tensor& x, Axes start, bool accumulate) {
 
 void gather_last(Tensor& y, const Tensor& x, const Tensor& index) {
   check_dtype("gather_last", "y", y, x.dtype);
-  check_index("gather_last", y, x, index);
-  const int64_t n = y.columns(), width = x.columns();
+  const bool shared = index.rank == 1 && y.rank > 1;
+  check_index("gather_last", y, x, index, shared);
+  const int64_t n = y.columns(), width = x.columns(), step = shared ? 0 : n;
   with_size(x.dtype, [&]<class U>(U*) {
     parallel_for(y.rows(), grain / (n + 1) + 1,
                  [&, out = y.as<U>(), in = x.as<U>(), at = index.as<int32_t>()](int64_t begin, int64_t end) {
       for (int64_t r = begin; r < end; ++r)
-        for (int64_t j = 0; j < n; ++j) out[r * n + j] = in[r * width + at[r * n + j]];
+        for (int64_t j = 0; j < n; ++j) out[r * n + j] = in[r * width + at[r * step + j]];
     });
   });
 }

@@ -53,13 +53,12 @@ template <class U> __global__ void __launch_bounds__(tile* tile_rows) transpose_
 }
 
 template <class U>
-__global__ void __launch_bounds__(map_threads) gather_last_kernel(U* y, const U* x, const int32_t* index, int64_t size, int64_t columns, int64_t width, Fault* fault) {
+__global__ void __launch_bounds__(map_threads) gather_last_kernel(U* y, const U* x, const int32_t* index, bool shared, int64_t size, int64_t columns, int64_t width, Fault* fault) {
   const int64_t i = int64_t{blockIdx.x} * map_threads + threadIdx.x;
   if (i >= size) return;
-  const int64_t at = index[i];
-  if (at < 0 || at >= width) return report(fault, FaultSite::gather_last_index, i, at, width);
   int64_t row = i;
-  take_axis(row, columns);
+  const int64_t column = take_axis(row, columns), place = shared ? column : i, at = index[place];
+  if (at < 0 || at >= width) return report(fault, FaultSite::gather_last_index, place, at, width);
   y[i] = x[row * width + at];
 }
 
@@ -184,9 +183,9 @@ Box make_box(const char* kernel, const Tensor& part, const Tensor& whole, const 
   return box;
 }
 
-void check_index(const char* kernel, const Tensor& many, const Tensor& indexed, const Tensor& index) {
+void check_index(const char* kernel, const Tensor& many, const Tensor& indexed, const Tensor& index, bool shared = false) {
   check_dtype(kernel, "index", index, DType::i32);
-  ANNEAL_CHECK(same_shape(many, index), "%s: index has shape %s, but %s was expected", kernel, ShapeText(index).text, ShapeText(many).text);
+  ANNEAL_CHECK(shared ? index.size == many.columns() : same_shape(many, index), "%s: index has shape %s, but %s was expected", kernel, ShapeText(index).text, ShapeText(many).text);
   bool fits = many.rank == indexed.rank && many.rank > 0;
   for (int i = 0; fits && i + 1 < many.rank; ++i) fits = many.shape[i] == indexed.shape[i];
   ANNEAL_CHECK(fits, "%s: %s and %s must differ on the last axis only", kernel, ShapeText(many).text, ShapeText(indexed).text);
@@ -243,12 +242,13 @@ void slice_into(InOut y, In x, Axes start, bool accumulate) {
 
 void gather_last(Out y, In x, In index) {
   check_dtype("gather_last", "y", y, x.dtype);
-  check_index("gather_last", y, x, index);
+  const bool shared = index.rank == 1 && y.rank > 1;
+  check_index("gather_last", y, x, index, shared);
   dispatch_size(bytes_of(x.dtype), [&](auto element) {
     using U = decltype(element);
     if constexpr (sizeof(U) <= 8)
-      launch(gather_last_kernel<U>, {blocks_of(y.size), dim3(map_threads), 0, "gather_last"}, y.as<U>(), x.as<const U>(), index.as<const int32_t>(), y.size, y.columns(),
-             x.columns(), fault());
+      launch(gather_last_kernel<U>, {blocks_of(y.size), dim3(map_threads), 0, "gather_last"}, y.as<U>(), x.as<const U>(), index.as<const int32_t>(), shared, y.size,
+             y.columns(), x.columns(), fault());
   });
 }
 

@@ -6,6 +6,7 @@ import { didYouMean } from '../suggest.ts'
 import type { Adapter, QuantizedMerge } from './adapter.ts'
 import { createBottleneck } from './bottleneck.ts'
 import { createIa3 } from './ia3.ts'
+import { createLnTuning } from './lnTuning.ts'
 import { createLora } from './lora.ts'
 import { adapterSchema, type AdapterInput, type AdapterOptions } from './options.ts'
 import { createBitfit, createFreeze } from './partial.ts'
@@ -71,6 +72,7 @@ async function create(model: Module, name: string, options: AdapterOptions, { se
   switch (options.type) {
     case 'lora': return createLora(model, name, options, context)
     case 'ia3': return createIa3(model, name, options, context)
+    case 'lntuning': return createLnTuning(model, options)
     case 'prefix': return createPrefixTuning(model, options, context)
     case 'prompt': return await createPromptTuning(model, options, context)
     case 'ptuning': return createPTuning(model, options, context)

@@ -10,6 +10,7 @@ import type { LoraOptions } from './options.ts'
 import { OwnParameters } from './ownParameters.ts'
 import { takeSingularVectors } from './pissa.ts'
 import { displace, place, substitute } from './placement.ts'
+import { createTrainableTokens, tokenTables } from './trainableTokens.ts'
 import { byPattern, innermost, modulesOwning, resolveTargets, sites } from './targets.ts'
 
 interface LinearSite { path: string, layer: LoraLinear, part: LoraPart }
@@ -56,6 +57,7 @@ function widenedLayer(model: Module, path: string, base: QuantizedLinear, quanti
 export async function createLora(model: Module, name: string, options: LoraOptions, { seed, device }: { seed: number, device: Device }): Promise<Adapter> {
   const targets = resolveTargets(model, 'lora', options)
   const wanted = modulesOwning(model, options.modulesToSave)
+  const tables = options.trainableTokenIndices ? tokenTables(model, options.trainableTokenIndices, new Set(targets.map(([path]) => path))) : []
   const linears: LinearSite[] = []
   const embeddings: EmbeddingSite[] = []
   for (const [path, target] of targets) {
@@ -87,6 +89,7 @@ export async function createLora(model: Module, name: string, options: LoraOptio
   const adapted = new Set(linears.map(({ path }) => path))
   const ownBiases = biases(model, options.bias, adapted)
   const saved = options.modulesToSave.length ? new OwnParameters(model, wanted) : undefined
+  const tokens = tables.length ? createTrainableTokens(model, name, tables, device) : undefined
   return {
     options,
     parameters: () => new Map([
@@ -97,11 +100,13 @@ export async function createLora(model: Module, name: string, options: LoraOptio
         return [adapted.has(path) ? `${path}.base_layer.bias` : key, parameter]
       }),
       ...saved?.parameters ?? [],
+      ...tokens?.parameters ?? [],
     ]),
     activate(on) {
       for (const { part } of [...linears, ...embeddings]) part.active = on
       ownBiases?.activate(on)
       saved?.activate(on)
+      tokens?.activate(on)
     },
     merge(quantized: QuantizedMerge | undefined) {
       for (const { path, layer, part } of linears) {
@@ -113,6 +118,7 @@ export async function createLora(model: Module, name: string, options: LoraOptio
       for (const { layer, part } of embeddings) layer.merge(part)
       ownBiases?.merge(model)
       saved?.merge(model)
+      tokens?.merge()
     },
     remove() {
       for (const { path, layer } of linears) displace(model, path, layer, name)
@@ -122,6 +128,7 @@ export async function createLora(model: Module, name: string, options: LoraOptio
       }
       ownBiases?.dispose()
       saved?.dispose()
+      tokens?.remove()
     },
   }
 }

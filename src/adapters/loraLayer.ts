@@ -41,7 +41,7 @@ type Weight = { readonly weight: Tensor | QuantizedTensor, readonly bias: Tensor
 function weightOf(layer: LinearLayer): Weight | undefined {
   if (layer instanceof Conv1D) return { weight: layer.weight.tensor, bias: layer.bias.tensor, transposedWeight: true }
   if (layer instanceof Linear) return { weight: layer.weight.tensor, bias: layer.bias?.tensor ?? null, transposedWeight: false }
-  // Blocks that cross rows are widened at each use.
+  // What no kernel multiplies with is widened at each use.
   if (layer instanceof QuantizedLinear) return { weight: layer.weight.multiplies ? layer.weight : layer.dequantize(), bias: layer.bias?.tensor ?? null, transposedWeight: false }
   return undefined
 }
@@ -169,12 +169,12 @@ export class LoraLinear extends AdapterLayer<LoraPart> {
   }
 }
 
-/** The weight in its own format again, with the part's update; where blocks cross rows. */
+/** The weight in its own format again, with the part's update; where no kernel does it in place. Zero points of 8 bits are not made anew. */
 function requantised(layer: QuantizedLinear, { lora_A, lora_B, options: { scale } }: LoraPart): QuantizedTensor {
   const { format, block, zeros } = layer.weight
   const dense = layer.dequantize()
   mergeLora(dense, lora_A.tensor, lora_B.tensor, scale)
-  const result = quantize(dense, { format, block, zeroPoints: zeros !== null })
+  const result = quantize(dense, { format, block, zeroPoints: zeros !== null && format === 'int4' })
   dense.dispose()
   return result
 }

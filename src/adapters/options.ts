@@ -25,6 +25,7 @@ export const loraSchema = lazily(() => z.strictObject({
   useRslora: z.boolean().default(false).describe('Scale by loraAlpha / √r (rsLoRA)'),
   useDora: z.boolean().default(false).describe('Train the length of each row of the weight apart from its direction (DoRA)'),
   initLoraWeights: z.union([z.boolean(), z.enum(['gaussian', 'pissa'])]).default(true).describe('true: A uniform and B zero; "gaussian": A normal and B zero; "pissa": the largest singular vectors, taken out of the weight; false: both random'),
+  trainableTokenIndices: z.union([z.array(z.int().min(0)).min(1), z.record(z.string(), z.array(z.int().min(0)).min(1))]).optional().describe('Ids of tokens whose embeddings are trained too, such as new ones; or such lists by the name of the layer'),
   loraplusLrRatio: z.number().positive().optional().describe('How many times the learning rate B has (LoRA+)'),
 }))
 
@@ -34,6 +35,14 @@ export const ia3Schema = lazily(() => z.strictObject({
   ...targetShape,
   feedforwardModules: names.optional().describe('Those of the target modules whose input is scaled, not their output'),
   initIa3Weights: z.boolean().default(true).describe('Start from ones, which change nothing'),
+}))
+
+/** LN tuning (Zhao et al. 2023): the norms alone. PEFT's LNTuningConfig. */
+export const lnTuningSchema = lazily(() => z.strictObject({
+  type: z.literal('lntuning'),
+  targetModules: names.optional().describe('Names of the norms to train, or a regular expression for whole paths; by default what PEFT takes for the model'),
+  excludeModules: names.optional().describe('Norms to leave out, in the same notation'),
+  modulesToSave: targetShape.modulesToSave,
 }))
 
 /** Bottleneck adapters after the sub-layers: of Houlsby et al. (2019), or after the feed-forward part only, of Pfeiffer et al. (2020). */
@@ -90,11 +99,12 @@ export const pTuningSchema = lazily(() => z.strictObject({
 
 /** Every kind of adapter by its `type`. */
 export const adapterSchema = lazily(() => z.discriminatedUnion('type', [
-  loraSchema, ia3Schema, prefixSchema, promptSchema, pTuningSchema, bottleneckSchema, bitfitSchema, freezeSchema,
+  loraSchema, ia3Schema, lnTuningSchema, prefixSchema, promptSchema, pTuningSchema, bottleneckSchema, bitfitSchema, freezeSchema,
 ]))
 
 export type LoraOptions = z.output<typeof loraSchema>
 export type Ia3Options = z.output<typeof ia3Schema>
+export type LnTuningOptions = z.output<typeof lnTuningSchema>
 export type BottleneckOptions = z.output<typeof bottleneckSchema>
 export type BitfitOptions = z.output<typeof bitfitSchema>
 export type FreezeOptions = z.output<typeof freezeSchema>

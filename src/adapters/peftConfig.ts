@@ -6,7 +6,7 @@ import type { AdapterOptions } from './options.ts'
 type Json = Readonly<Record<string, JsonValue>>
 
 /** What PEFT calls each kind; those it does not have are anneal's own. */
-const peftTypes = { lora: 'LORA', ia3: 'IA3', prefix: 'PREFIX_TUNING', prompt: 'PROMPT_TUNING', ptuning: 'P_TUNING', bottleneck: 'BOTTLENECK', bitfit: 'BITFIT', freeze: 'FREEZE' } as const satisfies Record<AdapterOptions['type'], string>
+const peftTypes = { lora: 'LORA', ia3: 'IA3', lntuning: 'LN_TUNING', prefix: 'PREFIX_TUNING', prompt: 'PROMPT_TUNING', ptuning: 'P_TUNING', bottleneck: 'BOTTLENECK', bitfit: 'BITFIT', freeze: 'FREEZE' } as const satisfies Record<AdapterOptions['type'], string>
 
 /** Options that are no keys of adapter_config.json: they are about training, not about what was trained. */
 const unwritten = new Set(['type', 'loraplusLrRatio'])
@@ -21,7 +21,7 @@ const informative = new Set([
 const off: Readonly<Record<string, readonly string[]>> = {
   LORA: [
     'alora_invocation_tokens', 'arrow_config', 'corda_config', 'ensure_weight_tying', 'eva_config', 'kasa_config', 'layer_replication', 'lora_bias', 'lora_ga_config', 'megatron_config',
-    'monteclora_config', 'target_parameters', 'trainable_token_indices', 'use_bdlora', 'use_qalora', 'velora_config',
+    'monteclora_config', 'target_parameters', 'use_bdlora', 'use_qalora', 'velora_config',
   ],
   PREFIX_TUNING: ['modules_to_save', 'num_transformer_submodules'],
   PROMPT_TUNING: ['modules_to_save', 'num_transformer_submodules'],

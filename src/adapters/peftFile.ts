@@ -7,6 +7,7 @@ import { Conv1D, LinearLayer, type Module, type Parameter } from '../nn/index.ts
 import { didYouMean } from '../suggest.ts'
 import { Tensor, unscoped } from '../tensor/index.ts'
 import { activeAdapters, adapterOf, addAdapter, baseModelOf, deleteAdapter, noteChange, setAdapter } from './adapterSet.ts'
+import { usualNormsOf } from './lnTuning.ts'
 import { adapterSchema, type AdapterInput, type AdapterOptions } from './options.ts'
 import { fromPeftConfig, toPeftConfig } from './peftConfig.ts'
 import { innermost, resolveTargets, sites, usualTargetsOf } from './targets.ts'
@@ -21,6 +22,7 @@ const virtualTokensName = 'prompt_embeddings'
 
 /** The targets as PEFT writes them: names, or whole paths where "all-linear" was asked for. */
 function writtenTargets(model: Module, options: AdapterOptions): AdapterOptions {
+  if (options.type === 'lntuning') return { ...options, targetModules: options.targetModules ?? [...usualNormsOf(model)] }
   if (options.type !== 'lora' && options.type !== 'ia3') return options
   const { targetModules } = options
   const written = targetModules === 'all-linear' ? resolveTargets(model, options.type, options).map(([path]) => path) : targetModules ?? [...usualTargetsOf(model, options.type)]

@@ -4,7 +4,7 @@ import type { AnyModelConfig } from './config.ts'
 import { buildModel } from './pretrained.ts'
 import type { PretrainedModel } from './pretrainedModel.ts'
 import { resolveQuantization, type QuantizationConfig, type QuantizeOption } from './quantizedConfig.ts'
-import { layersToQuantize } from './quantizedLayers.ts'
+import { layersToQuantize, withBlock } from './quantizedLayers.ts'
 
 /** What `memoryEstimate` has to know of a run. */
 export interface MemoryOptions {
@@ -55,13 +55,13 @@ function layerBytes(config: AnyModelConfig, bytes: number, sequenceLength: numbe
 
 /** Numbers in the layers that are quantised, and the bytes of their codes, scales and zero points in memory. */
 function quantizedSize(model: PretrainedModel, config: QuantizationConfig): { numbers: number, bytes: number } {
-  const { format, zeroPoints, doubleQuant } = config
+  const { format, zeroPoints, doubleQuant, block } = withBlock(model, config)
   const perBlock = 4 + (zeroPoints || doubleQuant ? 1 : 0)
   let [numbers, bytes] = [0, 0]
   for (const { inFeatures, outFeatures } of layersToQuantize(model, config).values()) {
     const size = inFeatures * outFeatures
     numbers += size
-    bytes += Math.ceil(format === 'int8' ? size : size / 2) + perBlock * Math.ceil(size / (config.block ?? inFeatures))
+    bytes += Math.ceil(format === 'int8' ? size : size / 2) + perBlock * Math.ceil(size / (block ?? inFeatures))
   }
   return { numbers, bytes }
 }

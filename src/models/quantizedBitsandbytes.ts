@@ -78,7 +78,7 @@ const pythonJson = (value: object): string => JSON.stringify(value, undefined, 1
 export async function bitsandbytesSources(name: string, { weight, nested }: QuantizedLinear, dtype: string): Promise<TensorSource[]> {
   const format = weight.format as 'nf4' | 'fp4'
   const values = nested ? await weight.scales.data() : undefined
-  const kept = nested?.values().every((value, i) => value === values![i]) ? nested : null
+  const kept = nested instanceof NestedScales && nested.values().every((value, i) => value === values![i]) ? nested : null
   const floats = (key: string, array: Float32Array): TensorSource => ({ name: `${name}.weight.${key}`, dtype: 'F32', shape: [array.length], bytes: new Uint8Array(array.buffer, array.byteOffset, array.byteLength) })
   const bytes = (key: string, array: Uint8Array): TensorSource => ({ name: `${name}.weight.${key}`, dtype: 'U8', shape: [array.length], bytes: array })
   const state = {

@@ -10,7 +10,7 @@ export type WeightFormat = (typeof weightFormats)[number]
 /** How a model's linear layers are quantised: transformers' BitsAndBytesConfig and GPTQConfig in one. */
 export const quantizeSchema = lazily(() => z.strictObject({
   format: z.enum(weightFormats).describe('nf4 and fp4 are bitsandbytes\' 4-bit types; int8 and int4 are saved as GPTQ'),
-  block: z.int().min(2).optional().describe('Numbers that share a scale: 64 for nf4 and fp4, 128 for int4, a row for int8 where nothing is said'),
+  block: z.int().min(2).optional().describe("Numbers that share a scale: 64 for nf4 and fp4, the largest of 128, 64, 32 and 16 that divides every layer's inputs for int4, a row for int8 where nothing is said"),
   doubleQuant: z.boolean().default(false).describe('nf4 and fp4: save the scales in 8 bits too, 4.127 bits a weight instead of 4.5'),
   zeroPoints: z.boolean().default(false).describe('int4: a zero point for each block, for weights that are not symmetric about 0'),
   skipModules: z.array(z.string()).default([]).describe('Layers to leave as they are: names such as down_proj or model.layers.0, or patterns with *'),
@@ -21,10 +21,10 @@ export const quantizeOption = lazily(() => z.union([z.enum(weightFormats), quant
 /** Rounds weights when a model is loaded: a format's name, or a format with its details. */
 export type QuantizeOption = OptionsOf<typeof quantizeOption>
 
-/** How a model is quantised. `block` is undefined where a whole row shares a scale. */
+/** How a model is quantised. `block` is undefined where a whole row shares a scale, and of an int4 model that is still to be quantised, where nothing is said. */
 export type QuantizationConfig = z.output<typeof quantizeSchema>
 
-const usualBlocks: Readonly<Record<WeightFormat, number | undefined>> = { nf4: 64, fp4: 64, int4: 128, int8: undefined }
+const usualBlocks: Readonly<Record<WeightFormat, number | undefined>> = { nf4: 64, fp4: 64, int4: undefined, int8: undefined }
 
 /** Checks the option and fills in what is left out. Throws ConfigError naming the field. */
 export function resolveQuantization(option: QuantizeOption): QuantizationConfig {

@@ -1,12 +1,13 @@
 import { ConfigError, FileFormatError } from '../errors.ts'
 import type { CheckpointTensor, CheckpointWeights, JsonValue, TensorSource } from '../files/index.ts'
-import { Conv1D, Linear, QuantizedLinear } from '../nn/index.ts'
+import { Conv1D, Linear, NestedScales, QuantizedLinear, RowMaxima } from '../nn/index.ts'
 import type { Device } from '../tensor/index.ts'
 import type { PretrainedModel } from './pretrainedModel.ts'
 import { readAwq } from './quantizedAwq.ts'
 import { bitsandbytesConfig, bitsandbytesSources, isBitsandbytes, readBitsandbytes, type LayerTensors } from './quantizedBitsandbytes.ts'
 import type { QuantizationConfig } from './quantizedConfig.ts'
 import { gptqConfig, gptqSources, isPacked, readGptq } from './quantizedGptq.ts'
+import { int8Config, int8Sources, isInt8, readInt8 } from './quantizedInt8.ts'
 import { linearLayers, quantizedLayers, replaceByQuantized } from './quantizedLayers.ts'
 import type { StoredQuantization } from './quantizedStored.ts'
 
@@ -40,7 +41,7 @@ export function findStoredLayers(model: PretrainedModel, weights: CheckpointWeig
   const layers = new Map<string, { prefix: string, tensors: LayerTensors }>()
   const claimed = new Set<string>()
   for (const [prefix, tensors] of byPrefix) {
-    const kind = isBitsandbytes(tensors) ? 'bitsandbytes' : isPacked(tensors) ? 'gptq or awq' : undefined
+    const kind = isBitsandbytes(tensors) || isInt8(tensors) ? 'bitsandbytes' : isPacked(tensors) ? 'gptq or awq' : undefined
     if (!kind) continue
     if (!stored || !kind.includes(stored.method)) throw new FileFormatError(`${weights.folder}: layer ${JSON.stringify(prefix)} is quantised as ${kind} does it, but quantization_config of config.json says ${stored?.method ?? 'nothing'}; fetch the model again`)
     layers.set(prefixes.get(prefix)!, { prefix, tensors })
@@ -59,7 +60,7 @@ export async function readStoredLayers(model: PretrainedModel, { layers }: Store
     const layer = model.getModule(name) as Linear | Conv1D | QuantizedLinear
     const shape = [layer.outFeatures, layer.inFeatures] as const
     replaceByQuantized(model, name,
-      stored.method === 'bitsandbytes' ? await readBitsandbytes(prefix, tensors, shape, device)
+      stored.method === 'bitsandbytes' ? await (isInt8(tensors) ? readInt8 : readBitsandbytes)(prefix, tensors, shape, device)
         : stored.method === 'gptq' ? await readGptq(prefix, tensors, shape, stored, device)
           : await readAwq(prefix, tensors, shape, stored, device))
   }
@@ -78,7 +79,7 @@ export function storedConfig(model: PretrainedModel): QuantizationConfig | undef
   const wholeRows = format.startsWith('int') && layers.every(({ weight, inFeatures }) => weight.block === inFeatures)
   return {
     format: format as QuantizationConfig['format'], block: wholeRows ? undefined : block,
-    doubleQuant: first.nested !== null, zeroPoints: layers.some(({ weight }) => weight.zeros !== null), skipModules: plainLayers(model),
+    doubleQuant: first.nested instanceof NestedScales, zeroPoints: layers.some(({ weight }) => weight.zeros !== null), skipModules: plainLayers(model),
   }
 }
 
@@ -87,11 +88,14 @@ export async function quantizedSources(model: PretrainedModel, dtype: string): P
   const layers = quantizedLayers(model)
   const config = storedConfig(model)!
   const withZeros = config.zeroPoints
+  // A model that was read from LLM.int8() is written so again.
+  const asInt8 = config.format === 'int8' && config.block === undefined && !withZeros && [...layers.values()].some(({ nested }) => nested instanceof RowMaxima)
   const tensors: TensorSource[] = []
   for (const [name, layer] of layers) {
     const { format, block } = layer.weight
     if (format !== config.format) throw new ConfigError(`${name}: expected format ${config.format}, as the layers before, got ${format}; layers of two formats cannot be saved together`)
     if (format === 'nf4' || format === 'fp4') tensors.push(...await bitsandbytesSources(name, layer, dtype))
+    else if (asInt8) tensors.push(...await int8Sources(name, layer))
     else {
       if (block !== (config.block ?? layer.inFeatures)) throw new ConfigError(`${name}: expected blocks of ${config.block ?? layer.inFeatures}, as the layers before, got ${block}; GPTQ has one group_size`)
       tensors.push(...gptqSources(name, layer, withZeros))
@@ -99,5 +103,6 @@ export async function quantizedSources(model: PretrainedModel, dtype: string): P
   }
   const skipped = plainLayers(model)
   const bitsandbytes = config.format === 'nf4' || config.format === 'fp4'
-  return { tensors, config: bitsandbytes ? bitsandbytesConfig(config, dtype, skipped) : gptqConfig(config, withZeros, skipped) }
+  if (asInt8) return { tensors, config: int8Config(skipped) }
+  return { tensors, config: bitsandbytes ? bitsandbytesConfig(config, dtype, skipped) : gptqConfig(config, withZeros, [...layers.values()].some(({ weight }) => weight.order !== null), skipped) }
 }

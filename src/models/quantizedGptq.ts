@@ -1,13 +1,13 @@
 import { ConfigError, FileFormatError } from '../errors.ts'
 import type { CheckpointTensor, JsonValue, TensorSource } from '../files/index.ts'
 import type { QuantizedLinear } from '../nn/index.ts'
-import { QuantizedTensor, transpose } from '../ops/index.ts'
+import { InputOrder, QuantizedTensor, transpose } from '../ops/index.ts'
 import { noGrad, Tensor, unscoped, type Device } from '../tensor/index.ts'
 import type { LayerTensors } from './quantizedBitsandbytes.ts'
 import type { QuantizationConfig } from './quantizedConfig.ts'
 import type { QuantizedWeight } from './quantizedLayers.ts'
 import type { StoredQuantization } from './quantizedStored.ts'
-import { flipSigns, swapNibbles, transposeWords } from './quantizedWords.ts'
+import { flipSigns, movedColumns, swapNibbles, transposeWords } from './quantizedWords.ts'
 import { floatDtypes, placeOfTensor, readTensor, shapeText } from '../files/tensorFiles.ts'
 
 // GPTQ's layout: qweight int32 [in · bits / 32, out], codes along the inputs, the first in the lowest bits; qzeros int32 [groups, out · bits / 32];
@@ -60,33 +60,48 @@ export function groupOf(layer: PackedLayer, groupSize: number, inputs: number): 
   return group
 }
 
-const unread = 'fetch the model before it was quantized, and quantize it with anneal'
+/**
+ * The inputs in the order of their groups, where act-order (desc_act) has them in another; undefined where they lie in it. Throws where groups are not of
+ * one size.
+ */
+function inputsByGroup(layer: PackedLayer, index: Uint32Array, group: number): number[] | undefined {
+  if (index.every((value, i) => value === Math.floor(i / group))) return undefined
+  const members = Array.from({ length: index.length / group }, (): number[] => [])
+  for (const [input, value] of index.entries()) {
+    const own = members[value]
+    if (!own) throw new FileFormatError(`${layer.place('g_idx')}: expected groups from 0 to ${members.length - 1}, got ${value | 0} for input ${input}; fetch the model again`)
+    own.push(input)
+  }
+  const uneven = members.findIndex(({ length }) => length !== group)
+  if (uneven >= 0) throw new FileFormatError(`${layer.place('g_idx')}: expected ${group} inputs in each group, as group_size says, got ${members[uneven]!.length} in group ${uneven}; such weights are not read: fetch the model before it was quantized, and quantize it with anneal`)
+  return members.flat()
+}
 
-/** Reads a layer of `shape` [out, in]. Throws FileFormatError naming the tensor that does not fit, or that no kernel can multiply with. */
-export async function readGptq(prefix: string, tensors: LayerTensors, [outputs, inputs]: readonly [number, number], { bits, groupSize, plainZeros }: Gptq, device: Device): Promise<QuantizedWeight> {
+/** Reads a layer of `shape` [out, in]. Throws FileFormatError naming the tensor that does not fit. */
+export async function readGptq(prefix: string, tensors: LayerTensors, [outputs, inputs]: readonly [number, number], { bits, groupSize, plainZeros, actOrder }: Gptq, device: Device): Promise<QuantizedWeight> {
   const layer = new PackedLayer(prefix, tensors)
   const perWord = 32 / bits
   const group = groupOf(layer, groupSize, inputs)
   const groups = inputs / group
-  if (tensors.has('g_idx')) {
-    const index = await layer.words('g_idx', [inputs])
-    const moved = index.findIndex((value, i) => value !== Math.floor(i / group))
-    if (moved >= 0) throw new FileFormatError(`${layer.place('g_idx')}: expected groups in the order of the inputs, got group ${index[moved]!} for input ${moved}: weights quantized with desc_act are not read; take a variant with desc_act false, or ${unread}`)
-  }
+  // Without g_idx nobody knows which input is of which group.
+  const order = tensors.has('g_idx') || (actOrder && groups > 1) ? inputsByGroup(layer, await layer.words('g_idx', [inputs]), group) : undefined
   const zeros = unpackZeros(await layer.words('qzeros', [groups, Math.ceil(outputs / perWord)]), groups, outputs, bits, plainZeros ? 0 : 1)
   const middle = 1 << bits - 1
   const symmetric = zeros.every((zero) => zero === middle)
-  if (bits === 8 && !symmetric) throw new FileFormatError(`${layer.place('qzeros')}: expected zero points of 128 for 8 bits, got ${zeros.find((zero) => zero !== middle)!}: asymmetric 8-bit weights are not read; take a variant with sym true, or ${unread}`)
   const words = await layer.words('qweight', [inputs / perWord, outputs])
-  const codes = new Uint8Array(transposeWords(words, inputs / perWord, outputs, bits === 4 ? swapNibbles : flipSigns).buffer)
+  const inFile = new Uint8Array(transposeWords(words, inputs / perWord, outputs, bits === 4 ? swapNibbles : flipSigns).buffer)
+  const codes = order ? movedColumns(inFile, outputs, inputs, bits, order) : inFile
   const scales = layer.scales([groups, outputs], device)
   return {
     weight: unscoped(() => new QuantizedTensor(
       [outputs, inputs], bits === 4 ? 'int4' : 'int8', group, Tensor.from(codes, [outputs, inputs * bits / 8], { device }), scales,
-      symmetric ? null : Tensor.from(zeros, [outputs, groups], { device }))),
+      symmetric ? null : Tensor.from(bits === 4 ? zeros : zeros.map(flipSign), [outputs, groups], { device }), order ? new InputOrder(order, device) : null)),
     nested: null,
   }
 }
+
+/** Zero points of 8 bits are kept as the codes are: in two's complement. Its own inverse. */
+const flipSign = (byte: number): number => byte ^ 0x80
 
 /** Zero points [out, groups]. Version 1 of the format stores one less, modulo 2^bits. */
 function unpackZeros(words: Uint32Array, groups: number, outputs: number, bits: number, added: number): Uint8Array<ArrayBuffer> {
@@ -119,21 +134,31 @@ export function gptqSources(name: string, { weight }: QuantizedLinear, withZeros
   if (inputs % perWord !== 0 || outputs % perWord !== 0) throw new ConfigError(`${name}: expected inputs and outputs that are multiples of ${perWord}, which GPTQ packs in a word, got ${shapeText(weight.shape)}; leave the layer out with skipModules`)
   if (weight.codes.rank !== 2 || weight.scales.rank !== 2) throw new ConfigError(`${name}: expected blocks that divide the ${inputs} inputs, got ${weight.block}; GPTQ has no others`)
   const groups = inputs / weight.block
+  const order = weight.order?.inputs
   const asBytes = (array: Uint32Array | Int32Array): Uint8Array => new Uint8Array(array.buffer, array.byteOffset, array.byteLength)
   const transposed = async (): Promise<Uint8Array> => {
-    const codes = await weight.codes.data() as Uint8Array
+    const own = await weight.codes.data() as Uint8Array
+    const codes = order ? movedColumns(own, outputs, inputs, bits, inverseOf(order)) : own
     return asBytes(transposeWords(new Uint32Array(codes.buffer, codes.byteOffset, codes.length / 4), outputs, inputs / perWord, bits === 4 ? swapNibbles : flipSigns))
   }
   const zeros = async (): Promise<Uint8Array> => {
     const middle = (1 << bits - 1) - (withZeros ? 0 : 1)
-    return asBytes(packZeros(weight.zeros ? await weight.zeros.data() as Uint8Array : new Uint8Array(outputs * groups).fill(middle), groups, outputs, bits))
+    const own = await weight.zeros?.data() as Uint8Array | undefined
+    return asBytes(packZeros(own ? (bits === 4 ? own : own.map(flipSign)) : new Uint8Array(outputs * groups).fill(middle), groups, outputs, bits))
   }
   return [
     { name: `${name}.qweight`, dtype: 'I32', shape: [inputs / perWord, outputs], bytes: transposed },
     { name: `${name}.qzeros`, dtype: 'I32', shape: [groups, outputs / perWord], bytes: zeros },
     { name: `${name}.scales`, dtype: 'F16', shape: [groups, outputs], bytes: () => halfScales(weight.scales) },
-    { name: `${name}.g_idx`, dtype: 'I32', shape: [inputs], bytes: () => asBytes(Int32Array.from({ length: inputs }, (_, i) => Math.floor(i / weight.block))) },
+    { name: `${name}.g_idx`, dtype: 'I32', shape: [inputs], bytes: () => asBytes(Int32Array.from(order ? inverseOf(order) : Array(inputs).keys(), (place) => Math.floor(place / weight.block))) },
   ]
+}
+
+/** Where each of a permutation's numbers stands. */
+function inverseOf(order: readonly number[]): number[] {
+  const places: number[] = []
+  order.forEach((input, place) => { places[input] = place })
+  return places
 }
 
 /** Scales [out, groups] as the bytes of float16 [groups, out]. */
@@ -150,9 +175,9 @@ async function halfScales(scales: Tensor): Promise<Uint8Array> {
 }
 
 /** `quantization_config` of config.json. `skipped` are the linear layers left in full, which GPTQModel reads from `dynamic`. */
-export function gptqConfig({ format, block }: QuantizationConfig, withZeros: boolean, skipped: readonly string[]): { [key: string]: JsonValue } {
+export function gptqConfig({ format, block }: QuantizationConfig, withZeros: boolean, actOrder: boolean, skipped: readonly string[]): { [key: string]: JsonValue } {
   return {
-    quant_method: 'gptq', bits: format === 'int8' ? 8 : 4, group_size: block ?? -1, sym: !withZeros, desc_act: false, lm_head: false,
+    quant_method: 'gptq', bits: format === 'int8' ? 8 : 4, group_size: block ?? -1, sym: !withZeros, desc_act: actOrder, lm_head: false,
     checkpoint_format: withZeros ? 'gptq_v2' : 'gptq',
     ...(skipped.length ? { dynamic: Object.fromEntries(skipped.map((name) => [`-:^${name.replace(/\./g, '\\.')}$`, {}])) } : {}),
   }

@@ -1,13 +1,13 @@
 import { ConfigError, KernelError, NonFiniteError } from '../errors.ts'
-import { Conv1D, Linear, matchesName, NestedScales, QuantizedLinear, type LinearLayer, type Module } from '../nn/index.ts'
+import { Conv1D, Linear, matchesName, NestedScales, QuantizedLinear, type RowMaxima, type LinearLayer, type Module } from '../nn/index.ts'
 import { quantize, QuantizedTensor, transpose } from '../ops/index.ts'
 import { bytesOf, noGrad, Tensor, unscoped } from '../tensor/index.ts'
 import { didYouMean } from '../suggest.ts'
 import type { PretrainedModel } from './pretrainedModel.ts'
 import type { QuantizationConfig } from './quantizedConfig.ts'
 
-/** A quantised weight [out, in], and its scales in 8 bits where they were quantised too. */
-export interface QuantizedWeight { weight: QuantizedTensor, nested: NestedScales | null }
+/** A quantised weight [out, in], and its scales as bitsandbytes saves them where they were quantised too, or are LLM.int8()'s. */
+export interface QuantizedWeight { weight: QuantizedTensor, nested: NestedScales | RowMaxima | null }
 
 /** Every linear layer of the model but its head, by name, plain or quantised. */
 export function linearLayers(model: PretrainedModel): Map<string, LinearLayer> {
@@ -41,6 +41,19 @@ export function layersToQuantize(model: PretrainedModel, { format, block, skipMo
     chosen.set(name, given)
   }
   return chosen
+}
+
+/** What int4 takes where no block is given: one for all layers, as GPTQ files have it. */
+const usualInt4Blocks = [128, 64, 32, 16] as const
+
+/** The config with the block that int4 takes where none was given. Throws ConfigError naming the layer that no usual one divides. */
+export function withBlock(model: PretrainedModel, config: QuantizationConfig): QuantizationConfig {
+  if (config.format !== 'int4' || config.block !== undefined) return config
+  const layers = [...layersToQuantize(model, config)]
+  const block = usualInt4Blocks.find((size) => layers.every(([, { inFeatures }]) => inFeatures % size === 0))
+  if (block !== undefined) return { ...config, block }
+  const [name, { inFeatures }] = layers.find(([, layer]) => layer.inFeatures % 16 !== 0)!
+  throw new ConfigError(`quantize.block: none of ${usualInt4Blocks.join(', ')} divides the ${inFeatures} inputs of ${name}; choose a block that does, or leave the layer out with skipModules`)
 }
 
 /** W [out, in] of a layer's stored weight: GPT-2 stores its transpose. The result is `weight` itself or a new tensor. */
@@ -87,7 +100,8 @@ export function replaceByQuantized(model: PretrainedModel, name: string, { weigh
 }
 
 /** Rounds every chosen layer of a loaded model to the nearest codes, one after another. */
-export async function quantizeLayers(model: PretrainedModel, config: QuantizationConfig): Promise<void> {
+export async function quantizeLayers(model: PretrainedModel, given: QuantizationConfig): Promise<void> {
+  const config = withBlock(model, given)
   for (const [name, layer] of layersToQuantize(model, config)) {
     const stored = layer.weight.tensor
     const weight = outputsFirst(layer, stored)
@@ -103,7 +117,8 @@ export async function quantizeLayers(model: PretrainedModel, config: Quantizatio
 /** Bytes of the codes, scales and zero points of a quantised weight as they are saved: GPTQ has float16 scales, and a zero point as long as a code. */
 export function savedBytes({ weight, nested }: QuantizedLinear): number {
   const { format, codes, scales } = weight
-  if (nested) return codes.size + nested.codes.length + 4 * nested.absmax.length
+  if (nested instanceof NestedScales) return codes.size + nested.codes.length + 4 * nested.absmax.length
+  if (nested) return codes.size + 4 * scales.size
   if (format === 'int4' || format === 'int8') return codes.size + scales.size * (format === 'int4' ? 2.5 : 3)
   return weight.bytes
 }

@@ -6,7 +6,7 @@ import { flag, optional, parseFields, refuse, text, type RawConfig } from './con
 /** What `quantization_config` of a checkpoint's config.json says about how its weights lie in the file. */
 export type StoredQuantization =
   | { readonly method: 'bitsandbytes' }
-  | { readonly method: 'gptq', readonly bits: 4 | 8, readonly groupSize: number, /** Whether zero points are stored as they are; else as one less. */ readonly plainZeros: boolean }
+  | { readonly method: 'gptq', readonly bits: 4 | 8, readonly groupSize: number, /** Whether zero points are stored as they are; else as one less. */ readonly plainZeros: boolean, /** Whether inputs may be in groups in any order. */ readonly actOrder: boolean }
   | { readonly method: 'awq', readonly groupSize: number }
 
 const whole = lazily(() => z.custom<number>((value) => typeof value === 'number' && Number.isSafeInteger(value), { error: 'a whole number' }))
@@ -17,6 +17,7 @@ const fields = lazily(() => z.object({
   bits: optional(whole, 4),
   group_size: optional(whole, 128),
   checkpoint_format: optional(text, 'gptq'),
+  desc_act: optional(flag, false),
   version: optional(text, 'gemm'),
 }))
 
@@ -33,14 +34,14 @@ export function parseStoredQuantization(raw: RawConfig, where: string): StoredQu
     return size === -1 || size > 0 ? size : refuse(where, field('group_size'), 'a number above 0, or -1 for a whole row', size)
   }
   if (method === 'bitsandbytes') {
-    if (!read.load_in_4bit) refuse(where, field('load_in_4bit'), 'true, as 8-bit LLM.int8() weights are not read', raw.load_in_4bit, instead)
+    if (!read.load_in_4bit && !read.load_in_8bit) refuse(where, field('load_in_4bit'), 'true, or load_in_8bit: true', raw.load_in_4bit, instead)
     return { method }
   }
   if (method === 'gptq') {
     const { bits, checkpoint_format: format } = read
     if (bits !== 4 && bits !== 8) return refuse(where, field('bits'), '4 or 8', bits, instead)
     if (format !== 'gptq' && format !== 'gptq_v2') refuse(where, field('checkpoint_format'), 'gptq or gptq_v2', format, instead)
-    return { method, bits, groupSize: groupSize(), plainZeros: format === 'gptq_v2' }
+    return { method, bits, groupSize: groupSize(), plainZeros: format === 'gptq_v2', actOrder: read.desc_act }
   }
   if (method === 'awq') {
     if (read.bits !== 4) refuse(where, field('bits'), '4', read.bits, instead)

@@ -16,3 +16,19 @@ export const swapNibbles = (word: number): number => (word & 0x0f0f0f0f) << 4 | 
 
 /** Between unsigned codes about 128 and two's complement. Its own inverse. */
 export const flipSigns = (word: number): number => word ^ 0x80808080
+
+/** Rows of codes with their columns in another order: column p of the result is column order[p]. Codes of 4 bits have the earlier column in the high half. */
+export function movedColumns(codes: Uint8Array, rows: number, columns: number, bits: 4 | 8, order: readonly number[]): Uint8Array<ArrayBuffer> {
+  const moved = new Uint8Array(codes.length)
+  const width = columns * bits / 8
+  for (let row = 0; row < rows; row++) {
+    const begin = row * width
+    if (bits === 8) {
+      for (let p = 0; p < columns; p++) moved[begin + p] = codes[begin + order[p]!]!
+      continue
+    }
+    const half = (from: number): number => codes[begin + (from >> 1)]! >>> (from & 1 ? 0 : 4) & 15
+    for (let p = 0; p < columns; p += 2) moved[begin + p / 2] = half(order[p]!) << 4 | half(order[p + 1]!)
+  }
+  return moved
+}

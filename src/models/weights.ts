@@ -11,7 +11,7 @@ import { configToJson } from './config.ts'
 import type { PretrainedModel } from './pretrainedModel.ts'
 import type { RawConfig } from './configs/common.ts'
 import type { QuantizationConfig } from './quantizedConfig.ts'
-import { layersToQuantize, outputsFirst, quantizeWeight, quantizedLayers, replaceByQuantized } from './quantizedLayers.ts'
+import { layersToQuantize, outputsFirst, quantizeWeight, quantizedLayers, replaceByQuantized, withBlock } from './quantizedLayers.ts'
 import { findStoredLayers, quantizedSources, readStoredLayers, storedConfig, type StoredLayers } from './quantizedFiles.ts'
 import { parseStoredQuantization, type StoredQuantization } from './quantizedStored.ts'
 import { floatDtypes, placeOfTensor, readTensor, shapeText, tensorSource } from '../files/tensorFiles.ts'
@@ -86,17 +86,18 @@ function dtypeToQuantize(entry: CheckpointTensor, dtype: DType | 'auto'): DType 
 
 /**
  * Fills the parameters from a model folder, tensor by tensor: at no time are there more than the weights and one tensor of the file.
- * `dtype` 'auto' keeps each tensor's own, with float32 for float16. With `quantize` the linear layers are rounded to codes as they are read. Layers that
+ * `dtype` 'auto' keeps each tensor's own, with float32 for float16. With `given` the linear layers are rounded to codes as they are read. Layers that
  * lie in the folder quantised, as bitsandbytes, GPTQ or AWQ write them, are read as they are. Parameters whose names `fresh` has, those of a new head,
  * may be missing and get initial values. Throws FileFormatError naming the tensor that is missing, unknown or of another shape.
  */
 export async function loadWeights(
-  model: PretrainedModel, folder: string, dtype: DType | 'auto', device: Device, quantize?: QuantizationConfig, fresh?: { names: RegExp, seed: number },
+  model: PretrainedModel, folder: string, dtype: DType | 'auto', device: Device, given?: QuantizationConfig, fresh?: { names: RegExp, seed: number },
 ): Promise<void> {
   const stored = await readStored(folder)
-  if (quantize && stored) throw new ConfigError(`quantize: the weights of ${folder} are quantised already, by ${stored.method}; leave quantize out, or start from the model before it was quantised`)
+  if (given && stored) throw new ConfigError(`quantize: the weights of ${folder} are quantised already, by ${stored.method}; leave quantize out, or start from the model before it was quantised`)
   const weights = await openCheckpoint(folder)
   try {
+    const quantize = given && withBlock(model, given)
     const layers = findStoredLayers(model, weights, stored)
     const parameters = new Map(model.namedParameters())
     const chosen = new Map([...quantize ? layersToQuantize(model, quantize) : []].map(([name, layer]) => [`${name}.weight`, { name, layer }]))

@@ -5,4 +5,5 @@ export { matchesName, Module, type InitialiseOptions, type NamePattern } from '.
 export { LayerNorm, RMSNorm } from './norm.ts'
 export { codeBook, NestedScales } from './nestedScales.ts'
 export { QuantizedLinear } from './quantizedLinear.ts'
+export { RowMaxima } from './rowMaxima.ts'
 export { normal, ones, Parameter, uniform, zeros, type Initialisation } from './parameter.ts'

@@ -3,16 +3,17 @@ import type { DType, Tensor } from '../tensor/index.ts'
 import { LinearLayer, type Activation } from './linear.ts'
 import type { NestedScales } from './nestedScales.ts'
 import type { Parameter } from './parameter.ts'
+import type { RowMaxima } from './rowMaxima.ts'
 
 /** y = x Wᵀ + bias with W [out, in] in a few bits a number. The weight is no parameter: nothing trains it, and adapters stand around it. */
 export class QuantizedLinear extends LinearLayer {
   weight: QuantizedTensor
   bias: Parameter | null
-  /** The scales of a double-quantised weight as they are saved; the weight's own have the same values. */
-  nested: NestedScales | null
+  /** The scales as bitsandbytes saves them, of a double-quantised weight or of LLM.int8(); the weight's own have the same values. */
+  nested: NestedScales | RowMaxima | null
 
   /** Takes over `weight` and `bias`. */
-  constructor(weight: QuantizedTensor, bias: Parameter | null = null, nested: NestedScales | null = null) {
+  constructor(weight: QuantizedTensor, bias: Parameter | null = null, nested: NestedScales | RowMaxima | null = null) {
     super()
     this.weight = weight
     this.bias = bias
@@ -25,7 +26,7 @@ export class QuantizedLinear extends LinearLayer {
 
   forward(x: Tensor, activation: Activation = 'none'): Tensor {
     const bias = this.bias?.tensor ?? null
-    // Blocks that cross rows, as bitsandbytes has them where 64 does not divide a row, are widened first.
+    // Blocks that cross rows, as bitsandbytes has them where 64 does not divide a row, and 8 bits with zero points are widened first.
     if (!this.weight.multiplies) return linear(x, dequantize(this.weight, x.dtype), bias, { activation })
     const y = quantizedMatmul(x, this.weight, bias)
     return activation === 'none' ? y : activate(y, activation)
@@ -35,7 +36,7 @@ export class QuantizedLinear extends LinearLayer {
   dequantize(dtype: DType = 'float32'): Tensor { return dequantize(this.weight, dtype) }
 
   /** Puts another weight of the same shape in place and releases the old one. */
-  replaceWeight(weight: QuantizedTensor, nested: NestedScales | null = null): void {
+  replaceWeight(weight: QuantizedTensor, nested: NestedScales | RowMaxima | null = null): void {
     const old = this.weight
     this.weight = weight
     this.nested = nested

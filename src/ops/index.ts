@@ -7,6 +7,7 @@ export { linearDivergence, linearTopDivergence, logitsDivergence, logitsTopDiver
 export type { DivergenceOptions, DivergenceResult, OutputLayer, RecordedDistributions, Tail, TopDivergenceOptions } from './divergence.ts'
 export { dropout } from './dropout.ts'
 export { embedding } from './embedding.ts'
+export { InputOrder } from './inputOrder.ts'
 export { linear } from './linear.ts'
 export type { LinearOptions } from './linear.ts'
 export { loraLinear, mergeLora, mergeLoraQuantized } from './lora.ts'

@@ -134,8 +134,9 @@ export function mergeLora(weight: Tensor, a: Tensor, b: Tensor, scale: number, {
 export function mergeLoraQuantized(weight: QuantizedTensor, a: Tensor, b: Tensor, scale: number): Tensor {
   expect(weight.multiplies, 'mergeLoraQuantized', () => `weight must be nf4, fp4, int8 or int4 of two axes with blocks that divide its rows, but is ${weight.format} ${shapeText(weight.shape)} in blocks of ${weight.block}`)
   checkFactors('mergeLoraQuantized', a, b, weight.shape[1]!, weight.shape[0]!)
-  const { codes, scales, zeros, format } = weight
+  const { codes, scales, zeros, format, order } = weight
   const error = Tensor.empty([2], { dtype: 'float64', device: codes.device })
-  codes.device.kernels.lora_merge_quantized(codes.handle, scales.handle, zeros?.handle ?? 0, error.handle, b.handle, a.handle, scale, quantizedFormats[format])
+  const columns = order ? order.toWeight(a) : a
+  codes.device.kernels.lora_merge_quantized(codes.handle, scales.handle, zeros?.handle ?? 0, error.handle, b.handle, columns.handle, scale, quantizedFormats[format])
   return error
 }

@@ -2,9 +2,11 @@ import { ShapeError } from '../errors.ts'
 import type { DType } from '../tensor/dtype.ts'
 import { sizeOf, Tensor } from '../tensor/tensor.ts'
 import type { Shape } from '../tensor/tensor.ts'
+import type { InputOrder } from './inputOrder.ts'
 import { expect, expectDtype, shapeText } from './op.ts'
 import { quantizedFormats } from './operations.ts'
 import type { QuantizedFormat } from './operations.ts'
+import { reshape, sub, toDtype } from './primitives.ts'
 
 const fourBit: readonly QuantizedFormat[] = ['nf4', 'fp4', 'int4']
 
@@ -24,10 +26,12 @@ export class QuantizedTensor {
   readonly codes: Tensor
   /** float32 [..., columns / block]; flat where blocks cross rows. */
   readonly scales: Tensor
-  /** uint8, one for each scale; int4 only. */
+  /** uint8, one for each scale, in the codes' own notation; int4 and int8 only. */
   readonly zeros: Tensor | null
+  /** Where the columns of the codes are not in the order of the inputs. */
+  readonly order: InputOrder | null
 
-  constructor(shape: Shape, format: QuantizedFormat, block: number, codes: Tensor, scales: Tensor, zeros: Tensor | null = null) {
+  constructor(shape: Shape, format: QuantizedFormat, block: number, codes: Tensor, scales: Tensor, zeros: Tensor | null = null, order: InputOrder | null = null) {
     const [codesShape, scalesShape] = shapesOf(shape, format, block)
     const check = (what: string, tensor: Tensor, wanted: Shape, dtype: DType): void => {
       expectDtype('QuantizedTensor', what, tensor, dtype)
@@ -36,8 +40,11 @@ export class QuantizedTensor {
     check('codes', codes, codesShape, 'uint8')
     check('scales', scales, scalesShape, 'float32')
     if (zeros) {
-      expect(format === 'int4', 'QuantizedTensor', () => `zeros are for int4 only, but the format is ${format}`)
+      expect(format === 'int4' || format === 'int8', 'QuantizedTensor', () => `zeros are for int4 and int8 only, but the format is ${format}`)
       check('zeros', zeros, scalesShape, 'uint8')
+    }
+    if (order) {
+      expect(shape.length === 2 && order.inputs.length === shape[1], 'QuantizedTensor', () => `order must have as many inputs as a weight [out, in], but has ${order.inputs.length} for shape ${shapeText(shape)}`)
     }
     this.shape = shape
     this.format = format
@@ -45,19 +52,21 @@ export class QuantizedTensor {
     this.codes = codes
     this.scales = scales
     this.zeros = zeros
+    this.order = order
   }
 
-  /** Bytes of codes, scales and zero points. */
-  get bytes(): number { return this.codes.size + 4 * this.scales.size + (this.zeros?.size ?? 0) }
-  /** Whether `quantizedMatmul` takes it: a weight's format, two axes, and blocks that lie within rows. */
+  /** Bytes of codes, scales, zero points and the order of the inputs. */
+  get bytes(): number { return this.codes.size + 4 * this.scales.size + (this.zeros?.size ?? 0) + 8 * (this.order?.inputs.length ?? 0) }
+  /** Whether `quantizedMatmul` takes it: a weight's format, two axes, blocks that lie within rows, and no zero points of 8 bits. */
   get multiplies(): boolean {
-    return this.shape.length === 2 && ['nf4', 'fp4', 'int8', 'int4'].includes(this.format) && this.scales.rank === 2 && this.codes.rank === 2
+    return this.shape.length === 2 && !(this.format === 'int8' && this.zeros) && ['nf4', 'fp4', 'int8', 'int4'].includes(this.format) && this.scales.rank === 2 && this.codes.rank === 2
   }
 
   dispose(): void {
     this.codes.dispose()
     this.scales.dispose()
     this.zeros?.dispose()
+    this.order?.dispose()
   }
 }
 
@@ -100,9 +109,21 @@ export function quantize(x: Tensor, { format = 'nf4', block = usualBlock(format,
 
 /** The numbers that the codes stand for: value(code) * scale in float32, rounded once to `dtype` (float32, bfloat16 or float16). */
 export function dequantize(weight: QuantizedTensor, dtype: DType = 'float32'): Tensor {
-  const { codes, scales, zeros, format, block, shape } = weight
+  const y = weight.format === 'int8' && weight.zeros ? shifted(weight, weight.zeros, dtype) : widened(weight, weight.zeros, dtype)
+  return weight.order ? weight.order.toInputs(y) : y
+}
+
+function widened({ codes, scales, format, block, shape }: Pick<QuantizedTensor, 'codes' | 'scales' | 'format' | 'block' | 'shape'>, zeros: Tensor | null, dtype: DType): Tensor {
   const y = Tensor.empty(shape, { dtype, device: codes.device })
   expectDtype('dequantize', 'the result', y, 'float32', 'bfloat16', 'float16')
   codes.device.kernels.dequantize(y.handle, codes.handle, scales.handle, zeros?.handle ?? 0, quantizedFormats[format], block)
   return y
+}
+
+/** code · scale - zero · scale. With scales of float16, as files have them, both products and the difference are exact in float32: it is (code - zero) · scale. */
+function shifted(weight: QuantizedTensor, zeros: Tensor, dtype: DType): Tensor {
+  const { scales, format, block, shape } = weight
+  const codes = reshape(widened(weight, null, 'float32'), [scales.size, block])
+  const shift = reshape(widened({ codes: zeros, scales, format, block: 1, shape: scales.shape }, null, 'float32'), [scales.size, 1])
+  return toDtype(reshape(sub(codes, shift), shape), dtype)
 }

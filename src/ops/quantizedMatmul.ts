@@ -13,16 +13,17 @@ interface Attributes { weight: QuantizedTensor; half: boolean }
 export function quantizedForward(x: Tensor, weight: QuantizedTensor, bias: Tensor | null, half: boolean): Tensor {
   const y = emptyLike(x, [x.dim(0), weight.shape[0]!])
   const { kernels } = x.device
+  const ordered = weight.order ? weight.order.toWeight(x) : x
   const [zeros, added, format] = [weight.zeros?.handle ?? 0, bias?.handle ?? 0, quantizedFormats[weight.format]]
-  if (usesDecoding(x)) kernels.decode_quantized_matmul(y.handle, x.handle, weight.codes.handle, weight.scales.handle, zeros, added, format)
-  else kernels.quantized_matmul(y.handle, x.handle, weight.codes.handle, weight.scales.handle, zeros, added, format, half)
+  if (usesDecoding(x)) kernels.decode_quantized_matmul(y.handle, ordered.handle, weight.codes.handle, weight.scales.handle, zeros, added, format)
+  else kernels.quantized_matmul(y.handle, ordered.handle, weight.codes.handle, weight.scales.handle, zeros, added, format, half)
   return y
 }
 /** dx = dy W. */
 export function quantizedBackward(dy: Tensor, weight: QuantizedTensor, half: boolean): Tensor {
   const dx = emptyLike(dy, [dy.dim(0), weight.shape[1]!])
   dy.device.kernels.quantized_matmul_backward(dx.handle, dy.handle, weight.codes.handle, weight.scales.handle, weight.zeros?.handle ?? 0, quantizedFormats[weight.format], half)
-  return dx
+  return weight.order ? weight.order.toInputs(dx) : dx
 }
 export function quantizedDefinition(x: Tensor, weight: QuantizedTensor, bias: Tensor | null): Tensor {
   const product = matmul(x, toDtype(dequantize(weight), x.dtype), { transposeB: true })

@@ -19,6 +19,8 @@ type Arguments = z.output<typeof quantizeFolderSchema>
 export interface QuantizationReport {
   output: string
   format: string
+  /** Numbers that share a scale; undefined: a row. */
+  block: number | undefined
   method: string
   /** Linear layers quantised. */
   layers: number
@@ -91,5 +93,5 @@ function describe(model: CausalLanguageModel, { output, format, method }: Argume
   const byteLength = weightBytes(model)
   const parameters = model.numParameters()
   const [bytes, weights] = [layers.reduce((sum, layer) => sum + savedBytes(layer), 0), layers.reduce((sum, { frozenSize }) => sum + frozenSize, 0)]
-  return { output, format, method, layers: layers.length, parameters, byteLength, bitsPerWeight: 8 * bytes / weights, bitsPerParameter: 8 * byteLength / parameters }
+  return { output, format, block: model.quantizationConfig?.block, method, layers: layers.length, parameters, byteLength, bitsPerWeight: 8 * bytes / weights, bitsPerParameter: 8 * byteLength / parameters }
 }

@@ -1,6 +1,6 @@
 import { ConfigError } from '../errors.ts'
 import { quantizeLayers, resolveQuantization, type CausalLanguageModel, type QuantizationConfig, type TokenArray } from '../models/index.ts'
-import { layersToQuantize, outputsFirst, quantizeWeight, replaceByQuantized, type QuantizedWeight } from '../models/quantizedLayers.ts'
+import { layersToQuantize, outputsFirst, quantizeWeight, replaceByQuantized, withBlock, type QuantizedWeight } from '../models/quantizedLayers.ts'
 import { toDtype } from '../ops/index.ts'
 import { noGrad, scope, unscoped, type Tensor } from '../tensor/index.ts'
 import { parseOptions, type OptionsOf } from '../options.ts'
@@ -25,7 +25,7 @@ export type QuantizeModelOptions = OptionsOf<typeof quantizeModelSchema> & {
 export async function quantizeModel(model: CausalLanguageModel, options: QuantizeModelOptions): Promise<void> {
   const { calibration, onProgress, ...rest } = options
   const { method, dampPercent, ...quantize } = parseOptions(quantizeModelSchema, rest, 'quantizeModel')
-  const config = resolveQuantization(quantize)
+  const config = withBlock(model, resolveQuantization(quantize))
   const chosen = layersToQuantize(model, config)
   if (method === 'rtn') return quantizeLayers(model, config)
   if (!calibration) throw new ConfigError(`calibration: expected sequences of token ids, which ${method} needs, got none`)

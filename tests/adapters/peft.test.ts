@@ -15,8 +15,9 @@ interface Place { sequence: number, position: number, values: number[] }
 interface Recorded { base: string, inputIds: number[][], labels: number[][], logits: Place[], merged: Place[], loss: number, gradientNorms: Record<string, number>, losses: number[] }
 
 const root = join(import.meta.dirname, '../recorded/adapters')
-const cases = readdirSync(root).filter((name) => existsSync(join(root, name, 'expected.json')))
-  .map((name) => [name, join(root, name), JSON.parse(readFileSync(join(root, name, 'expected.json'), 'utf8')) as Recorded] as const)
+const cases = [root, join(root, '../adapters-partial')].flatMap((folder) => readdirSync(folder).map((name) => [name, join(folder, name)] as const))
+  .filter(([, folder]) => existsSync(join(folder, 'expected.json')))
+  .map(([name, folder]) => [name, folder, JSON.parse(readFileSync(join(folder, 'expected.json'), 'utf8')) as Recorded] as const)
 
 const live: { dispose(): void }[] = []
 afterEach(() => { for (const one of live.splice(0)) one.dispose() })

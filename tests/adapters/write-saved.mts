@@ -23,6 +23,8 @@ const adapters: Record<string, AdapterInput> = {
   whole: { type: 'lora', r: 4, modulesToSave: ['lm_head'] },
   pissa: { type: 'lora', r: 4, initLoraWeights: 'pissa' },
   ia3: { type: 'ia3' },
+  tokens: { type: 'lora', r: 4, trainableTokenIndices: [9, 44, 7] },
+  norms: { type: 'lntuning' },
 }
 
 /** Gives the adapter values that show, but for PiSSA's, which belong to its base. */
@@ -40,7 +42,7 @@ for (const family of ['llama3', 'gpt2', 'qwen3']) {
   for (const [name, options] of Object.entries(adapters)) {
     const model = await AutoModelForCausalLM.fromPretrained(folderOf(family))
     await addAdapter(model, options, { encode: () => [5, 6, 7], seed: 7 })
-    if (options.type === 'ia3' || (options.type === 'lora' && name !== 'pissa')) randomise(model)
+    if (options.type === 'ia3' || options.type === 'lntuning' || (options.type === 'lora' && name !== 'pissa')) randomise(model)
     const folder = join(target, `${name}-${family}`)
     await saveAdapter(model, folder, name === 'text' ? {} : { baseModel: family })
     const inputIds = [[5, 9, 30, 40, 50, 60, 11, 12, 13, 14, 15, 16], [7], [33, 22, 44]]

@@ -184,6 +184,26 @@ test.each(dtypes)('fill in %s', async (dtype) => {
   tensor.dispose()
 })
 
+test.each(['float32', 'bfloat16'] as const)('lora_merge keeps NaN of any bits NaN: %s', async (dtype) => {
+  const bits = (word: number, count: number): Float32Array => new Float32Array(new Uint32Array(count).fill(word).buffer)
+  const [weight, b] = [Tensor.from(new Float32Array(7 * 33).fill(1), [7, 33], { dtype }), Tensor.from(new Float32Array(14).fill(1), [7, 2])]
+  const a = Tensor.from(bits(0x7fffffff, 66), [2, 33])
+  kernels.lora_merge(weight.handle, b.handle, a.handle, 1, false)
+  expect((await weight.toArray()).every(Number.isNaN)).toBe(true)
+  for (const tensor of [weight, a, b]) tensor.dispose()
+})
+
+test.each(['float32', 'bfloat16'] as const)('gather_last takes one index for all rows: %s', async (dtype) => {
+  const [x, index] = [draw([3, 2, 5], 'table', dtype), Tensor.from(Int32Array.of(4, 0, 0, 2))]
+  const y = Tensor.empty([3, 2, 4], { dtype })
+  kernels.gather_last(y.handle, x.handle, index.handle)
+  const [from, to] = [await x.toArray(), await y.toArray()]
+  expect(to).toEqual(Array.from({ length: 6 }, (_, row) => [4, 0, 0, 2].map((column) => from[row * 5 + column]!)).flat())
+  kernels.gather_last(y.handle, x.handle, Tensor.from(Int32Array.of(1, 2)).handle)
+  await expect(cpu.fence()).rejects.toThrow(/gather_last: index has shape \[2\]/)
+  for (const tensor of [x, y, index]) tensor.dispose()
+})
+
 test.each([
   ['embedding', -1], ['embedding', 5], ['cross_entropy', 5], ['cross_entropy', -1], ['cross_entropy', -99], ['selective_log_softmax', 7], ['gather_last', 5], ['gather_last', -1],
 ] as const)('%s refuses the index %d', async (kernel, wrong) => {

@@ -4,12 +4,14 @@ import { readFile, writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import { describe, expect, test } from 'vitest'
+import { adapterOf } from '../../src/adapters/adapterSet.ts'
+import { addAdapter, mergeAndUnload } from '../../src/adapters/index.ts'
 import { ConfigError, FileFormatError } from '../../src/errors.ts'
 import { openSafetensors } from '../../src/files/index.ts'
 import { AutoModelForCausalLM, linearLayers, type CausalLanguageModel } from '../../src/models/index.ts'
 import { loadWeights } from '../../src/models/weights.ts'
 import { QuantizedLinear } from '../../src/nn/index.ts'
-import { cpu } from '../../src/tensor/index.ts'
+import { backward, cpu } from '../../src/tensor/index.ts'
 import { folderOf } from '../models/recorded.ts'
 import maps from '../recorded/quantization/maps.json' with { type: 'json' }
 import nf4 from '../recorded/quantization/nf4.json' with { type: 'json' }
@@ -30,6 +32,9 @@ async function configure(folder: string, fields: object): Promise<string> {
 
 type Case = keyof typeof recorded
 
+/** What is written again of a case's config: transformers' threshold is left to its default. */
+const written = (name: Case): object => name === 'llm-int8' ? { quant_method: 'bitsandbytes', load_in_8bit: true, load_in_4bit: false } : recorded[name].quantization_config
+
 /** The recorded model with the layers of a case in place of its own. */
 async function folderOfCase(name: Case, edit: (tensors: Map<string, Entry>) => void = () => undefined, prefix = 'model.'): Promise<string> {
   const file = await openSafetensors(fileURLToPath(new URL(`../recorded/quantization-files/${name}.safetensors`, import.meta.url)))
@@ -45,7 +50,7 @@ async function folderOfCase(name: Case, edit: (tensors: Map<string, Entry>) => v
   return configure(folder, { quantization_config: recorded[name].quantization_config })
 }
 
-describe('checkpoints of GPTQ and AWQ', () => {
+describe('checkpoints of GPTQ, AWQ and LLM.int8()', () => {
   test.each(Object.keys(recorded) as Case[])('%s has the numbers of the reference formula, also after writing', async (name) => {
     const model = await load(await folderOfCase(name))
     for (const [layer, hash] of Object.entries(recorded[name].sha256)) expect(sha256(await quantized(model, layer).dequantize().data()), layer).toBe(hash)
@@ -57,19 +62,69 @@ describe('checkpoints of GPTQ and AWQ', () => {
     expect(again.quantizationConfig).toEqual(model.quantizationConfig)
   })
 
-  test('symmetric GPTQ is written with the bytes it was read from', async () => {
-    for (const name of ['gptq-4bit', 'gptq-8bit'] as const) {
+  test('symmetric GPTQ, act-order and LLM.int8() are written with the bytes they were read from', async () => {
+    for (const name of ['gptq-4bit', 'gptq-8bit', 'gptq-act-order', 'gptq-v2-8bit-act-order', 'llm-int8'] as const) {
       const source = await folderOfCase(name)
       const folder = newFolder()
       await (await load(source)).savePretrained(folder)
       expect(await readAll(folder)).toEqual(await readAll(source))
-      expect(JSON.parse(await readFile(join(folder, 'config.json'), 'utf8'))).toMatchObject({ quantization_config: recorded[name].quantization_config })
+      expect(JSON.parse(await readFile(join(folder, 'config.json'), 'utf8'))).toMatchObject({ quantization_config: written(name) })
     }
   })
 
   test('are read without the prefix of the base model', async () => {
     const model = await load(await folderOfCase('gptq-4bit', undefined, ''))
     expect(await logitsOf(model)).toEqual(await logitsOf(await load(await folderOfCase('gptq-4bit'))))
+  })
+
+  const ids = [5, 9, 30, 77, 100, 12, 14, 3]
+  const last = async (model: CausalLanguageModel) => (await model.forward({ inputIds: [ids] }).logits!.toArray()).slice(-model.config.vocabSize)
+  const closeTo = (values: ArrayLike<number>, expected: readonly number[], tolerance = 2e-5): void => {
+    const largest = Math.max(...expected.map(Math.abs))
+    expect(values.length).toBe(expected.length)
+    expected.forEach((value, i) => { expect(Math.abs(values[i]! - value)).toBeLessThan(tolerance * largest) })
+  }
+  /** LoRA with the factors that record.py gives PEFT's. */
+  async function withLora(model: CausalLanguageModel): Promise<CausalLanguageModel> {
+    await addAdapter(model, { type: 'lora', r: 4, loraAlpha: 8, targetModules: ['q_proj', 'down_proj'] })
+    for (const [, parameter] of adapterOf(model, 'default').parameters()) parameter.tensor.copy_(Float32Array.from({ length: parameter.size }, (_, i) => Math.sin(i) * 0.2))
+    return model
+  }
+
+  describe.each(['gptq-act-order', 'gptq-v2-8bit-act-order', 'llm-int8'] as const)('%s', (name) => {
+    const { computed } = recorded[name]
+
+    test('has the logits, loss and gradients of transformers and PEFT with the same numbers in float32', async () => {
+      const model = await load(await folderOfCase(name))
+      closeTo(await last(model), computed.logits)
+      await withLora(model)
+      closeTo(await last(model), computed.loraLogits)
+      const table = model.getInputEmbeddings().weight
+      table.requiresGrad = true
+      const { loss } = model.forward({ inputIds: [ids], labels: [ids] })
+      expect(await loss!.item()).toBeCloseTo(computed.loss, 4)
+      backward(loss!)
+      const gradient = await table.grad!.toArray()
+      closeTo(ids.flatMap((id) => gradient.slice(id * table.shape[1]!, (id + 1) * table.shape[1]!)), computed.embeddings)
+      const factors = adapterOf(model, 'default').parameters()
+      closeTo(await factors.get('model.layers.0.self_attn.q_proj.lora_A.weight')!.grad!.data() as Float32Array, computed.qA)
+      closeTo(await factors.get('model.layers.1.mlp.down_proj.lora_A.weight')!.grad!.data() as Float32Array, computed.downA)
+    })
+
+    test.each(['requantize', 'dequantize'] as const)('merges an adapter: %s', async (quantized) => {
+      const model = await withLora(await load(await folderOfCase(name)))
+      mergeAndUnload(model, { quantized })
+      // Rounding anew moves every weight by up to half a step, as the merge into any quantised weight does.
+      closeTo(await last(model), computed.loraLogits, quantized === 'dequantize' ? 2e-5 : name === 'gptq-act-order' ? 0.5 : 0.05)
+      if (quantized === 'dequantize') return
+      const folder = newFolder()
+      await model.savePretrained(folder)
+      closeTo(await last(await load(folder)), await last(model), name === 'llm-int8' ? 2e-5 : 5e-3)
+    })
+
+    test('computes the same in bfloat16, to its rounding', async () => {
+      closeTo(await last(await load(await folderOfCase(name), { dtype: 'bfloat16' })), computed.logits, 0.05)
+    })
   })
 
   const q = 'model.layers.0.self_attn.q_proj'
@@ -80,8 +135,11 @@ describe('checkpoints of GPTQ and AWQ', () => {
     return { ...entry, bytes }
   }
   test.each([
-    ['act-order', 'gptq-4bit', set(`${q}.g_idx`, words((array) => { array[3] = 2 })), /q_proj\.g_idx": expected groups in the order of the inputs, got group 2 for input 3: .*desc_act/],
-    ['asymmetric 8 bits', 'gptq-8bit', set(`${q}.qzeros`, words((array) => { array[0] = 5 })), /q_proj\.qzeros": expected zero points of 128 for 8 bits, got 6/],
+    ['a group of another size', 'gptq-4bit', set(`${q}.g_idx`, words((array) => { array[3] = 2 })), /q_proj\.g_idx": expected 8 inputs in each group, as group_size says, got 7 in group 0/],
+    ['a group that is not there', 'gptq-4bit', set(`${q}.g_idx`, words((array) => { array[3] = -1 })), /q_proj\.g_idx": expected groups from 0 to 3, got -1 for input 3/],
+    ['act-order without its order', 'gptq-act-order', (tensors: Map<string, Entry>) => { tensors.delete(`${q}.g_idx`) }, /no tensor "model\.layers\.0\.self_attn\.q_proj\.g_idx"/],
+    ['LLM.int8() with weights in another dtype', 'llm-int8', set(`${q}.weight`, (entry) => ({ ...entry, dtype: 'U8' })), /q_proj\.weight": expected dtype I8, got U8/],
+    ['LLM.int8() in tiles', 'llm-int8', set(`${q}.weight_format`, (entry) => ({ ...entry, bytes: Uint8Array.of(2) })), /q_proj\.weight_format": expected 0, weights row by row, got 2/],
     ['a missing tensor', 'gptq-4bit', (tensors: Map<string, Entry>) => { tensors.delete(`${q}.scales`) }, /no tensor "model\.layers\.0\.self_attn\.q_proj\.scales"/],
     ['another shape', 'awq', set(`${q}.qweight`, (entry) => ({ ...entry, shape: [16, 8] })), /q_proj\.qweight": expected shape \[32, 4\], as config\.json says, got \[16, 8\]/],
     ['another dtype', 'awq', set(`${q}.qweight`, (entry) => ({ ...entry, dtype: 'F32' })), /q_proj\.qweight": expected dtype I32, U32, got F32/],
@@ -99,8 +157,8 @@ describe('checkpoints of GPTQ and AWQ', () => {
     await expect(AutoModelForCausalLM.fromPretrained(folder)).rejects.toThrow(/expected an even group_size that divides the \d+ inputs, got 12/)
     await configure(folder, { quantization_config: null })
     await expect(AutoModelForCausalLM.fromPretrained(folder)).rejects.toThrow(/is quantised as gptq or awq does it, but quantization_config of config\.json says nothing/)
-    await configure(folder, { quantization_config: { quant_method: 'bitsandbytes', load_in_8bit: true } })
-    await expect(AutoModelForCausalLM.fromPretrained(folder)).rejects.toThrow(/load_in_4bit: expected true, as 8-bit LLM\.int8\(\) weights are not read/)
+    await configure(folder, { quantization_config: { quant_method: 'bitsandbytes' } })
+    await expect(AutoModelForCausalLM.fromPretrained(folder)).rejects.toThrow(/load_in_4bit: expected true, or load_in_8bit: true/)
   })
 })
 

@@ -1,9 +1,12 @@
 // Proves that a checkpoint is rounded to codes as it is read: which layers, with which numbers, in how much memory, and what is refused.
+import { readFile } from 'node:fs/promises'
+import { join } from 'node:path'
 import { describe, expect, test } from 'vitest'
 import { ConfigError, NonFiniteError } from '../../src/errors.ts'
 import { AutoModelForCausalLM, memoryEstimate, weightBytes, type CausalLanguageModel, type FromPretrainedOptions } from '../../src/models/index.ts'
 import { Conv1D, Linear, NestedScales, QuantizedLinear } from '../../src/nn/index.ts'
 import { dequantize, quantize, transpose } from '../../src/ops/index.ts'
+import { quantizeFolder, quantizeModel } from '../../src/quantization/index.ts'
 import { cpu, Tensor } from '../../src/tensor/index.ts'
 import { distance, folderOf } from '../models/recorded.ts'
 import nf4 from '../recorded/quantization/nf4.json' with { type: 'json' }
@@ -97,6 +100,24 @@ describe('a checkpoint quantised as it is read', () => {
     expect(model.dtype).toBe('bfloat16')
   })
 
+  test.each([
+    [256, 384, [], 128], [128, 192, [], 64], [64, 96, [], 32], [64, 688, [], 16], [256, 688, ['down_proj'], 128],
+  ] as const)('takes the largest usual block of int4 that divides every layer: hidden size %d, inner size %d, without %o: %d', async (hiddenSize, intermediateSize, skipModules, block) => {
+    const folder = newFolder()
+    const source = AutoModelForCausalLM.fromConfig({ modelType: 'llama', vocabSize: 32, hiddenSize, intermediateSize, numHiddenLayers: 1, numAttentionHeads: 4, numKeyValueHeads: 4 })
+    await source.savePretrained(folder)
+    const quantize = { format: 'int4' as const, skipModules: [...skipModules] as string[] }
+    const model = await load(folder, { quantize })
+    expect(model.quantizationConfig).toMatchObject({ format: 'int4', block })
+    expect(layersOf(model).every(([, { weight }]) => weight.block === block)).toBe(true)
+    await quantizeModel(kept(source), quantize)
+    expect(source.quantizationConfig).toMatchObject({ format: 'int4', block })
+    const output = newFolder()
+    expect(await quantizeFolder({ model: folder, output, ...quantize })).toMatchObject({ format: 'int4', block })
+    expect((await load(output)).quantizationConfig).toMatchObject({ format: 'int4', block })
+    expect(JSON.parse(await readFile(join(output, 'config.json'), 'utf8'))).toMatchObject({ quantization_config: { group_size: block } })
+  })
+
   test('leaves skipped modules alone', async () => {
     const model = await load(folderOf('llama2'), { quantize: { format: 'nf4', skipModules: ['down_proj', 'model.layers.0', '*.q_proj'] } })
     expect(layersOf(model).map(([name]) => name)).toEqual(['self_attn.k_proj', 'self_attn.v_proj', 'self_attn.o_proj', 'mlp.gate_proj', 'mlp.up_proj'].map((name) => `model.layers.1.${name}`))
@@ -137,6 +158,12 @@ describe('refuses', () => {
     await expect(open(option)).rejects.toThrow(ConfigError)
     await expect(open(option)).rejects.toThrow(message)
     expect(cpu.memory().live).toBeLessThanOrEqual(before)
+  })
+
+  test('int4 without a block, where no usual one divides, by the layer', async () => {
+    const model = kept(AutoModelForCausalLM.fromConfig({ modelType: 'llama', vocabSize: 32, hiddenSize: 64, intermediateSize: 40, numHiddenLayers: 1, numAttentionHeads: 4, numKeyValueHeads: 4 }))
+    await expect(quantizeModel(model, { format: 'int4' })).rejects.toThrow(/quantize\.block: none of 128, 64, 32, 16 divides the 40 inputs of model\.layers\.0\.mlp\.down_proj; choose a block that does/)
+    await quantizeModel(model, { format: 'int4', block: 8 })
   })
 
   test('numbers that are not finite, by the name of their tensor; a block of zeros is no such thing', async () => {

@@ -2,7 +2,7 @@
 
 python record.py        (torch 2.13 CPU, transformers 5.18, peft 0.21; fixed seeds; float32, eager attention)
 
-Each folder written is an adapter as PEFT saves it, with values that are not at their start, plus expected.json:
+Each folder written, here and in ../adapters-partial (embedding rows and norms), is an adapter as PEFT saves it, with values that are not at their start, plus expected.json:
   { base, inputIds, labels, logits: [{ sequence, position, values }], merged (the same after merge_and_unload), loss, gradientNorms, losses }
 `losses` are 20 steps of AdamW (lr 1e-2, no weight decay) on the one batch, from the saved values.
 """
@@ -31,6 +31,11 @@ CASES = {
     "pissa": ("llama2", peft.LoraConfig(r=4, lora_alpha=8, target_modules=["q_proj", "down_proj"], init_lora_weights="pissa", **common)),
     "ia3": ("qwen2", peft.IA3Config(**common)),
     "ia3-gpt2": ("gpt2", peft.IA3Config(fan_in_fan_out=True, **common)),
+    "lora-tokens": ("llama2", peft.LoraConfig(r=4, lora_alpha=8, trainable_token_indices=[9, 40, 85], **common)),
+    "lora-tokens-tied": ("qwen2", peft.LoraConfig(r=4, lora_alpha=8, trainable_token_indices={"embed_tokens": [170, 63]}, **common)),
+    "lora-tokens-head": ("llama2", peft.LoraConfig(r=4, lora_alpha=8, trainable_token_indices={"embed_tokens": [74], "lm_head": [11, 60]}, **common)),
+    "lntuning": ("llama2", peft.LNTuningConfig(**common)),
+    "lntuning-gpt2": ("gpt2", peft.LNTuningConfig(**common)),
 }
 
 
@@ -76,7 +81,7 @@ def picked(logits, sequences):
 
 
 for seed, (name, (base, config)) in enumerate(CASES.items()):
-    folder = here / name
+    folder = (here.parent / "adapters-partial" if "tokens" in name or name.startswith("lntuning") else here) / name
     shutil.rmtree(folder, ignore_errors=True)
     torch.manual_seed(seed)
     model = peft.get_peft_model(base_model(base), config)
