@@ -7,7 +7,10 @@ export const columns = ['threads', 'registers', 'shared', 'stack', 'spills', 'bl
 // Registers and shared memory of a multiprocessor, blocks and threads at most; cycles of a warp's mma.sync.m16n8k16 and of a special function.
 const machines = {
   sm_80: { registers: 65536, shared: 164 * 1024, blocks: 32, threads: 2048, tensor: 8, special: 8 },
+  sm_86: { registers: 65536, shared: 100 * 1024, blocks: 16, threads: 1536, tensor: 16, special: 8 },
+  sm_89: { registers: 65536, shared: 100 * 1024, blocks: 24, threads: 1536, tensor: 16, special: 8 },
   sm_90: { registers: 65536, shared: 228 * 1024, blocks: 32, threads: 2048, tensor: 6.3, special: 8 },
+  sm_120: { registers: 65536, shared: 100 * 1024, blocks: 24, threads: 1536, tensor: 16, special: 8 },
 }
 
 /** Names as a C++ programmer writes them, without result, parameters and the project's namespaces. */
