@@ -15,14 +15,15 @@ export const rules = [
   { key: 'double', applies: (name) => !/double/.test(name), holds: ({ double }) => double === 0, text: ({ double }) => `has ${double} instructions of FP64` },
 ]
 
-/** @type {{ keys: string[], kernels: RegExp, reason: string }[]} */
+/** `only`: the architecture for which the allowance holds; `most`: up to what number. @type {{ keys: string[], kernels: RegExp, only?: string, most?: number, reason: string }[]} */
 export const allowances = [
   { keys: ['wide'], kernels: /^norm\w*_kernel<.*, false>$|^rope_kernel<.*, [12]>$/, reason: 'the variant for rows that are not aligned to 16 bytes' },
   { keys: ['stack', 'local', 'double'], kernels: /^map_kernel<Unary<(Sin|Cos),/, reason: 'sine and cosine of large angles reduce them with a table of 2/pi' },
   { keys: ['double'], kernels: /^map_kernel<(Convert<(f16|bf16), (unsigned char|int|long)>|Constant<)|^iota_kernel</, reason: 'a number given or computed in double is rounded once' },
   { keys: ['double'], kernels: /^(fold_energy|clip_factor|measure|batch_advantages|group_advantages|policy_fold|policy_loss|requantize|sample)_kernel/, reason: 'few sums over many numbers, in double as on the CPU' },
+  { keys: ['spills', 'stack', 'local'], kernels: /^attention_(forward|backward_keys|backward_queries)_kernel<\w+Shape<256,/, only: 'sm_120', most: 80, reason: 'heads of 256 take all registers, of which this architecture has one less: six to eight numbers a thread wait in local memory' },
   { keys: ['stack', 'local'], kernels: /^attention_half_kernel$/, reason: 'a table of parameters that the block indexes is copied once, before the loop' },
   { keys: ['asyncNarrow'], kernels: /^attention_backward_keys_kernel</, reason: 'a row has one float each of its log-sum-exp and its delta' },
 ]
 
-export const allowanceFor = (key, name) => allowances.find(({ keys, kernels }) => keys.includes(key) && kernels.test(name))
+export const isAllowed = (key, name, arch, value) => allowances.some(({ keys, kernels, only = arch, most = Infinity }) => only === arch && value <= most && keys.includes(key) && kernels.test(name))

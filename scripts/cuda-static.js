@@ -10,7 +10,7 @@ import { dirname, join } from 'node:path'
 import { pathToFileURL } from 'node:url'
 import { compileCubin, compilerVersion, findCompiler, findDisassembler, inParallel, kernelFiles, root, runTool, sourcesOf } from './cuda-compile.js'
 import { blocksPerMultiprocessor, columns, demangle, describeInstructions, parseDisassembly, parseResources, parseThreads } from './cuda-report.js'
-import { allowanceFor, rules } from './cuda-rules.js'
+import { isAllowed, rules } from './cuda-rules.js'
 
 const recordedPath = join(root, 'tests/recorded/cuda/static.json')
 const fromCode = ['tensor', 'local', 'wide', 'narrow', 'async', 'asyncNarrow', 'double', 'calls', 'loop']
@@ -34,7 +34,7 @@ export function violations(arch, name, kernel, recorded) {
   const found = []
   const say = (text) => found.push(`${arch}: ${name} ${text}`)
   for (const { key, applies, holds, text } of rules)
-    if (kernel[key] !== undefined && applies(name) && !holds(kernel) && !allowanceFor(key, name)) say(text(kernel))
+    if (kernel[key] !== undefined && applies(name) && !holds(kernel) && !isAllowed(key, name, arch, kernel[key])) say(text(kernel))
   if (!recorded) return found
   const explain = 'if that is meant, say why in the commit and run node scripts/cuda-static.js --update'
   if (Math.abs(kernel.registers - recorded.registers) > Math.max(4, recorded.registers / 10)) say(`has ${kernel.registers} registers where ${recorded.registers} are recorded; ${explain}`)
@@ -108,7 +108,7 @@ async function main(args) {
   const examined = (await inParallel(work, 2, ({ name, arch }) => examine(name, arch, tools, ruled.includes(arch) ? { sources: recorded.kept?.[arch]?.[name] } : recorded[arch]?.[name], all || (update && recorded.nvcc !== tools.version)))).filter(Boolean)
   const problems = []
   const kernels = Object.fromEntries(measured.filter((arch) => arches.includes(arch)).map((arch) => [arch, {}]))
-  const kept = Object.fromEntries(ruled.map((arch) => [arch, { ...recorded.kept?.[arch] }]))
+  const kept = Object.fromEntries(ruled.map((arch) => [arch, Object.fromEntries(Object.entries(recorded.kept?.[arch] ?? {}).filter(([file]) => existing.has(file)))]))
   for (const { name: file, arch, sources, kernels: list, compiled } of examined) {
     if (ruled.includes(arch)) {
       const broken = Object.entries(list).flatMap(([name, kernel]) => violations(arch, name, kernel))
@@ -131,7 +131,6 @@ async function main(args) {
   }
   if (update && nvcc) {
     const merged = Object.fromEntries(Object.keys(kernels).map((arch) => [arch, args.length ? { ...recorded[arch], ...kernels[arch] } : kernels[arch]]))
-    for (const list of Object.values(kept)) for (const gone of Object.keys(list)) if (!existing.has(gone)) delete list[gone]
     mkdirSync(dirname(recordedPath), { recursive: true })
     writeFileSync(recordedPath, formatRecorded({ nvcc: tools.version, kernels: merged, kept }))
   }

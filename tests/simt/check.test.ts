@@ -8,7 +8,7 @@ import { fileURLToPath } from 'node:url'
 import { afterAll, expect, test } from 'vitest'
 import { kernelCases, llama8b, tiny } from '../../bench/cuda/kernels.ts'
 import { floorTable } from '../../bench/cuda/roofline.ts'
-import { signatures } from '../../lib/index.js'
+import { native } from '../../lib/index.js'
 
 const root = fileURLToPath(new URL('../..', import.meta.url))
 const folder = mkdtempSync(join(tmpdir(), 'anneal-check-'))
@@ -31,7 +31,7 @@ test('every kernel that computes something is timed', () => {
     'fill', 'iota', 'add_into', 'scale', 'unary', 'where', 'slice', 'slice_into', 'gather_last', 'scatter_add_last', 'sum_rows', 'scatter_rows', 'random_uniform', 'attention_plan', 'clip_factor',
   ])
   const timed = readFileSync(join(root, 'bench/cuda/kernels.ts'), 'utf8')
-  expect(Object.keys(signatures).filter((kernel) => !others.has(kernel) && !timed.includes(`kernels.${kernel}(`))).toEqual([])
+  expect(Object.keys(native.signatures).filter((kernel) => !others.has(kernel) && !timed.includes(`kernels.${kernel}(`))).toEqual([])
 })
 
 test('the page has the floors', () => {
