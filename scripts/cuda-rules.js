@@ -5,6 +5,10 @@ const streaming = /^(activation|swiglu|rms_norm|layer_norm|norm|softmax|convert|
 /** Kernels whose products must run on tensor cores. */
 const matrix = /^(gemm_half|attention_forward|attention_backward_keys|attention_backward_queries|quantized_many)_kernel/
 
+/** Tiles of 16 rows that a warp of quantized_few_kernel takes; it reads 2048 bytes of each in a round. */
+const rowTiles = (name) => Number(/, (\d), \d>$/.exec(name)[1])
+
+/** `only`: the architecture for which the rule stands. */
 export const rules = [
   { key: 'spills', applies: () => true, holds: ({ spills }) => spills === 0, text: ({ spills }) => `spills ${spills} bytes of registers` },
   { key: 'stack', applies: () => true, holds: ({ stack }) => stack === 0, text: ({ stack }) => `needs a stack of ${stack} bytes` },
@@ -13,6 +17,15 @@ export const rules = [
   { key: 'wide', applies: (name) => streaming.test(name), holds: ({ wide }) => wide > 0, text: ({ narrow }) => `has ${narrow} global accesses and none of 16 bytes` },
   { key: 'asyncNarrow', applies: () => true, holds: ({ asyncNarrow }) => asyncNarrow === 0, text: ({ asyncNarrow }) => `has ${asyncNarrow} asynchronous copies of less than 16 bytes` },
   { key: 'double', applies: (name) => !/double/.test(name), holds: ({ double }) => double === 0, text: ({ double }) => `has ${double} instructions of FP64` },
+  // By the model of an A100: what the loops of the matrix kernels are bound by, and the instructions that leave NF4 decoding time for 3.35 TB/s.
+  ...[['forward', 1], ['backward_(?:keys|queries)', 0.75]].map(([pass, share]) => ({
+    key: 'loop', only: 'sm_80', applies: (name) => new RegExp(`^attention_${pass}_kernel<\\w+Shape<(64|128),`).test(name), holds: ({ loop }) => loop.length > 0 && loop[1] >= share * Math.max(...loop),
+    text: ({ loop }) => `spends ${loop.join(', ')} cycles of issue, tensor cores, special functions and shared memory in a round; the tensor cores' must be ${100 * share} % of the most`,
+  })),
+  {
+    key: 'loop', only: 'sm_80', applies: (name) => /^quantized_few_kernel<4, false, [12], 1>$/.test(name), holds: ({ loop }, name) => loop[0] / (4 * rowTiles(name)) <= 141,
+    text: ({ loop }, name) => `issues ${loop[0] / (4 * rowTiles(name))} instructions for 512 bytes of codes, where 141 keep up with 3.35 TB/s`,
+  },
 ]
 
 /** `only`: the architecture for which the allowance holds; `most`: up to what number. @type {{ keys: string[], kernels: RegExp, only?: string, most?: number, reason: string }[]} */

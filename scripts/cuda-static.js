@@ -33,8 +33,8 @@ export function describeFile({ arch, ptx, log }, disassembly) {
 export function violations(arch, name, kernel, recorded) {
   const found = []
   const say = (text) => found.push(`${arch}: ${name} ${text}`)
-  for (const { key, applies, holds, text } of rules)
-    if (kernel[key] !== undefined && applies(name) && !holds(kernel) && !isAllowed(key, name, arch, kernel[key])) say(text(kernel))
+  for (const { key, only = arch, applies, holds, text } of rules)
+    if (only === arch && kernel[key] !== undefined && applies(name) && !holds(kernel, name) && !isAllowed(key, name, arch, kernel[key])) say(text(kernel, name))
   if (!recorded) return found
   const explain = 'if that is meant, say why in the commit and run node scripts/cuda-static.js --update'
   if (Math.abs(kernel.registers - recorded.registers) > Math.max(4, recorded.registers / 10)) say(`has ${kernel.registers} registers where ${recorded.registers} are recorded; ${explain}`)

@@ -55,7 +55,7 @@ export const faults = [
   { ...lastBlock, name: 'norm: a block alone reads what its other threads have not written yet', search: 'if (gridDim.x == 1) __syncthreads();', replace: '' },
   { ...lists, name: 'adamw: the first block of a parameter takes the one before', search: 'first[found + step] <= block)', replace: 'first[found + step] < block)' },
   { ...lists, name: 'adamw: a table takes one tensor more than it holds', search: 'if (table.count == Table::most ||', replace: 'if (table.count == Table::most + 1 ||' },
-  { ...lists8, name: 'adamw_8bit: the code books are read before they are there', search: 'books.second[threadIdx.x];\n  __syncthreads();', replace: 'books.second[threadIdx.x];' },
+  { ...lists8, name: 'adamw_8bit: the code books are read before they are there', search: 'fill_bounds(second_book);\n  __syncthreads();', replace: 'fill_bounds(second_book);' },
   { ...lists8, name: 'adamw_8bit: new scales are written before all lanes have read the old ones', search: '    __syncwarp();  // all lanes have read the old scales\n', replace: '' },
   { ...lists8, name: 'adamw_8bit: a block counts from the launch’s first, not its parameter’s', search: 'const int64_t b = number - table.first[entry];', replace: 'const int64_t b = number;' },
   { ...sums, name: 'sum_squares: a block counts from the launch’s first, not its tensor’s', search: '(blockIdx.x - table.first[entry]) * sum_block', replace: 'blockIdx.x * sum_block' },
