@@ -104,7 +104,7 @@ function piecesOf(instructions) {
     const last = code.at(-1)
     const ends = isJump(last) || /^(EXIT|RET)/.test(last.opcode)
     const target = jumpsTo(last)
-    return { code, back: target !== undefined && target <= start + code.length - 1, next: [
+    return { code, back: target < start + code.length - 1, next: [
       ...target === undefined ? [] : [numberAt.get(target)], ...(!ends || isConditional(last)) && number + 1 < ordered.length ? [number + 1] : [],
     ] }
   })
