@@ -35,6 +35,8 @@ export const allowances = [
   { keys: ['double'], kernels: /^map_kernel<(Convert<(f16|bf16), (unsigned char|int|long)>|Constant<)|^iota_kernel</, reason: 'a number given or computed in double is rounded once' },
   { keys: ['double'], kernels: /^(fold_energy|clip_factor|measure|batch_advantages|group_advantages|policy_fold|policy_loss|requantize|sample)_kernel/, reason: 'few sums over many numbers, in double as on the CPU' },
   { keys: ['spills', 'stack', 'local'], kernels: /^attention_(forward|backward_keys|backward_queries)_kernel<\w+Shape<256,/, only: 'sm_120', most: 80, reason: 'heads of 256 take all registers, of which this architecture has one less: six to eight numbers a thread wait in local memory' },
+  { keys: ['spills', 'stack', 'local'], kernels: /^gemm_float_kernel<FloatTile<128,/, only: 'sm_120', most: 124, reason: 'two blocks of 256 threads leave a thread 128 registers, and this architecture keeps some for itself; cuBLASLt computes products of float32 where it is there' },
+  ...['sm_86', 'sm_89'].map((only) => ({ keys: ['spills', 'stack', 'local'], kernels: /^policy_loss_kernel</, only, most: 20, reason: 'a few numbers a thread, in a kernel of a few numbers a token' })),
   { keys: ['stack', 'local'], kernels: /^attention_half_kernel$/, reason: 'a table of parameters that the block indexes is copied once, before the loop' },
   { keys: ['asyncNarrow'], kernels: /^attention_backward_keys_kernel</, reason: 'a row has one float each of its log-sum-exp and its delta' },
 ]
