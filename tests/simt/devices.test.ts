@@ -90,7 +90,7 @@ test('each counts its own memory and launches, and runs out of its own', async (
   make(second, 1)
   expect(first.memory().live).toBe(before[0]!.live)
   expect(second.memory().live - before[1]!.live).toBeGreaterThanOrEqual(128 * megabyte)
-  expect(await Promise.all([first.launches(), second.launches()])).toEqual([launched[0], launched[1]! + 1])
+  expect(await Promise.all([first.launches(), second.launches()])).toEqual([launched[0], launched[1] + 1])
   expect(() => room(second)).toThrow(expect.objectContaining({ code: 'ERR_OUT_OF_MEMORY', message: expect.stringMatching(/ on simt:1; \d+ bytes are in use/) as string }) as Error)
   // The first device has memory of its own left.
   room(first)
