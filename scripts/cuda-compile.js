@@ -84,9 +84,12 @@ export async function compilePtx(nvcc, version, name, arch) {
   return to
 }
 
-/** Compiles one kernel file to machine code; its PTX, the cubin's path and what ptxas says of it. */
-export async function compileCubin(nvcc, version, name, arch) {
-  const ptx = await compilePtx(nvcc, version, name, arch)
+/**
+ * Compiles one kernel file to machine code; its PTX, the cubin's path and what ptxas says of it. No kernel asks which architecture it is compiled for, so
+ * that the PTX of `from` serves newer ones.
+ */
+export async function compileCubin(nvcc, version, name, arch, from = arch) {
+  const ptx = await compilePtx(nvcc, version, name, from)
   const cubin = join(root, 'build-simt/cubin', `${name}.${arch}.cubin`)
   const hash = readFileSync(`${ptx}.hash`, 'utf8')
   if (!existsSync(cubin) || !existsSync(`${cubin}.hash`) || readFileSync(`${cubin}.hash`, 'utf8') !== hash) {

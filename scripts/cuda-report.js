@@ -7,7 +7,10 @@ export const columns = ['threads', 'registers', 'shared', 'stack', 'spills', 'bl
 // Registers and shared memory of a multiprocessor, blocks and threads at most; cycles of a warp's mma.sync.m16n8k16 and of a special function.
 const machines = {
   sm_80: { registers: 65536, shared: 164 * 1024, blocks: 32, threads: 2048, tensor: 8, special: 8 },
+  sm_86: { registers: 65536, shared: 100 * 1024, blocks: 16, threads: 1536, tensor: 16, special: 8 },
+  sm_89: { registers: 65536, shared: 100 * 1024, blocks: 24, threads: 1536, tensor: 16, special: 8 },
   sm_90: { registers: 65536, shared: 228 * 1024, blocks: 32, threads: 2048, tensor: 6.3, special: 8 },
+  sm_120: { registers: 65536, shared: 100 * 1024, blocks: 24, threads: 1536, tensor: 16, special: 8 },
 }
 
 /** Names as a C++ programmer writes them, without result, parameters and the project's namespaces. */
@@ -64,13 +67,13 @@ export function blocksPerMultiprocessor(arch, { registers, threads, shared }) {
 
 const instruction = /\/\*([0-9a-f]{4,6})\*\/\s+((?:@!?U?P\w+\s+)?)([A-Z][A-Z0-9_.]+)([^;]*);/g
 
-/** By mangled name: the instructions of a disassembly, each with address, opcode and operands. */
+/** By mangled name: the instructions of a disassembly, each with address, guard, opcode and operands. */
 export function parseDisassembly(text) {
   const kernels = new Map()
   for (const part of text.split(/\n\s+Function : /).slice(1)) {
     const instructions = []
     for (const [, address, guard, opcode, operands] of part.matchAll(instruction)) {
-      if (guard.trim() !== '@!PT') instructions.push({ address: parseInt(address, 16), opcode, operands })  // @!PT only fills a hazard
+      if (guard.trim() !== '@!PT') instructions.push({ address: parseInt(address, 16), guard: guard.trim(), opcode, operands })  // @!PT only fills a hazard
     }
     kernels.set(part.slice(0, part.indexOf('\n')).trim(), instructions)
   }
@@ -79,17 +82,69 @@ export function parseDisassembly(text) {
 
 const count = (instructions, pattern) => instructions.reduce((sum, { opcode }) => sum + (pattern.test(opcode) ? 1 : 0), 0)
 
-/** Cycles of a warp in the loop with most tensor instructions, else the longest, by what limits it: issue, tensor cores, special functions, shared memory. */
+const isJump = ({ opcode }) => /^(BRA|JMP)/.test(opcode)
+const targetOf = ({ operands }) => /(?:^|[\s,])0x([0-9a-f]+)/.exec(operands)?.[1]
+const isConditional = ({ guard, operands }) => guard !== '' || /!?\bU?P\d/.test(operands)
+
+/** The straight pieces of a kernel's code, each with the numbers of those that may follow. */
+function piecesOf(instructions) {
+  const byAddress = new Map(instructions.map(({ address }, index) => [address, index]))
+  const jumpsTo = (instruction) => isJump(instruction) ? byAddress.get(parseInt(targetOf(instruction) ?? '', 16)) : undefined
+  const starts = new Set([0])
+  instructions.forEach((instruction, index) => {
+    if (!isJump(instruction) && !/^(EXIT|RET|BSYNC|BRX)/.test(instruction.opcode)) return
+    starts.add(index + 1)
+    const target = jumpsTo(instruction)
+    if (target !== undefined) starts.add(target)
+  })
+  const ordered = [...starts].filter((index) => index < instructions.length).sort((a, b) => a - b)
+  const numberAt = new Map(ordered.map((start, number) => [start, number]))
+  return ordered.map((start, number) => {
+    const code = instructions.slice(start, ordered[number + 1])
+    const last = code.at(-1)
+    const ends = isJump(last) || /^(EXIT|RET)/.test(last.opcode)
+    const target = jumpsTo(last)
+    return { code, back: target < start + code.length - 1, next: [
+      ...target === undefined ? [] : [numberAt.get(target)], ...(!ends || isConditional(last)) && number + 1 < ordered.length ? [number + 1] : [],
+    ] }
+  })
+}
+
+/** The instructions of the shortest way from one piece to another, both included; undefined where there is none. */
+function shortestWay(pieces, from, to) {
+  const reached = new Map([[from, { length: pieces[from].code.length, before: undefined }]])
+  const open = new Set([from])
+  while (open.size > 0) {
+    const here = [...open].reduce((a, b) => reached.get(b).length < reached.get(a).length ? b : a)
+    open.delete(here)
+    if (here === to) break
+    for (const one of pieces[here].next) {
+      const length = reached.get(here).length + pieces[one].code.length
+      if (length >= (reached.get(one)?.length ?? Infinity)) continue
+      reached.set(one, { length, before: here })
+      open.add(one)
+    }
+  }
+  if (!reached.has(to)) return undefined
+  const way = []
+  for (let at = to; at !== undefined; at = reached.get(at).before) way.unshift(...pieces[at].code)
+  return way
+}
+
+/**
+ * Cycles of a warp in one round of the loop with most tensor instructions, else the longest, by what limits it: issue, tensor cores, special functions,
+ * shared memory. A round goes the shortest way: that of a tile which nothing masks or caps.
+ */
 function modelLoop(arch, instructions) {
   const machine = machines[arch]
+  const pieces = piecesOf(instructions)
   let best
-  for (const { address, opcode, operands } of instructions) {
-    const target = opcode.startsWith('BRA') ? /(?:^|[\s,])0x([0-9a-f]+)/.exec(operands) : null
-    if (!target || parseInt(target[1], 16) >= address) continue
-    const body = instructions.filter((one) => one.address >= parseInt(target[1], 16) && one.address <= address)
+  pieces.forEach(({ back, next }, number) => {
+    const body = back ? shortestWay(pieces, next[0], number) : undefined
+    if (!body) return
     const tensor = count(body, /^[HI]MMA/)
-    if (!best || tensor > best.tensor || (tensor === best.tensor && body.length > best.body.length)) best = { tensor, body }
-  }
+    if (!best || tensor > best.tensor || (tensor === best.tensor && (tensor > 0 ? body.length < best.body.length : body.length > best.body.length))) best = { tensor, body }
+  })
   if (!best) return []
   const { tensor, body } = best
   // 128 bytes a cycle for the four schedulers of a multiprocessor.

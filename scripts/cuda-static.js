@@ -1,6 +1,7 @@
 // Checks the machine code of every CUDA kernel without a GPU: registers, spills, occupancy, tensor instructions, widths of accesses, FP64, calls.
 // The numbers are compared with tests/recorded/cuda/static.json, so that a change of a kernel shows what it cost.
 // usage: node scripts/cuda-static.js [--check] [--update] [--all] [--arch sm_80,sm_90] [file …]
+// Of sm_80 and sm_90 every number is recorded; sm_86, sm_89 and sm_120 are held to the rules alone, and which sources kept them is recorded.
 // --check exits with 1 and a sentence for each violation; --update records the numbers. A file whose sources are those recorded is not compiled again
 // unless --all is given: its recorded numbers stand for it. Without nvcc changed files are not checked; without cuobjdump (on the PATH, in CUOBJDUMP or
 // /usr/local/cuda/bin) only what ptxas says of them is.
@@ -9,7 +10,7 @@ import { dirname, join } from 'node:path'
 import { pathToFileURL } from 'node:url'
 import { compileCubin, compilerVersion, findCompiler, findDisassembler, inParallel, kernelFiles, root, runTool, sourcesOf } from './cuda-compile.js'
 import { blocksPerMultiprocessor, columns, demangle, describeInstructions, parseDisassembly, parseResources, parseThreads } from './cuda-report.js'
-import { allowanceFor, rules } from './cuda-rules.js'
+import { isAllowed, rules } from './cuda-rules.js'
 
 const recordedPath = join(root, 'tests/recorded/cuda/static.json')
 const fromCode = ['tensor', 'local', 'wide', 'narrow', 'async', 'asyncNarrow', 'double', 'calls', 'loop']
@@ -32,8 +33,8 @@ export function describeFile({ arch, ptx, log }, disassembly) {
 export function violations(arch, name, kernel, recorded) {
   const found = []
   const say = (text) => found.push(`${arch}: ${name} ${text}`)
-  for (const { key, applies, holds, text } of rules)
-    if (kernel[key] !== undefined && applies(name) && !holds(kernel) && !allowanceFor(key, name)) say(text(kernel))
+  for (const { key, only = arch, applies, holds, text } of rules)
+    if (only === arch && kernel[key] !== undefined && applies(name) && !holds(kernel, name) && !isAllowed(key, name, arch, kernel[key])) say(text(kernel, name))
   if (!recorded) return found
   const explain = 'if that is meant, say why in the commit and run node scripts/cuda-static.js --update'
   if (Math.abs(kernel.registers - recorded.registers) > Math.max(4, recorded.registers / 10)) say(`has ${kernel.registers} registers where ${recorded.registers} are recorded; ${explain}`)
@@ -50,7 +51,7 @@ const pack = (kernel) => columns.map((column) => kernel[column] ?? null)
 const unpack = (values) => Object.fromEntries(columns.map((column, index) => [column, values[index] ?? undefined]))
 
 /** The recorded file's text: a line for each kernel, so that a change reads well. */
-export function formatRecorded({ nvcc, kernels }) {
+export function formatRecorded({ nvcc, kernels, kept }) {
   const parts = Object.entries(kernels).map(([arch, files]) => {
     const inner = Object.keys(files).sort().map((file) => {
       const lines = Object.entries(files[file].kernels).map(([name, values]) => `      ${JSON.stringify(name)}: ${JSON.stringify(values)}`)
@@ -58,7 +59,8 @@ export function formatRecorded({ nvcc, kernels }) {
     })
     return `  ${JSON.stringify(arch)}: {\n${inner.join(',\n')}\n  }`
   })
-  return `{\n  "nvcc": ${JSON.stringify(nvcc)},\n  "columns": ${JSON.stringify(columns)},\n${parts.join(',\n')}\n}\n`
+  const rest = Object.entries(kept).map(([arch, files]) => `    ${JSON.stringify(arch)}: {\n${Object.keys(files).sort().map((file) => `      ${JSON.stringify(file)}: ${JSON.stringify(files[file])}`).join(',\n')}\n    }`)
+  return `{\n  "nvcc": ${JSON.stringify(nvcc)},\n  "columns": ${JSON.stringify(columns)},\n${parts.join(',\n')},\n  "kept": {\n${rest.join(',\n')}\n  }\n}\n`
 }
 
 function table(arch, kernels) {
@@ -71,12 +73,16 @@ function table(arch, kernels) {
 
 const unpackAll = (kernels) => Object.fromEntries(Object.entries(kernels).map(([name, values]) => [name, unpack(values)]))
 
+/** The architectures whose numbers are recorded, and those that are held to the rules: their machine code is made of sm_80's PTX, as a driver would make it. */
+const measured = ['sm_80', 'sm_90']
+const ruled = ['sm_86', 'sm_89', 'sm_120']
+
 /** The kernels of one file on one architecture: recorded where nothing has changed, else compiled; undefined where that needs nvcc and there is none. */
 async function examine(name, arch, tools, recorded, all) {
   const sources = sourcesOf(name)
-  if (!all && recorded?.sources === sources) return { name, arch, sources, kernels: unpackAll(recorded.kernels), compiled: false }
+  if (!all && recorded?.sources === sources) return { name, arch, sources, kernels: unpackAll(recorded.kernels ?? {}), compiled: false }
   if (!tools.nvcc) return undefined
-  const compiled = await compileCubin(tools.nvcc, tools.version, name, arch)
+  const compiled = await compileCubin(tools.nvcc, tools.version, name, arch, ruled.includes(arch) ? 'sm_80' : arch)
   return { name, arch, sources, compiled: true, kernels: describeFile(compiled, tools.disassembler && await runTool(tools.disassembler, ['-sass', compiled.cubin])) }
 }
 
@@ -87,21 +93,29 @@ async function main(args) {
   }
   const [check, update, all] = [take('--check'), take('--update'), take('--all')]
   const at = args.indexOf('--arch')
-  const arches = at < 0 ? ['sm_80', 'sm_90'] : args.splice(at, 2)[1].split(',')
+  const arches = at < 0 ? [...measured, ...ruled] : args.splice(at, 2)[1].split(',')
   const nvcc = findCompiler()
   const tools = { nvcc, disassembler: findDisassembler(), version: nvcc && compilerVersion(nvcc) }
   if (!nvcc) console.log('cuda-static: nvcc was not found; kernels that have changed since their numbers were recorded are not checked')
   else if (!tools.disassembler) console.log('cuda-static: cuobjdump was not found; of kernels that have changed only what ptxas says is checked')
-  const files = args.length ? args : kernelFiles()
+  const existing = new Set(kernelFiles())
+  const files = args.length ? args : [...existing]
   const recorded = existsSync(recordedPath) ? JSON.parse(readFileSync(recordedPath, 'utf8')) : { nvcc: tools.version }
   const comparable = !update && (!nvcc || recorded.nvcc === tools.version)
   if (!comparable && !update) console.log(`cuda-static: the numbers were recorded with nvcc ${recorded.nvcc}, not ${tools.version}; what is compiled is held to the rules only`)
 
   const work = files.flatMap((name) => arches.map((arch) => ({ name, arch })))
-  const examined = (await inParallel(work, 2, ({ name, arch }) => examine(name, arch, tools, recorded[arch]?.[name], all || (update && recorded.nvcc !== tools.version)))).filter(Boolean)
+  const examined = (await inParallel(work, 2, ({ name, arch }) => examine(name, arch, tools, ruled.includes(arch) ? { sources: recorded.kept?.[arch]?.[name] } : recorded[arch]?.[name], all || (update && recorded.nvcc !== tools.version)))).filter(Boolean)
   const problems = []
-  const kernels = Object.fromEntries(arches.map((arch) => [arch, {}]))
+  const kernels = Object.fromEntries(measured.filter((arch) => arches.includes(arch)).map((arch) => [arch, {}]))
+  const kept = Object.fromEntries(ruled.map((arch) => [arch, Object.fromEntries(Object.entries(recorded.kept?.[arch] ?? {}).filter(([file]) => existing.has(file)))]))
   for (const { name: file, arch, sources, kernels: list, compiled } of examined) {
+    if (ruled.includes(arch)) {
+      const broken = Object.entries(list).flatMap(([name, kernel]) => violations(arch, name, kernel))
+      problems.push(...broken)
+      if (broken.length === 0) kept[arch][file] = sources
+      continue
+    }
     const known = unpackAll(recorded[arch]?.[file]?.kernels ?? {})
     for (const [name, kernel] of Object.entries(list)) problems.push(...violations(arch, name, kernel, comparable && compiled ? known[name] : undefined))
     const differing = [...Object.keys(list).filter((name) => !known[name]), ...Object.keys(known).filter((name) => !list[name])]
@@ -113,12 +127,12 @@ async function main(args) {
   }
   for (const arch of arches) {
     console.log(table(arch, Object.assign({}, ...examined.filter((one) => one.arch === arch).map((one) => one.kernels))))
-    if (args.length === 0 && comparable) for (const gone of Object.keys(recorded[arch] ?? {})) if (!files.includes(gone)) problems.push(`${arch}: ${gone}.cu is recorded but is no more; run node scripts/cuda-static.js --update`)
+    if (args.length === 0 && comparable) for (const gone of Object.keys((ruled.includes(arch) ? recorded.kept?.[arch] : recorded[arch]) ?? {})) if (!files.includes(gone)) problems.push(`${arch}: ${gone}.cu is recorded but is no more; run node scripts/cuda-static.js --update`)
   }
   if (update && nvcc) {
-    const merged = Object.fromEntries(arches.map((arch) => [arch, args.length ? { ...recorded[arch], ...kernels[arch] } : kernels[arch]]))
+    const merged = Object.fromEntries(Object.keys(kernels).map((arch) => [arch, args.length ? { ...recorded[arch], ...kernels[arch] } : kernels[arch]]))
     mkdirSync(dirname(recordedPath), { recursive: true })
-    writeFileSync(recordedPath, formatRecorded({ nvcc: tools.version, kernels: merged }))
+    writeFileSync(recordedPath, formatRecorded({ nvcc: tools.version, kernels: merged, kept }))
   }
   for (const problem of problems) console.error(problem)
   return problems.length === 0 || !check

@@ -71,7 +71,7 @@ function build(fault, which) {
   return path
 }
 
-/** Runs the tests with a library: what was found, empty if all passed. What ends the process must do so twice. */
+/** Runs the tests with a library: what was found, empty if all passed. What ends the process must do so twice. A loaded machine is no finding: tests have time. */
 function runTests(test, library, env) {
   const found = tryTests(test, library, env)
   return found[0] === 'crash' || found[0] === 'hang' ? tryTests(test, library, env) : found
@@ -79,8 +79,8 @@ function runTests(test, library, env) {
 function tryTests([file, filter], library, env) {
   const report = join(folder, 'report.json')
   rmSync(report, { force: true })
-  const { status, signal } = spawnSync(process.execPath, [join(root, 'node_modules/vitest/vitest.mjs'), 'run', file, '-t', filter, '--reporter=json', `--outputFile=${report}`], {
-    cwd: root, env: { ...process.env, ...env, ANNEAL_SIMT_LIBRARY: library }, stdio: 'ignore', timeout: 600_000,
+  const { status, signal } = spawnSync(process.execPath, [join(root, 'node_modules/vitest/vitest.mjs'), 'run', file, '-t', filter, '--testTimeout=600000', '--hookTimeout=600000', '--reporter=json', `--outputFile=${report}`], {
+    cwd: root, env: { ...process.env, ...env, ANNEAL_SIMT_LIBRARY: library }, stdio: 'ignore', timeout: 1_200_000,
   })
   if (signal) return ['hang']
   if (!existsSync(report)) return ['crash']

@@ -10,6 +10,13 @@ const gemm = { compile: ['gemm_half.cu'], file: 'gemm_half.cu', test: ['tests/cu
 const norm = { compile: ['norm.cu'], file: 'norm.h', test: ['tests/cuda/fused.test.ts', "^'?(rmsNorm|layerNorm)"] }
 const lastBlock = { compile: ['norm_backward.cu'], file: 'last_block.h', test: ['tests/cuda/fused.test.ts', "^'?(addRmsNorm|addLayerNorm|rmsNorm|layerNorm)"] }
 const lists = { compile: ['optimizer.cu'], file: 'tensor_table.h', test: ['tests/cuda/optimizer.test.ts', 'adamw changes'] }
+const lists8 = { compile: ['adamw_8bit.cu'], file: 'adamw_8bit.cu', test: ['tests/cuda/optimizer.test.ts', 'adamw_8bit changes'] }
+const sums = { compile: ['optimizer.cu'], file: 'optimizer.cu', test: ['tests/cuda/optimizer.test.ts', 'the sum of squares'] }
+const rope = { compile: ['rope.cu'], file: 'rope.cu', test: ['tests/cuda/fused.test.ts', "^'?ropePair"] }
+const topK = { compile: ['top_k.cu'], file: 'top_k.cu', test: ['tests/cuda/fused.test.ts', "^'?topK"] }
+const divergence = { compile: ['divergence.cu'], file: 'divergence.cu', test: ['tests/cuda/fused.test.ts', "^'?linearDivergence"] }
+const recorded = { ...divergence, test: ['tests/cuda/fused.test.ts', "^'?linearTopDivergence"] }
+const policy = { compile: ['policy_loss.cu'], file: 'policy_loss.cu', test: ['tests/cuda/fused.test.ts', "^'?policyLoss"] }
 const few = { compile: ['quantized_few.cu'], file: 'quantized_few.cu', test: ['tests/cuda/fused.test.ts', "^'?quantizedMatmul"] }
 const many = { ...few, compile: ['quantized_many.cu'], file: 'quantized_many.cu' }
 const embedding = { compile: ['embedding.cu'], file: 'embedding.cu', test: ['tests/cuda/fused.test.ts', "^'?embedding"] }
@@ -48,6 +55,22 @@ export const faults = [
   { ...lastBlock, name: 'norm: a block alone reads what its other threads have not written yet', search: 'if (gridDim.x == 1) __syncthreads();', replace: '' },
   { ...lists, name: 'adamw: the first block of a parameter takes the one before', search: 'first[found + step] <= block)', replace: 'first[found + step] < block)' },
   { ...lists, name: 'adamw: a table takes one tensor more than it holds', search: 'if (table.count == Table::most ||', replace: 'if (table.count == Table::most + 1 ||' },
+  { ...lists8, name: 'adamw_8bit: the code books are read before they are there', search: 'fill_bounds(second_book);\n  __syncthreads();', replace: 'fill_bounds(second_book);' },
+  { ...lists8, name: 'adamw_8bit: new scales are written before all lanes have read the old ones', search: '    __syncwarp();  // all lanes have read the old scales\n', replace: '' },
+  { ...lists8, name: 'adamw_8bit: a block counts from the launch’s first, not its parameter’s', search: 'const int64_t b = number - table.first[entry];', replace: 'const int64_t b = number;' },
+  { ...sums, name: 'sum_squares: a block counts from the launch’s first, not its tensor’s', search: '(blockIdx.x - table.first[entry]) * sum_block', replace: 'blockIdx.x * sum_block' },
+  { ...sums, name: 'sum_squares: a second table’s sums overwrite the first’s', search: '          done += table.blocks;\n', replace: '' },
+  { ...rope, name: 'rope_pair: the other heads are written where the first ones’ rows would be', search: 't.other_y + (token * a.other_heads + head - a.heads)', replace: 't.other_y + (token * a.heads + head - a.heads)' },
+  { ...rope, name: 'rope_pair: the last head of the other tensor is left out', search: 'const int64_t heads = a.heads + a.other_heads;', replace: 'const int64_t heads = a.heads + a.other_heads - (a.other_heads > 0);' },
+  { ...topK, name: 'top_k: one equal number too many is kept', search: '(key == least && own_equal < short_by)', replace: '(key == least && own_equal <= short_by)' },
+  { ...topK, name: 'top_k: no barrier before the warps’ counts are read', search: '__popc(equal));\n    }\n    __syncthreads();', replace: '__popc(equal));\n    }' },
+  { ...topK, name: 'top_k: the digits’ places are read before they are there', search: '      room.next[threadIdx.x] = at;\n    }\n    __syncthreads();', replace: '      room.next[threadIdx.x] = at;\n    }' },
+  { ...divergence, name: 'divergence: a gradient overwrites logits that others have not read', search: '    __syncthreads();\n    if (!inside) continue;', replace: '    if (!inside) continue;' },
+  { ...divergence, name: 'divergence: the teacher’s temperature is left out', search: 'log_probability(t[k], scale, teacher_lse), a.mix);', replace: 'log_probability(t[k], 1, teacher_lse), a.mix);' },
+  { ...recorded, name: 'divergence: recorded logits are taken out before all have been read', search: 'inside ? logits[one] : 0;\n  }\n  __syncthreads();', replace: 'inside ? logits[one] : 0;\n  }' },
+  { ...recorded, name: 'divergence: no barrier between the tail’s gradient and that of the recorded tokens', search: 'v[k], at + k);\n    });\n    __syncthreads();', replace: 'v[k], at + k);\n    });' },
+  { ...policy, name: 'policy_loss: masked tokens get the sequence’s share', search: 'if (x.weight[t] != 0) x.dlogprob[t] += each;', replace: 'x.dlogprob[t] += each;' },
+  { ...policy, name: 'policy_loss: the largest ratio is summed over sequences', search: 'sum = i == 5 ? (part > sum ? part : sum) : sum + part;', replace: 'sum = sum + part;' },
   { ...few, name: 'quantized_matmul: no barrier between the slices’ sums and their sum', search: '= sums[i].of[j][e];\n  __syncthreads();', replace: '= sums[i].of[j][e];' },
   { ...few, name: 'quantized_matmul: no bound on the tokens', search: 'if (step < end && j * 8 + g < m) raw', replace: 'if (step < end) raw' },
   { ...many, name: 'quantized_matmul: the wait leaves one stage too many under way', search: 'cp_async_wait<many_stages - 2>();', replace: 'cp_async_wait<many_stages - 1>();' },

@@ -1,5 +1,5 @@
 // The kernels that a training step, a rollout and an adapter launch, at the sizes of an 8B model, with the bytes and operations each needs at least.
-import { activations, advantageScalings, quantizedFormats } from '../../src/ops/operations.ts'
+import { activations, advantageScalings, policyObjectives, quantizedFormats, ratioLevels, reduceOperations } from '../../src/ops/operations.ts'
 import { bytesOf, Tensor } from '../../src/tensor/index.ts'
 import type { Device, DType, Shape } from '../../src/tensor/index.ts'
 
@@ -110,6 +110,7 @@ export function kernelCases(s: Sizes): KernelCase[] {
   const gate = tokens * ffn
   const logits = logitRows * vocabulary
   const labels = upTo(logitRows, vocabulary)
+  const [samples, answer] = [8 * sequences, Math.ceil(tokens / 8)]
   const half = (name: string, bytes: number, setup: KernelCase['setup']): KernelCase => ({ name, bytes, setup })
   return [
     gemm('gemm forward', tokens, width, ffn), gemm('gemm dx', tokens, ffn, width, 'bfloat16', { b: false }), gemm('gemm dw', width, tokens, ffn, 'bfloat16', { a: true, b: false }),
@@ -148,11 +149,31 @@ export function kernelCases(s: Sizes): KernelCase[] {
       const [mean, rstd] = [make.empty([tokens], 'float32'), make.empty([tokens], 'float32')]
       return () => { make.device.kernels.layer_norm(y, mean, rstd, 0, x, 0, weight, bias, 1e-5) }
     }),
+    half('layer_norm backward', 6 * rows, (make) => {
+      const [dx, dy, x, weight] = [make.empty([tokens, width]), make.normal([tokens, width]), make.normal([tokens, width]), make.normal([width])]
+      const [dweight, dbias, mean, rstd] = [make.zeros([width], 'float32'), make.zeros([width], 'float32'), make.normal([tokens], 'float32'), make.normal([tokens], 'float32')]
+      return () => { make.device.kernels.layer_norm_backward(dx, dweight, dbias, dy, 0, x, weight, mean, rstd, true) }
+    }),
     half('rope', 4 * tokens * heads * headDim, (make) => {
       const [y, x] = [make.empty([tokens, heads, headDim]), make.normal([tokens, heads, headDim])]
       const [cos, sin] = [make.normal([tokens, headDim / 2], 'float32'), make.normal([tokens, headDim / 2], 'float32')]
       const position = make.ints(Array.from({ length: tokens }, (_, i) => i))
       return () => { make.device.kernels.rope(y, x, cos, sin, position, false, false) }
+    }),
+    half('rope_pair', 4 * tokens * (heads + kvHeads) * headDim, (make) => {
+      const [shape, otherShape] = [[tokens, heads, headDim], [tokens, kvHeads, headDim]]
+      const [y, otherY, x, otherX] = [make.empty(shape), make.empty(otherShape), make.normal(shape), make.normal(otherShape)]
+      const [cos, sin] = [make.normal([tokens, headDim / 2], 'float32'), make.normal([tokens, headDim / 2], 'float32')]
+      const position = make.ints(Array.from({ length: tokens }, (_, i) => i))
+      return () => { make.device.kernels.rope_pair(y, otherY, x, otherX, cos, sin, position, false, false) }
+    }),
+    half('activation', 4 * gate, (make) => {
+      const [y, x] = [make.empty([tokens, ffn]), make.normal([tokens, ffn])]
+      return () => { make.device.kernels.activation(y, x, activations.gelu_tanh) }
+    }),
+    half('activation backward', 6 * gate, (make) => {
+      const [dx, dy, x] = [make.empty([tokens, ffn]), make.normal([tokens, ffn]), make.normal([tokens, ffn])]
+      return () => { make.device.kernels.activation_backward(dx, dy, x, activations.gelu_tanh) }
     }),
     half('gated_activation', 6 * gate, (make) => {
       const [y, g, up] = [make.empty([tokens, ffn]), make.normal([tokens, ffn]), make.normal([tokens, ffn])]
@@ -170,6 +191,35 @@ export function kernelCases(s: Sizes): KernelCase[] {
       const [dweight, dy, id] = [make.zeros([vocabulary, width], 'float32'), make.normal([tokens, width]), make.ints(upTo(tokens, vocabulary))]
       return () => { make.device.kernels.embedding_backward(dweight, dy, id, true) }
     }),
+    half('dropout', 4 * rows, (make) => {
+      const [y, x] = [make.empty([tokens, width]), make.normal([tokens, width])]
+      return () => { make.device.kernels.dropout(y, x, 0.1, 1, 2) }
+    }),
+    half('sum of columns', 2 * rows, (make) => {
+      const [y, x] = [make.empty([1, width]), make.normal([tokens, width])]
+      return () => { make.device.kernels.reduce(y, x, reduceOperations.sum) }
+    }),
+    half('transpose', 4 * rows, (make) => {
+      const [y, x] = [make.empty([width, tokens]), make.normal([tokens, width])]
+      return () => { make.device.kernels.permute(y, x, [1, 0]) }
+    }),
+    half('gather_rows', 4 * rows, (make) => {
+      const [y, x, row] = [make.empty([tokens, width]), make.normal([tokens, width]), make.ints(upTo(tokens, tokens))]
+      return () => { make.device.kernels.gather_rows(y, x, row) }
+    }),
+    half('softmax', 4 * logits, (make) => {
+      const [y, x] = [make.empty([logitRows, vocabulary]), make.normal([logitRows, vocabulary])]
+      return () => { make.device.kernels.softmax(y, x) }
+    }),
+    half('softmax backward', 6 * logits, (make) => {
+      const [dx, dy, y] = [make.empty([logitRows, vocabulary]), make.normal([logitRows, vocabulary]), make.normal([logitRows, vocabulary])]
+      return () => { make.device.kernels.softmax_backward(dx, dy, y) }
+    }),
+    half('top_k, 64 of a row', 2 * logits, (make) => {
+      const k = Math.min(64, vocabulary)
+      const [value, index, x] = [make.empty([logitRows, k]), make.empty([logitRows, k], 'int32'), make.normal([logitRows, vocabulary])]
+      return () => { make.device.kernels.top_k(value, index, x) }
+    }),
     half('cross_entropy', 2 * logits, (make) => {
       const [nll, lse, x, id] = [make.empty([logitRows], 'float32'), make.empty([logitRows], 'float32'), make.normal([logitRows, vocabulary]), make.ints(labels)]
       return () => { make.device.kernels.cross_entropy(nll, lse, x, id, 0) }
@@ -184,6 +234,25 @@ export function kernelCases(s: Sizes): KernelCase[] {
       const [x, id] = [make.normal([logitRows, vocabulary]), make.ints(labels)]
       return () => { make.device.kernels.selective_log_softmax(logprob, entropy, lse, x, id, 1) }
     }),
+    half('selective_log_softmax backward', 4 * logits, (make) => {
+      const [logprob, entropy, lse, gradient] = [0, 1, 2, 3].map(() => make.empty([logitRows], 'float32')) as [number, number, number, number]
+      const [x, dx, id] = [make.normal([logitRows, vocabulary]), make.empty([logitRows, vocabulary]), make.ints(labels)]
+      make.device.kernels.selective_log_softmax(logprob, entropy, lse, x, id, 1)
+      return () => { make.device.kernels.selective_log_softmax_backward(dx, gradient, 0, x, id, entropy, lse, 1) }
+    }),
+    ...[false, true].map((backward): KernelCase => ({
+      name: `linear_logprob${backward ? ' backward' : ''}`, tensorCores: true, flops: (backward ? 6 : 2) * logitRows * width * vocabulary, bytes: (backward ? 8 : 2) * width * vocabulary + (backward ? 16 : 8) * logits,
+      setup: (make) => {
+        const [logprob, entropy, lse] = [make.empty([logitRows], 'float32'), make.empty([logitRows], 'float32'), make.empty([logitRows], 'float32')]
+        const [hidden, weight, id] = [make.normal([logitRows, width]), make.normal([vocabulary, width], 'bfloat16', 0.02), make.ints(labels)]
+        const { kernels } = make.device
+        const forward = (): void => { kernels.linear_logprob(logprob, entropy, lse, hidden, weight, 0, id, 1, 0, true) }
+        if (!backward) return forward
+        forward()
+        const [dhidden, dweight, gradient] = [make.empty([logitRows, width]), make.zeros([vocabulary, width], 'float32'), make.normal([logitRows], 'float32')]
+        return () => { kernels.linear_logprob_backward(dhidden, dweight, 0, gradient, 0, hidden, weight, 0, id, entropy, lse, 1, 0, true, true) }
+      },
+    })),
     {
       name: 'linear_cross_entropy', tensorCores: true, flops: 6 * logitRows * width * vocabulary, bytes: 2 * 3 * width * vocabulary + 8 * logits,
       setup: (make) => {
@@ -202,6 +271,33 @@ export function kernelCases(s: Sizes): KernelCase[] {
         return () => { make.device.kernels.linear_divergence(divergence, nll, correct, dhidden, dweight, 0, hidden, weight, 0, teacherHidden, teacherWeight, 0, id, 0.5, 1, 1, 1, true, true, true) }
       },
     },
+    {
+      name: 'linear_top_divergence, 64', tensorCores: true, flops: 6 * logitRows * width * vocabulary, bytes: 2 * 3 * width * vocabulary + 8 * logits,
+      setup: (make) => {
+        const k = Math.min(64, vocabulary)
+        const [divergence, nll, correct] = [make.empty([logitRows], 'float32'), make.empty([logitRows], 'float32'), make.empty([logitRows], 'float32')]
+        const [dhidden, dweight] = [make.empty([logitRows, width]), make.zeros([vocabulary, width], 'float32')]
+        const [hidden, weight, id] = [make.normal([logitRows, width]), make.normal([vocabulary, width], 'bfloat16', 0.02), make.ints(labels)]
+        const top = make.ints(Array.from({ length: logitRows * k }, (_, i) => i % k * Math.floor(vocabulary / k)), [logitRows, k])
+        const logprob = make.floats(Array.from({ length: logitRows * k }, () => -Math.log(2 * k)), [logitRows, k])
+        return () => { make.device.kernels.linear_top_divergence(divergence, nll, correct, dhidden, dweight, 0, hidden, weight, 0, top, logprob, id, vocabulary, 0.5, 1, 1, 1, false, true, true) }
+      },
+    },
+    half('quantize nf4', 2.5625 * width * ffn, (make) => {
+      const [codes, scales, x] = [make.empty([ffn, width / 2], 'uint8'), make.empty([ffn, width / 64], 'float32'), make.normal([ffn, width])]
+      return () => { make.device.kernels.quantize(codes, scales, 0, x, quantizedFormats.nf4, 64) }
+    }),
+    half('dequantize nf4', 2.5625 * width * ffn, (make) => {
+      const [codes, scales, x] = [make.empty([ffn, width / 2], 'uint8'), make.empty([ffn, width / 64], 'float32'), make.normal([ffn, width])]
+      make.device.kernels.quantize(codes, scales, 0, x, quantizedFormats.nf4, 64)
+      return () => { make.device.kernels.dequantize(x, codes, scales, 0, quantizedFormats.nf4, 64) }
+    }),
+    half('lora_merge into nf4, r 16', 1.125 * width * ffn, (make) => {
+      const [codes, scales, x] = [make.empty([ffn, width / 2], 'uint8'), make.empty([ffn, width / 64], 'float32'), make.normal([ffn, width], 'bfloat16', 0.02)]
+      const [error, b, a] = [make.empty([2], 'float64'), make.normal([ffn, 16], 'float32', 0.02), make.normal([16, width], 'float32', 0.02)]
+      make.device.kernels.quantize(codes, scales, 0, x, quantizedFormats.nf4, 64)
+      return () => { make.device.kernels.lora_merge_quantized(codes, scales, 0, error, b, a, 1e-3, quantizedFormats.nf4) }
+    }),
     half('adamw_8bit', 16 * parameters, (make) => {
       const blocks = Math.ceil(parameters / 256)
       const [p, g, m, v] = [make.normal([parameters], 'float32'), make.normal([parameters], 'float32'), make.zeros([parameters], 'uint8'), make.zeros([parameters], 'uint8')]
@@ -211,6 +307,17 @@ export function kernelCases(s: Sizes): KernelCase[] {
     half('group_advantages 512 × 8', 4 * 2 * 4096, (make) => {
       const [advantage, alike, rewards] = [make.empty([4096], 'float32'), make.empty([1], 'int32'), make.normal([4096, 1], 'float32')]
       return () => { make.device.kernels.group_advantages(advantage, alike, rewards, 0, 8, advantageScalings.group, 1e-4) }
+    }),
+    half(`gae, ${samples} sequences`, 16 * samples * answer, (make) => {
+      const [advantage, returns, reward, value] = [make.empty([samples, answer], 'float32'), make.empty([samples, answer], 'float32'), make.normal([samples, answer], 'float32'), make.normal([samples, answer], 'float32')]
+      return () => { make.device.kernels.gae(advantage, returns, reward, value, 0, 0.99, 0.95) }
+    }),
+    half(`policy_loss, ${samples} sequences`, 24 * samples * answer, (make) => {
+      const count = samples * answer
+      const [total, loss, gradient, statistics] = [make.empty([1], 'float32'), make.empty([count], 'float32'), make.empty([count], 'float32'), make.empty([7], 'float64')]
+      const [logprob, old, reference, advantage] = [make.normal([count], 'float32'), make.normal([count], 'float32'), make.normal([count], 'float32'), make.normal([samples], 'float32')]
+      const [weight, starts] = [make.normal([count], 'float32'), make.ints(Array.from({ length: samples + 1 }, (_, i) => i * answer))]
+      return () => { make.device.kernels.policy_loss(total, loss, gradient, statistics, logprob, old, reference, advantage, weight, 0, starts, policyObjectives.clip, ratioLevels.token, 0.8, 1.2, Infinity, Infinity, 0.04, false) }
     }),
     half('adamw', 28 * parameters + 2 * parameters, (make) => {
       const [p, m, v, g] = [make.normal([parameters], 'float32'), make.zeros([parameters], 'float32'), make.zeros([parameters], 'float32'), make.normal([parameters], 'float32')]
@@ -224,6 +331,14 @@ export function kernelCases(s: Sizes): KernelCase[] {
     half('convert f32 to bf16', 6 * parameters, (make) => {
       const [y, x] = [make.empty([parameters]), make.normal([parameters], 'float32')]
       return () => { make.device.kernels.convert(y, x) }
+    }),
+    half('random_normal', 4 * parameters, (make) => {
+      const y = make.empty([parameters], 'float32')
+      return () => { make.device.kernels.random_normal(y, 0, 1, 1, 2) }
+    }),
+    half('count_non_finite', 4 * parameters, (make) => {
+      const [y, x] = [make.zeros([1], 'int32'), make.normal([parameters], 'float32')]
+      return () => { make.device.kernels.count_non_finite(y, x, false) }
     }),
     half('binary add', 6 * rows, (make) => {
       const [y, a, b] = [make.empty([tokens, width]), make.normal([tokens, width]), make.normal([tokens, width])]

@@ -7,7 +7,7 @@ import { fileURLToPath } from 'node:url'
 import { parseArgs } from 'node:util'
 import { cudaDevices, device as deviceOf } from '../../src/tensor/index.ts'
 import { kernelCases, llama8b, Maker, tiny } from './kernels.ts'
-import { rooflineOf, timeCall } from './roofline.ts'
+import { floorOf, floorTable, rooflineOf, timeCall } from './roofline.ts'
 import { runSteps } from './steps.ts'
 
 const help = `npm run cuda:check -- [options]
@@ -17,17 +17,22 @@ const help = `npm run cuda:check -- [options]
   --no-tests       only time
   --no-steps       no whole training steps and generation
   --filter REGEX   only kernels and steps whose name matches
-  --json FILE      write the figures`
+  --json FILE      write the figures
+  --floors         no device: only print what every kernel must move and compute at an 8B model's sizes, and the least time that takes`
 
 const { values } = parseArgs({
   allowNegative: true,
   options: {
     device: { type: 'string', default: 'cuda' }, build: { type: 'boolean', default: true }, tests: { type: 'boolean', default: true }, steps: { type: 'boolean', default: true },
-    tiny: { type: 'boolean', default: false }, filter: { type: 'string', default: '' }, json: { type: 'string' }, help: { type: 'boolean', default: false },
+    tiny: { type: 'boolean', default: false }, filter: { type: 'string', default: '' }, json: { type: 'string' }, floors: { type: 'boolean', default: false }, help: { type: 'boolean', default: false },
   },
 })
 if (values.help) {
   console.log(help)
+  process.exit(0)
+}
+if (values.floors) {
+  console.log(floorTable(kernelCases(llama8b)).join('\n'))
   process.exit(0)
 }
 const root = fileURLToPath(new URL('../..', import.meta.url))
@@ -62,7 +67,7 @@ for (const kernel of kernelCases(small ? tiny : llama8b)) {
   const make = new Maker(device)
   try {
     const seconds = await timeCall(device, kernel.setup(make), small ? { budget: 0, calls: 1 } : {})
-    const floor = Math.max(kernel.bytes / roofline.bandwidth, (kernel.flops ?? 0) / (kernel.tensorCores ? roofline.tensor : roofline.single))
+    const floor = floorOf(kernel, roofline)
     figures.push({ kernel: kernel.name, seconds, floor, bytes: kernel.bytes, flops: kernel.flops ?? 0 })
     console.log(`${kernel.name.padEnd(30)}${(seconds * 1e6).toFixed(1).padStart(10)}${(floor * 1e6).toFixed(1).padStart(10)}${`${(100 * floor / seconds).toFixed(0)} %`.padStart(10)}`
       + `${(kernel.bytes / seconds / 1e9).toFixed(0).padStart(9)}${kernel.flops ? (kernel.flops / seconds / 1e12).toFixed(1).padStart(9) : ''}`)

@@ -4,9 +4,10 @@ import type { AdapterInput } from '../../src/adapters/index.ts'
 import { AutoModelForCausalLM, createConfig, quantizeLayers, resolveQuantization } from '../../src/models/index.ts'
 import type { CausalLanguageModel, ConfigOptions, QuantizeOption } from '../../src/models/index.ts'
 import { GenerationEngine, resolveGenerationConfig } from '../../src/generate/index.ts'
+import { groupAdvantages, policyLoss, SequenceStarts } from '../../src/ops/index.ts'
 import { AdamW } from '../../src/optim/index.ts'
 import { autocast } from '../../src/tensor/autocast.ts'
-import { backward, scope } from '../../src/tensor/index.ts'
+import { backward, scope, Tensor } from '../../src/tensor/index.ts'
 import type { Device } from '../../src/tensor/index.ts'
 
 export interface StepResult { readonly name: string; readonly seconds: number; readonly tokensPerSecond: number; readonly flops: number; readonly peakBytes: number }
@@ -82,6 +83,49 @@ async function decode(device: Device, name: string, config: ConfigOptions, { seq
   return { name, seconds, tokensPerSecond: sequences / seconds, flops, peakBytes }
 }
 
+interface Reinforcement { name: string; config: ConfigOptions; prompts: number; answers: number; prompt: number; tokens: number; repeats: number }
+
+/** Steps of GRPO with made-up rewards: answers are drawn, and the model is trained on them by the clipped loss of their groups' advantages. */
+async function reinforce(device: Device, { name, config, prompts, answers, prompt, tokens, repeats }: Reinforcement): Promise<StepResult> {
+  const model = AutoModelForCausalLM.fromConfig(createConfig(config), { device, dtype: 'bfloat16' })
+  const optimizer = new AdamW(model.namedParameters(), {})
+  const count = prompts * answers
+  const generation = { ...resolveGenerationConfig({ maxNewTokens: tokens, temperature: 1 }, {}), eosTokenIds: [] }
+  const starts = ids(prompts, prompt, model.config.vocabSize)
+  const step = async (seed: number): Promise<void> => {
+    const engine = new GenerationEngine(model, { slots: count * (prompt + tokens), maxBatchSize: count, prefillTokens: 8192 })
+    const drawn = await Promise.all(Array.from({ length: count }, (_, i) => engine.submit({ promptIds: Int32Array.from(starts[Math.floor(i / answers)]!), config: generation, seed: seed * count + i })))
+    engine.dispose()
+    const inputIds = drawn.map(({ tokenIds }, i) => [...starts[Math.floor(i / answers)]!, ...tokenIds])
+    scope(() => {
+      const make = (numbers: readonly number[]): Tensor => Tensor.from(Float32Array.from(numbers), [numbers.length], { device })
+      const sequences = SequenceStarts.ofLengths(inputIds.map(({ length }) => length), device)
+      const rewards = Tensor.from(Float32Array.from({ length: count }, (_, i) => Math.sin(i)), [count, 1], { device })
+      const { advantages } = groupAdvantages(rewards, { groupSize: answers })
+      const counted = inputIds.flatMap((row) => row.map((_, i) => i >= prompt - 1 && i < row.length - 1 ? 1 / (count * tokens) : 0))
+      autocast('bfloat16', () => {
+        const { logprob } = model.logprobs({ inputIds })
+        backward(policyLoss(logprob, { objective: 'clip', clipLow: 0.2, clipHigh: 0.2, sequences, advantages, weights: make(counted), old: logprob.detach() }).loss)
+      })
+    })
+    await optimizer.step({ learningRate: 1e-6, maxGradNorm: 1 })
+    await device.fence()
+  }
+  await step(0)
+  device.resetPeakMemory()
+  let best = Infinity
+  for (let i = 0; i < repeats; i++) {
+    const begin = performance.now()
+    await step(i + 1)
+    best = Math.min(best, (performance.now() - begin) / 1000)
+  }
+  const flops = trainingFlops(model, count, prompt + tokens) * 4 / 3
+  const result = { name, seconds: best, tokensPerSecond: count * tokens / best, flops, peakBytes: device.memory().peak }
+  optimizer.dispose()
+  model.dispose()
+  return result
+}
+
 const gpt2 = { modelType: 'gpt2', vocabSize: 50257, nPositions: 1024, nEmbd: 768, nLayer: 12, nHead: 12, residPdrop: 0, embdPdrop: 0, attnPdrop: 0 }
 const llamaLayers = {
   modelType: 'llama', vocabSize: 32000, hiddenSize: 4096, intermediateSize: 14336, numHiddenLayers: 4, numAttentionHeads: 32, numKeyValueHeads: 8, maxPositionEmbeddings: 8192,
@@ -99,6 +143,7 @@ export async function* runSteps(device: Device, quick: boolean, filter: RegExp):
     ['tiny, training', (name) => train(device, { name, config: small, rows: 2, length: 8, dtype: 'float32', bf16: true }, 1)],
     ['tiny, LoRA', (name) => train(device, { name, config: small, rows: 2, length: 8, dtype: 'bfloat16', bf16: true, lora }, 1)],
     ['tiny, QLoRA', (name) => train(device, { name, config: small, rows: 2, length: 8, dtype: 'bfloat16', bf16: true, lora, quantize: { format: 'nf4', block: 32 } }, 1)],
+    ['tiny, GRPO', (name) => reinforce(device, { name, config: small, prompts: 1, answers: 2, prompt: 3, tokens: 3, repeats: 1 })],
     ['tiny, decoding', (name) => decode(device, name, small, { sequences: 2, prompt: 3, tokens: 5 })],
   ] : [
     ['GPT-2 124M, float32 with bf16 products, 16 × 1024', (name) => train(device, { name, config: gpt2, rows: 16, length: 1024, dtype: 'float32', bf16: true }, 5)],
@@ -107,6 +152,7 @@ export async function* runSteps(device: Device, quick: boolean, filter: RegExp):
     ['Qwen2.5 0.5B, LoRA r 16, 8 × 1024', (name) => train(device, { name, config: qwen, rows: 8, length: 1024, dtype: 'bfloat16', bf16: true, lora }, 3)],
     ['Qwen2.5 0.5B, QLoRA nf4 r 16, 8 × 1024', (name) => train(device, { name, config: qwen, rows: 8, length: 1024, dtype: 'bfloat16', bf16: true, lora, quantize: 'nf4' }, 3)],
     ['4 layers of Llama 8B, QLoRA nf4 r 16, 4 × 2048', (name) => train(device, { name, config: llamaLayers, rows: 4, length: 2048, dtype: 'bfloat16', bf16: true, lora, quantize: 'nf4' }, 3)],
+    ['Qwen2.5 0.5B, GRPO, 8 × 8 answers of 256', (name) => reinforce(device, { name, config: qwen, prompts: 8, answers: 8, prompt: 128, tokens: 256, repeats: 3 })],
     ['Qwen2.5 0.5B, decoding 1 sequence', (name) => decode(device, name, qwen, { sequences: 1, prompt: 128, tokens: 128 })],
     ['Qwen2.5 0.5B, decoding 64 sequences', (name) => decode(device, name, qwen, { sequences: 64, prompt: 128, tokens: 128 })],
   ]

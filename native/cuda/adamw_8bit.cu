@@ -35,12 +35,24 @@ template <class Parameter, class Gradient> struct Adam8Tensors {
 // The code books are arguments too. Here a block of the table is one of numbers.
 template <class Parameter, class Gradient> using Adam8Table = TensorTable<Adam8Tensors<Parameter, Gradient>, 1900>;
 
-// The code whose value is nearest in an ascending code book, the lower one on a tie.
-ANNEAL_DEVICE int nearest_code(const float* book, float x) {
-  int code = 0;
+// An ascending code book, and the bounds between its codes as a search tree, level by level: node i has 2i and 2i + 1 below it. The bounds of one level lie
+// side by side, so that the lanes of a warp rarely meet in a bank; in ascending order those of a level would share a few banks.
+struct SearchedBook {
+  float value[256], bound[256];
+};
+// By the block: the values, then behind a barrier the bounds, then another barrier.
+ANNEAL_DEVICE void fill_bounds(SearchedBook& book) {
+  const int node = threadIdx.x;
+  if (node == 0) return;
+  const int level = 31 - __clz(node), above = (2 * (node - (1 << level)) + 1) << (7 - level);  // the code above the bound
+  book.bound[node] = (book.value[above - 1] + book.value[above]) / 2;
+}
+// The code whose value is nearest, the lower one on a tie.
+ANNEAL_DEVICE int nearest_code(const SearchedBook& book, float x) {
+  int node = 1;
 #pragma unroll
-  for (int step = 128; step > 0; step /= 2) code += x > (book[code + step - 1] + book[code + step]) / 2 ? step : 0;
-  return code;
+  for (int level = 0; level < 8; ++level) node = 2 * node + (x > book.bound[node] ? 1 : 0);
+  return node - 256;
 }
 
 // Eight numbers from p on, of which `count` exist; the others are those of `otherwise`.
@@ -93,13 +105,17 @@ ANNEAL_DEVICE float largest_of_warp(const float (&x)[adam_numbers]) {
 
 template <class Parameter, class Gradient>
 __global__ void __launch_bounds__(adam_threads) adamw_8bit_kernel(Adam8Table<Parameter, Gradient> table, Adam8 a, AdamBooks books, const Fault* fault) {
-  ANNEAL_SHARED(float, first_book, 256);
-  ANNEAL_SHARED(float, second_book, 256);
+  static_assert(adam_threads == 256, "a thread for each code");
+  ANNEAL_SHARED(SearchedBook, searched, 2);
+  SearchedBook &first_book = searched[0], &second_book = searched[1];
   if (faulted(fault)) return;
   const float factor = a.factor ? *a.factor : 1.f;
   if (factor != factor) return;
-  first_book[threadIdx.x] = books.first[threadIdx.x];
-  second_book[threadIdx.x] = books.second[threadIdx.x];
+  first_book.value[threadIdx.x] = books.first[threadIdx.x];
+  second_book.value[threadIdx.x] = books.second[threadIdx.x];
+  __syncthreads();
+  fill_bounds(first_book);
+  fill_bounds(second_book);
   __syncthreads();
   const int lane = threadIdx.x % 32, warps = adam_threads / 32;
   for (int64_t number = int64_t{blockIdx.x} * warps + threadIdx.x / 32; number < table.blocks; number += int64_t{gridDim.x} * warps) {
@@ -119,7 +135,7 @@ __global__ void __launch_bounds__(adam_threads) adamw_8bit_kernel(Adam8Table<Par
     float first[adam_numbers], second[adam_numbers];
 #pragma unroll
     for (int i = 0; i < adam_numbers; ++i) {
-      const float g = to_float(gradient[i]) * factor, m = first_book[first_code[i]] * old_first, v = second_book[second_code[i]] * old_second;
+      const float g = to_float(gradient[i]) * factor, m = first_book.value[first_code[i]] * old_first, v = second_book.value[second_code[i]] * old_second;
       first[i] = m + a.gradient_weight * (g - m);
       second[i] = v * a.beta2 + a.square_weight * g * g;
       parameter[i] = from_float<Parameter>(to_float(parameter[i]) * t.decay - t.step_size * first[i] / (sqrtf(second[i]) / a.correction + a.eps));

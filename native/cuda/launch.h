@@ -19,14 +19,13 @@ constexpr int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 // Runs kernel(arguments…) on the stream of the calling thread's device. A grid without blocks does nothing.
 template <class... P, class... A> void launch(void (*kernel)(P...), const Launch& size, A&&... arguments) {
   if (size.grid.x == 0 || size.grid.y == 0 || size.grid.z == 0) return;
-#if defined(__CUDACC__)
   if (size.shared > 48 << 10) allow_shared(reinterpret_cast<const void*>(kernel), size.shared, size.from);
+#if defined(__CUDACC__)
   kernel<<<size.grid, size.threads, size.shared, stream()>>>(static_cast<P>(arguments)...);
-  count_launch(size.from);
 #else
   simt::launch(kernel, size.grid, size.threads, size.shared, stream(), static_cast<P>(arguments)...);
-  count_launch(size.from);
 #endif
+  count_launch(size.from);
 }
 
 }  // namespace anneal::cuda

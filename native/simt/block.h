@@ -38,6 +38,7 @@ struct Launch {
   void* arguments = nullptr;
   size_t argument_bytes = 0;
   const void* kernel = nullptr;
+  int device = 0;
   Settings settings;
 
   std::vector<uint32_t> order;  // of the blocks, where it is random

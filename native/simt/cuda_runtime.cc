@@ -1,6 +1,7 @@
 #include "cuda_runtime.h"
 
 #include <cstdlib>
+#include <map>
 #include <mutex>
 #include <string>
 
@@ -16,6 +17,17 @@ thread_local cudaError_t last_error = cudaSuccess;
 thread_local std::string last_message;
 thread_local int device = 0;
 std::atomic<uint64_t> launches{0};
+
+// What cudaFuncSetAttribute allowed, by device and kernel: more dynamic shared memory than every kernel may have.
+constexpr size_t usual_shared = 48 << 10;
+std::mutex allowed_mutex;
+std::map<std::pair<int, const void*>, size_t> allowed_shared;
+
+size_t allowed_for(const void* kernel) {
+  std::lock_guard lock(allowed_mutex);
+  const auto found = allowed_shared.find({device, kernel});
+  return found == allowed_shared.end() ? usual_shared : found->second;
+}
 
 cudaError_t set_error(cudaError_t error, std::string message) {
   last_message = std::move(message);
@@ -40,18 +52,25 @@ cudaError_t check_guards() {
 std::string bad_size(const Launch& launch) {
   const uint64_t threads = uint64_t{launch.block.x} * launch.block.y * launch.block.z;
   if (threads == 0 || threads > 1024 || launch.block.x > 1024 || launch.block.y > 1024 || launch.block.z > 64) return std::to_string(threads) + " threads in a block";
-  if (launch.shared > size_t{227} << 10) return std::to_string(launch.shared) + " bytes of shared memory";
+  if (launch.shared > launch.settings.shared) return std::to_string(launch.shared) + " bytes of shared memory";
+  if (launch.shared > allowed_for(launch.kernel)) return std::to_string(launch.shared) + " bytes of shared memory, which cudaFuncSetAttribute has not allowed the kernel";
   if (launch.blocks() == 0 || launch.grid.x > 0x7fffffffu || launch.grid.y > 65535 || launch.grid.z > 65535 || launch.blocks() > 0xffffffffu)
     return "a grid of " + std::to_string(launch.grid.x) + " × " + std::to_string(launch.grid.y) + " × " + std::to_string(launch.grid.z);
   if (launch.argument_bytes > 4096) return std::to_string(launch.argument_bytes) + " bytes of arguments";
   return "";
 }
 
+// A stream works on the device that was current when it was made, and CUDA refuses it while another one is.
+bool owns(cudaStream_t stream) { return !stream || stream->device == device; }
+cudaError_t foreign_stream(cudaStream_t stream) {
+  return set_error(cudaErrorInvalidResourceHandle, "the stream is one of device " + std::to_string(stream->device) + ", but the current device is " + std::to_string(device));
+}
+
 // Copies, or says that one side is not the device memory it should be.
 cudaError_t copy(void* to, const void* from, size_t bytes, bool to_device, bool from_device) {
   if (bytes == 0) return cudaSuccess;
-  if ((to_device && !inside_buffer(to, bytes)) || (from_device && !inside_buffer(from, bytes)))
-    return set_error(cudaErrorInvalidValue, "a copy of " + std::to_string(bytes) + " bytes is not inside one allocation of the device");
+  if ((to_device && !inside_buffer(to, bytes, device)) || (from_device && !inside_buffer(from, bytes, device)))
+    return set_error(cudaErrorInvalidValue, "a copy of " + std::to_string(bytes) + " bytes is not inside one allocation of device " + std::to_string(device));
   std::memmove(to, from, bytes);
   return cudaSuccess;
 }
@@ -67,6 +86,7 @@ void run(const void* kernel, dim3 grid, dim3 block, size_t shared, void (*call)(
   launch.arguments = arguments;
   launch.argument_bytes = argument_bytes;
   launch.kernel = kernel;
+  launch.device = device;
   launch.settings = settings();
   if (++launches == launch.settings.fail_launch) {
     set_error(cudaErrorLaunchFailure, "in " + kernel_name(kernel) + ": ANNEAL_SIMT_FAIL_LAUNCH wants this launch to fail");
@@ -87,7 +107,8 @@ void run(const void* kernel, dim3 grid, dim3 block, size_t shared, void (*call)(
 }
 
 void submit(cudaStream_t stream, std::function<void()> run) {
-  if (stream && stream->capture) stream->capture->push_back(std::move(run));
+  if (!owns(stream)) foreign_stream(stream);
+  else if (stream && stream->capture) stream->capture->push_back(std::move(run));
   else run();
 }
 
@@ -95,7 +116,9 @@ void submit(cudaStream_t stream, std::function<void()> run) {
 
 using namespace anneal::simt;
 
+// Opening a device begins with this: the settings are read anew, so that a test may change them between devices.
 cudaError_t cudaGetDeviceCount(int* count) {
+  read_settings();
   const int devices = settings().devices;
   *count = devices > 0 ? devices : 0;
   return devices > 0 ? cudaSuccess : set_error(devices == 0 ? cudaErrorNoDevice : cudaErrorInsufficientDriver, "no device");
@@ -106,7 +129,8 @@ cudaError_t cudaSetDevice(int index) {
   return cudaSuccess;
 }
 cudaError_t cudaGetDeviceProperties(cudaDeviceProp* properties, int) {
-  *properties = {"emulator", 8, 0, 4, settings().memory, 227 << 10};
+  const Settings now = settings();
+  *properties = {"emulator", now.compute / 10, now.compute % 10, 4, now.memory, now.shared};
   return cudaSuccess;
 }
 // ANNEAL_SIMT_DEVICES=-1 has a driver of CUDA 11.8, -2 none.
@@ -142,21 +166,22 @@ cudaError_t cudaMemcpyAsync(void* to, const void* from, size_t bytes, cudaMemcpy
   cudaError_t result = cudaSuccess;
   const bool to_device = kind == cudaMemcpyHostToDevice || kind == cudaMemcpyDeviceToDevice;
   const bool from_device = kind == cudaMemcpyDeviceToHost || kind == cudaMemcpyDeviceToDevice;
+  if (!owns(stream)) return foreign_stream(stream);
   if (stream && stream->capture) submit(stream, [=] { copy(to, from, bytes, to_device, from_device); });
   else result = copy(to, from, bytes, to_device, from_device);
   return result;
 }
 cudaError_t cudaMemsetAsync(void* to, int value, size_t bytes, cudaStream_t stream) {
-  if (bytes && !inside_buffer(to, bytes)) return set_error(cudaErrorInvalidValue, "a memset outside the allocations of the device");
+  if (!owns(stream)) return foreign_stream(stream);
+  if (bytes && !inside_buffer(to, bytes, device)) return set_error(cudaErrorInvalidValue, "a memset outside the allocations of the device");
   submit(stream, [=] { std::memset(to, value, bytes); });
   return cudaSuccess;
 }
 
-// A device opens with a stream: it reads the settings anew and counts its launches from 1.
+// A device opens with a stream: launches are counted from 1.
 cudaError_t cudaStreamCreateWithFlags(cudaStream_t* stream, unsigned) {
-  read_settings();
   launches = 0;
-  *stream = new SimtStream;
+  *stream = new SimtStream{nullptr, device};
   return cudaSuccess;
 }
 cudaError_t cudaStreamDestroy(cudaStream_t stream) {
@@ -169,9 +194,12 @@ cudaError_t cudaStreamSynchronize(cudaStream_t) {
   write_profile();
   return cudaGetLastError();
 }
-cudaError_t cudaEventCreateWithFlags(cudaEvent_t* event, unsigned) { return *event = new SimtEvent, cudaSuccess; }
+cudaError_t cudaEventCreateWithFlags(cudaEvent_t* event, unsigned) { return *event = new SimtEvent{device}, cudaSuccess; }
 cudaError_t cudaEventDestroy(cudaEvent_t event) { return delete event, cudaSuccess; }
-cudaError_t cudaEventRecord(cudaEvent_t, cudaStream_t) { return cudaSuccess; }
+cudaError_t cudaEventRecord(cudaEvent_t event, cudaStream_t stream) {
+  if (!owns(stream)) return foreign_stream(stream);
+  return event->device == device ? cudaSuccess : set_error(cudaErrorInvalidResourceHandle, "the event is one of another device than the stream");
+}
 cudaError_t cudaEventElapsedTime(float* milliseconds, cudaEvent_t, cudaEvent_t) { return *milliseconds = 0, cudaSuccess; }
 cudaError_t cudaEventSynchronize(cudaEvent_t) { return cudaSuccess; }
 
@@ -182,7 +210,8 @@ cudaError_t cudaStreamEndCapture(cudaStream_t stream, cudaGraph_t* graph) {
   return cudaSuccess;
 }
 cudaError_t cudaGraphInstantiate(cudaGraphExec_t* executable, cudaGraph_t graph, unsigned long long) { return *executable = new SimtGraph(*graph), cudaSuccess; }
-cudaError_t cudaGraphLaunch(cudaGraphExec_t executable, cudaStream_t) {
+cudaError_t cudaGraphLaunch(cudaGraphExec_t executable, cudaStream_t stream) {
+  if (!owns(stream)) return foreign_stream(stream);
   for (auto& run : *executable) run();
   return cudaSuccess;
 }
@@ -195,6 +224,10 @@ cudaError_t cudaGetLastError() {
   return error;
 }
 const char* cudaGetErrorString(cudaError_t error) { return error == cudaSuccess ? "no error" : last_message.c_str(); }
-cudaError_t cudaFuncSetAttribute(const void*, cudaFuncAttribute, int value) {
-  return value <= 227 << 10 ? cudaSuccess : set_error(cudaErrorInvalidValue, "more dynamic shared memory than a block can have");
+cudaError_t cudaFuncSetAttribute(const void* kernel, cudaFuncAttribute, int value) {
+  const size_t bytes = static_cast<size_t>(value);
+  if (bytes > settings().shared) return set_error(cudaErrorInvalidValue, "more dynamic shared memory than a block can have");
+  std::lock_guard lock(allowed_mutex);
+  allowed_shared[{device, kernel}] = bytes;
+  return cudaSuccess;
 }

@@ -19,7 +19,7 @@ constexpr size_t buffer_guard = guard_bytes, shared_guard = 1024;
 constexpr unsigned char guard_value = 0xEE;
 // NaN in every float format, and as an index far outside everything.
 constexpr unsigned char unwritten = 0xFF;
-constexpr size_t largest_shared = 227 << 10, largest_static_shared = 48 << 10;
+constexpr size_t largest_static_shared = 48 << 10;
 
 struct Buffers {
   std::mutex mutex;
@@ -96,13 +96,13 @@ size_t allocated_bytes(int device) {
   return all.allocated[device];
 }
 
-bool inside_buffer(const void* p, size_t bytes) {
+bool inside_buffer(const void* p, size_t bytes, int device) {
   Buffers& all = buffers();
   std::lock_guard lock(all.mutex);
   auto after = all.by_address.upper_bound(reinterpret_cast<uintptr_t>(p));
   if (after == all.by_address.begin()) return false;
   const Buffer& buffer = std::prev(after)->second;
-  return static_cast<const unsigned char*>(p) + bytes <= buffer.data + buffer.bytes;
+  return buffer.device == device && static_cast<const unsigned char*>(p) + bytes <= buffer.data + buffer.bytes;
 }
 
 Buffer find_buffer(const void* p) {
@@ -206,7 +206,7 @@ void* static_shared(const void* tag, size_t bytes, size_t) {
   size_t used = bytes;
   for (auto& array : block.shared) used += array.in_use && array.tag ? array.bytes : 0;
   if (used > largest_static_shared) fail("launch", "%zu bytes of shared arrays; a kernel may have %zu, more only as dynamic shared memory", used, largest_static_shared);
-  if (used + block.launch->shared > largest_shared) fail("launch", "%zu bytes of shared memory, more than a block can have", used + block.launch->shared);
+  if (used + block.launch->shared > block.launch->settings.shared) fail("launch", "%zu bytes of shared memory, more than a block can have", used + block.launch->shared);
   SharedArray array{tag, allocate(bytes, shared_guard), bytes, nullptr, true};
 #if defined(ANNEAL_SIMT_HOOKS)
   array.cells = new_cells(bytes);

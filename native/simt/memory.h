@@ -21,7 +21,7 @@ void* allocate_buffer(size_t bytes, int device);
 // Whether p was a buffer.
 bool free_buffer(void* p);
 size_t allocated_bytes(int device);
-bool inside_buffer(const void* p, size_t bytes);
+bool inside_buffer(const void* p, size_t bytes, int device);
 // The buffer with this address, or one without bytes.
 Buffer find_buffer(const void* p);
 // What has been written outside buffers, empty if nothing: a sentence for each buffer, whose guards are then whole again.

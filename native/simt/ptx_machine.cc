@@ -5,6 +5,7 @@
 #include <cstdarg>
 
 #include "memory.h"
+#include "settings.h"
 
 namespace anneal::simt::ptx {
 
@@ -45,7 +46,7 @@ void Machine::fault(Warp& warp, const Instruction& instruction, int lane, const 
 Machine::Machine(const Program& program, dim3 grid, dim3 block, size_t dynamic_shared, const char* parameters)
     : program_(program), grid_(grid), block_(block), threads_(static_cast<int>(block.x * block.y * block.z)), parameters_(parameters), dynamic_shared_(dynamic_shared), recent_(program.code.size()) {
   if (threads_ < 1 || threads_ > 1024) fail("a block of %d threads", threads_);
-  if (program.shared_bytes + dynamic_shared > size_t{227} << 10) fail("a block needs %zu bytes of shared memory", program.shared_bytes + dynamic_shared);
+  if (program.shared_bytes + dynamic_shared > settings().shared) fail("a block needs %zu bytes of shared memory", program.shared_bytes + dynamic_shared);
   shared_.resize(program.shared_bytes + dynamic_shared);
   warps_.resize((threads_ + lanes - 1) / lanes);
   for (size_t i = 0; i < warps_.size(); ++i) {

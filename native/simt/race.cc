@@ -285,6 +285,12 @@ void touch(Fiber& fiber, const void* address, size_t bytes, Access access, const
     }
     data = buffer->data;
     size = buffer->bytes;
+    if (buffer->device != launch.device) {
+      const std::string text = std::string(verb(access)) + " of " + std::to_string(bytes) + " bytes @ of memory of device " + std::to_string(buffer->device) + " by a kernel of device " + std::to_string(launch.device) + "; " + who(fiber);
+      launch.find({"out-of-bounds", text, pc});
+      inside = false;
+      abandon();
+    }
   }
   if (p < data || p + bytes > data + size) {
     const std::string text = std::string(verb(access)) + " of " + std::to_string(bytes) + " bytes @ at offset " + std::to_string(p - data) + " of a " + std::to_string(size) +

@@ -49,6 +49,8 @@ Settings from_environment() {
   result.profile = word("ANNEAL_SIMT_PROFILE");
   result.devices = static_cast<int>(number("ANNEAL_SIMT_DEVICES", 1));
   result.memory = static_cast<size_t>(number("ANNEAL_SIMT_MEMORY", static_cast<long long>(result.memory)));
+  result.shared = static_cast<size_t>(number("ANNEAL_SIMT_SHARED", static_cast<long long>(result.shared)));
+  result.compute = static_cast<int>(number("ANNEAL_SIMT_COMPUTE", result.compute));
   result.fail_launch = static_cast<uint64_t>(number("ANNEAL_SIMT_FAIL_LAUNCH", 0));
   return result;
 }

@@ -17,6 +17,8 @@ struct Settings {
   std::string profile;             // ANNEAL_SIMT_PROFILE: the file that gets the profile as JSON; %p is the process id
   int devices = 1;                 // ANNEAL_SIMT_DEVICES: 0 is a machine without a GPU, negative one with an old driver
   size_t memory = size_t{16} << 30;  // ANNEAL_SIMT_MEMORY: bytes of each device
+  size_t shared = 227 << 10;       // ANNEAL_SIMT_SHARED: bytes of shared memory a block may have; 101376 is what sm_86, sm_89 and sm_120 give
+  int compute = 80;                // ANNEAL_SIMT_COMPUTE: the compute capability it claims, times 10
   uint64_t fail_launch = 0;        // ANNEAL_SIMT_FAIL_LAUNCH: the launch, counted from 1, that fails
 };
 

@@ -39,6 +39,15 @@ describe('violations', () => {
     expect(violations('sm_80', 'gemm_half_kernel<float>', { ...product, tensor: 0 })).toEqual(['sm_80: gemm_half_kernel<float> has no tensor instructions'])
   })
 
+  test('but for what is allowed, on one architecture and up to a number', () => {
+    const name = 'attention_forward_kernel<ForwardShape<256, 64, 64, 4> >'
+    const spilling = { ...product, stack: 32, spills: 72, local: 9 }
+    expect(violations('sm_120', name, spilling)).toEqual([])
+    expect(violations('sm_120', name, { ...spilling, spills: 88 })).toEqual([`sm_120: ${name} spills 88 bytes of registers`])
+    expect(violations('sm_86', name, spilling).length).toBe(3)
+    expect(violations('sm_120', 'attention_forward_kernel<ForwardShape<128, 128, 64, 4> >', spilling).length).toBe(3)
+  })
+
   test('of what was recorded', () => {
     expect(violations('sm_80', 'product_kernel<float>', product, { ...product, registers: 16 })).toEqual([])
     expect(violations('sm_80', 'product_kernel<float>', product, { ...product, registers: 13, tensor: 2, blocks: 32, wide: 2, narrow: 0 })).toEqual([
