@@ -1,12 +1,12 @@
 // Says why an addon could not be loaded, and what to do, as an error with code ERR_ADDON.
 import { Buffer } from 'node:buffer'
-import { closeSync, openSync, readSync } from 'node:fs'
 
 const machines = { 3: 'ia32', 40: 'arm', 62: 'x64', 183: 'arm64', 243: 'riscv64', 258: 'loong64', 21: 'ppc64', 22: 's390x' }
 const build = 'npm rebuild anneal   (in a clone: npm run build:native); needs a C++20 compiler and cmake (Debian: apt-get install g++ cmake make)'
 
 /** What a file is built for, such as linux-arm64, by its first bytes; undefined where they do not say. */
 export function platformOf(path) {
+  const { closeSync, openSync, readSync } = process.getBuiltinModule('node:fs')
   const bytes = Buffer.alloc(20)
   try {
     const file = openSync(path)

@@ -1,20 +1,21 @@
 // Finds and loads the addon: where ANNEAL_ADDON points, else the local build, which exists only where somebody made it, else this platform's package.
-import { existsSync } from 'node:fs'
 import { createRequire } from 'node:module'
 import { dirname, join } from 'node:path'
-import { fileURLToPath } from 'node:url'
 import { addonError } from './failure.js'
 
 const require = createRequire(import.meta.url)
-const root = dirname(dirname(fileURLToPath(import.meta.url)))
+const root = dirname(import.meta.dirname)
 
 /** The package with this platform's binary; on Linux those of the GNU C library. */
 export const platformPackage = `@anneal/${process.platform}-${process.arch}${process.platform === 'linux' ? '-gnu' : ''}`
 
 /** The local build of cmake-js or node-gyp, wherever it put it. */
 function localBuild() {
-  const usual = join(root, 'build/Release/anneal.node')
-  return existsSync(usual) ? usual : require('bindings')({ bindings: 'anneal', module_root: root, path: true })
+  try {
+    return require.resolve(join(root, 'build/Release/anneal.node'))
+  } catch {
+    return require('bindings')({ bindings: 'anneal', module_root: root, path: true })
+  }
 }
 
 function candidates() {
@@ -46,7 +47,8 @@ export function deviceLibrary(kind) {
   const variable = `ANNEAL_${kind.toUpperCase()}_LIBRARY`
   if (process.env[variable]) return process.env[variable]
   const built = join(root, kind === 'cuda' ? 'build/Release' : 'build-simt', `anneal-${kind}.so`)
-  if (existsSync(built)) return built
+  // Node's file system is loaded when it is needed: an import of anneal needs none of it.
+  if (process.getBuiltinModule('node:fs').existsSync(built)) return built
   const name = `${platformPackage}-${kind}`
   try {
     return require.resolve(name)

@@ -37,7 +37,8 @@ type ReadonlyArrays<T> = T extends (...args: never[]) => unknown ? T
 export type OptionsOf<S extends z.ZodType> = ReadonlyArrays<z.input<S>>
 
 /** Where a model lives, as an option of every command and method that makes one. */
-export const deviceOption = z.string().optional().describe('cpu, cuda, or cuda:1 for a further GPU; by default the first GPU where there is one, else the CPU')
+export const deviceOption = () =>
+  z.string().optional().describe('cpu, cuda, or cuda:1 for a further GPU; by default the first GPU where there is one, else the CPU')
 
 /** What stands at a path of the options. */
 const valueAt = (options: unknown, path: readonly PropertyKey[]): unknown =>

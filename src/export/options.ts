@@ -13,7 +13,7 @@ export const exportSchema = lazily(() => z.strictObject({
   name: z.string().min(1).optional().describe("The model's name in the file; that of the file by default"),
   preTokenizer: z.string().min(1).optional().describe("llama.cpp's name for how the tokenizer cuts text into words, where it cannot be told from the pattern"),
   dtype: z.enum(['float32', 'bfloat16', 'auto']).default('float32').describe('Of the weights in memory, and of the comparison; auto keeps what is stored and needs less memory'),
-  device: deviceOption,
+  device: deviceOption(),
   verify: z.boolean().default(true).describe('Read the result again and compare it with the source on held-out tokens'),
   evalFile: z.string().min(1).optional().describe('Text to compare on; a short one is built in'),
   evalTokens: z.int().min(1).max(65_536).default(256).describe('Most tokens to compare on'),
@@ -32,7 +32,7 @@ export const mergeSchema = lazily(() => z.strictObject({
   quantize: quantizeOption.optional().describe('Merge into the base as QLoRA trained over it, rounded to this format'),
   quantized: z.enum(['dequantize', 'requantize']).optional().describe('Of a quantised base: widen its weights, or round the sum to their format again'),
   dtype: z.enum([...modelDtypes, 'auto']).default('auto').describe('Of the weights; auto keeps what is stored'),
-  device: deviceOption,
+  device: deviceOption(),
   evalFile: z.string().optional().describe('Text to measure the perplexity on, of the base, with the adapter beside it, and merged'),
   maxLength: z.int().min(2).optional().describe("Tokens a window sees; the model's context by default, at most 2048"),
 }))

@@ -33,7 +33,7 @@ export const uncachedShape = lazily(() => ({
 export const modelShape = lazily(() => ({
   tokenizer: z.string().optional().describe("Folder of the tokenizer; the model's by default"),
   dtype: z.enum(['float32', 'bfloat16']).default('float32').describe('Of the weights in memory; bfloat16 weights are trained with float32 masters'),
-  device: deviceOption,
+  device: deviceOption(),
   quantize: quantizeOption.optional().describe("Round the model's linear layers to nf4, fp4, int8 or int4 as they are read, and train an adapter over them (QLoRA)"),
   adapter: z.preprocess((value) => (typeof value === 'string' ? { type: value } : value), adapterSchema).optional()
     .describe('Train an adapter and leave the model as it is: lora, ia3, prefix, …, or an object such as { type: "lora", r: 16, targetModules: "all-linear" }'),

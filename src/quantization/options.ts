@@ -15,7 +15,7 @@ export const quantizeFolderSchema = lazily(() => z.strictObject({
   ...quantizeModelSchema.shape,
   tokenizer: z.string().optional().describe("Folder of the tokenizer; the model's by default"),
   dtype: z.enum(['float32', 'bfloat16', 'auto']).default('auto').describe('Of the weights that are not quantised; auto keeps what is stored'),
-  device: deviceOption,
+  device: deviceOption(),
   calibrationFiles: z.union([z.string(), z.array(z.string())]).optional().describe('Text for gptq and awq: files, folders or globs'),
   calibrationSamples: z.int().min(1).default(128).describe('Most sequences to calibrate with'),
   calibrationLength: z.int().min(2).default(512).describe('Tokens of each'),

@@ -136,14 +136,21 @@ export class Pattern {
 }
 
 const watched: { work: () => unknown } = { work: () => undefined }
-const context = vm.createContext(watched)
-const script = new vm.Script('work()')
+// Made when first needed: a context takes longer than most of an import.
+let runWatched: ((options: vm.RunningScriptOptions) => unknown) | undefined
+
+function makeWatchdog(): (options: vm.RunningScriptOptions) => unknown {
+  const context = vm.createContext(watched)
+  const script = new vm.Script('work()')
+  return (options) => script.runInContext(context, options) as unknown
+}
 
 /** Runs synchronous work that V8 stops after `limitMs`, regular expressions included. */
 export function runWithTimeLimit<T>(work: () => T, limitMs: number): T {
+  runWatched ??= makeWatchdog()
   watched.work = work
   try {
-    return script.runInContext(context, { timeout: Math.ceil(limitMs) }) as T
+    return runWatched({ timeout: Math.ceil(limitMs) }) as T
   } finally {
     watched.work = () => undefined
   }

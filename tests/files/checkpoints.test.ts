@@ -138,7 +138,8 @@ describe('failures while saving', () => {
     }
     expect(before).toBeGreaterThan(5)
     expect(killedInside).toBeGreaterThan(3)
-  })
+    // 20 starts of Node, each of a second and more on a busy machine.
+  }, 180_000)
 
   it('a real refusal of the system, too large a file, is a DiskFullError and leaves nothing behind', async () => {
     const folder = temporaryFolder()

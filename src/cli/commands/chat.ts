@@ -14,7 +14,7 @@ import { cyan, dim, print } from '../terminal.ts'
 const schema = z.strictObject({
   model: z.string().min(1).describe('Folder of the model, or of an adapter'),
   dtype: z.enum(['float32', 'bfloat16', 'auto']).default('auto').describe('Of the weights in memory; auto keeps what is stored'),
-  device: deviceOption,
+  device: deviceOption(),
   system: z.string().optional().describe('A system message'),
   message: z.string().optional().describe('Answer this one message and stop'),
   ...generationShape,

@@ -11,7 +11,7 @@ const schema = z.strictObject({
   model: z.string().min(1).describe('Folder of the model, or of an adapter'),
   tokenizer: z.string().optional().describe("Folder of the tokenizer; the model's by default"),
   dtype: z.enum(['float32', 'bfloat16', 'auto']).default('auto').describe('Of the weights in memory; auto keeps what is stored'),
-  device: deviceOption,
+  device: deviceOption(),
   files: z.union([z.string(), z.array(z.string())]).describe('Held-out data: files, folders or globs'),
   maxLength: z.int().min(2).optional().describe("Tokens a window sees; the model's context by default, at most 2048"),
   stride: z.int().min(1).optional().describe('Tokens a window goes on by; half of maxLength by default'),

@@ -11,7 +11,7 @@ const schema = z.strictObject({
   model: z.string().min(1).describe('Folder of the masked language model'),
   tokenizer: z.string().optional().describe("Folder of the tokenizer; the model's by default"),
   dtype: z.enum(['float32', 'bfloat16', 'auto']).default('auto').describe('Of the weights in memory; auto keeps what is stored'),
-  device: deviceOption,
+  device: deviceOption(),
   text: z.union([z.string(), z.array(z.string())]).describe('Text with the mask token, such as "Paris is the [MASK] of France."'),
   topK: z.int().min(1).default(5).describe('How many tokens to name for each mask'),
   json: z.boolean().default(false).describe('Print JSON lines, one a text'),

@@ -12,7 +12,7 @@ const schema = z.strictObject({
   model: z.string().min(1).describe('Folder of the model, or of an adapter'),
   tokenizer: z.string().optional().describe("Folder of the tokenizer; the model's by default"),
   dtype: z.enum(['float32', 'bfloat16', 'auto']).default('auto').describe('Of the weights in memory; auto keeps what is stored'),
-  device: deviceOption,
+  device: deviceOption(),
   prompt: z.union([z.string(), z.array(z.string())]).describe('Text to continue; several are answered together'),
   json: z.boolean().default(false).describe('Print tokens and log-probabilities as JSON lines'),
   ...generationShape,

@@ -48,7 +48,7 @@ export const teachSchema = lazily(() => z.strictObject({
   teacher: z.string().min(1).describe('Folder of the teacher'),
   tokenizer: z.string().optional().describe("Folder of the student's tokenizer; the teacher's by default. A recording names it, so that a student with another is refused"),
   dtype: z.enum(['float32', 'bfloat16', 'auto']).default('auto').describe("Of the teacher's weights in memory; auto keeps what is stored"),
-  device: deviceOption,
+  device: deviceOption(),
   ...dataShape,
   maxLength: sftSchema.shape.maxLength, packing: sftSchema.shape.packing, completionOnlyLoss: sftSchema.shape.completionOnlyLoss, assistantOnlyLoss: sftSchema.shape.assistantOnlyLoss,
   seed: sftSchema.shape.seed,

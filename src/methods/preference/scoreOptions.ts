@@ -7,7 +7,7 @@ export const scoreSchema = lazily(() => z.strictObject({
   adapterPath: z.string().optional().describe('Folder of an adapter that reward training saved'),
   tokenizer: z.string().optional().describe("Folder of the tokenizer; the model's by default"),
   dtype: z.enum(['float32', 'bfloat16', 'auto']).default('auto').describe('Of the weights in memory; auto keeps what is stored'),
-  device: deviceOption,
+  device: deviceOption(),
   files: z.union([z.string(), z.array(z.string())]).describe('What to score: files, folders or globs of texts, conversations, prompts with completions, or preference pairs'),
   columns: z.record(z.string(), z.string()).optional().describe('Where a known column has another name: completion=answer'),
   maxLength: z.int().min(1).optional().describe("Longest text in tokens; the model's context by default. A longer one has no score"),

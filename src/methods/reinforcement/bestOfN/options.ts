@@ -7,7 +7,7 @@ export const bestOfNSchema = lazily(() => z.strictObject({
   model: z.string().min(1).describe('Folder of the model that answers'),
   tokenizer: z.string().optional().describe("Folder of the tokenizer; the model's by default"),
   dtype: z.enum(['float32', 'bfloat16']).default('float32').describe('Of the weights in memory'),
-  device: deviceOption,
+  device: deviceOption(),
   bf16: z.boolean().optional().describe('Multiply in bfloat16; true on a GPU and false on the CPU by default'),
   ...promptShape, ...rewardShape,
   output: z.string().min(1).describe('File to write, .jsonl; beside it output.progress holds what is done, so that a stopped run goes on'),
