@@ -64,7 +64,7 @@ const registry = await startRegistry(root, packages, absent)
 try {
   const host = Object.keys(packages).find((name) => name !== 'anneal' && !name.endsWith('-cuda'))
   await step('sizes', () => {
-    const javascript = bytesOf(join(packages.anneal.folder, 'dist'), (name) => name.endsWith('.js'))
+    const javascript = bytesOf(join(packages.anneal.folder, 'dist'), (name) => /\.c?js$/.test(name))
     const addon = host ? bytesOf(packages[host].folder, (name) => name.endsWith('.node')) : 0
     expect(packages.anneal.size < 1e6, `the package of anneal has ${packages.anneal.size} bytes; expected less than 1 MB`)
     expect(!host || packages[host].size < 4e6, `the package of the addon has ${host && packages[host].size} bytes; expected less than 4 MB`)
