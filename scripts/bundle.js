@@ -1,5 +1,5 @@
 // Writes the JavaScript of dist/: few modules instead of hundreds, because each costs time when it is imported; names and lines are kept, so stack
-// traces read as the sources do. What every import needs of zod and jinja is inside. `npm run build:ts` writes the declarations too.
+// traces read as the sources do. zod and jinja are inside, each in a file that core loads when it needs it. `npm run build:ts` writes the declarations too.
 import { copyFileSync, mkdirSync, readdirSync, rmSync } from 'node:fs'
 import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'

@@ -2,7 +2,7 @@
 // A function becomes one that asks its module at each call, an object a proxy of it; sources and declarations know nothing of it.
 
 const prefix = '\0deferred:'
-/** What is loaded from a file of dist/, because import() would have to be awaited: package, its file and the names that anneal imports. */
+/** Packages that are bundled, each into a CommonJS file of dist/, because import() would have to be awaited, and what anneal imports of them. */
 export const packages = { zod: ['z'], '@huggingface/jinja': ['Template'] }
 export const fileOf = (name) => `${name.replace(/^.*\//, '')}.cjs`
 
