@@ -108,7 +108,7 @@ test('a limit of memory holds for one device', async () => {
 
 test('a fault of one device does not reject the other’s fence', async () => {
   const weights = [make(first, 1, [5, 8]), make(second, 1, [5, 8])]
-  const ids = [2, 7].map((id, i) => Tensor.from(Int32Array.of(id), [1], { device: [first, second][i] }))
+  const ids = ([[2, first], [7, second]] as const).map(([id, device]) => Tensor.from(Int32Array.of(id), [1], { device }))
   live.push(...ids)
   scope(() => { weights.forEach((weight, i) => { embedding(weight, ids[i]!) }) })
   await first.fence()
