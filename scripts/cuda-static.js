@@ -130,7 +130,7 @@ async function main(args) {
     if (args.length === 0 && comparable) for (const gone of Object.keys((ruled.includes(arch) ? recorded.kept?.[arch] : recorded[arch]) ?? {})) if (!files.includes(gone)) problems.push(`${arch}: ${gone}.cu is recorded but is no more; run node scripts/cuda-static.js --update`)
   }
   if (update && nvcc) {
-    const merged = Object.fromEntries(Object.keys(kernels).map((arch) => [arch, args.length ? { ...recorded[arch], ...kernels[arch] } : kernels[arch]]))
+    const merged = Object.fromEntries(measured.map((arch) => [arch, kernels[arch] && args.length === 0 ? kernels[arch] : { ...recorded[arch], ...kernels[arch] }]))
     mkdirSync(dirname(recordedPath), { recursive: true })
     writeFileSync(recordedPath, formatRecorded({ nvcc: tools.version, kernels: merged, kept }))
   }
