@@ -23,6 +23,7 @@ const shapes: PolicyShape[] = [
   { name: 'vespo', options: { objective: 'vespo', beta: 0.02 }, factors: true, spread: 0.1 },
   { name: 'no sequences', lengths: [], options: { beta: 0.1 } },
   { name: 'empty sequences', lengths: [0, 2, 0], options: { level: 'sequence_mean' } },
+  { name: 'more sequences than the last sum has threads', lengths: Array.from({ length: 300 }, (_, i) => i % 3), options: { beta: 0.1 } },
   { name: '512 sequences of 512', lengths: Array.from({ length: 512 }, () => 512), options: { beta: 0.04 }, benchOnly: true },
 ]
 
