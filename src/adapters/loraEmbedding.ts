@@ -1,6 +1,7 @@
-import { Embedding, normal, Parameter, zeros, AdapterPart } from '../nn/index.ts'
+import { AdapterPart, normal, Parameter, zeros } from '../nn/index.ts'
 import { add, embedding, linear, mul, toDtype, transpose } from '../ops/index.ts'
 import { noGrad, scope, Tensor, unscoped } from '../tensor/index.ts'
+import { AdapterEmbedding } from './adapterEmbedding.ts'
 
 /** A [rank, count] and B [width, rank] of an embedding. */
 export class LoraEmbeddingPart extends AdapterPart {
@@ -16,41 +17,13 @@ export class LoraEmbeddingPart extends AdapterPart {
   }
 }
 
-/** weight[id] + scale Aᵀ[id] Bᵀ. It shares the weight of the embedding whose place it takes; equals PEFT's lora.Embedding. */
-export class LoraEmbedding extends Embedding {
-  readonly base_layer: Embedding
-  readonly #parts = new Map<string, LoraEmbeddingPart>()
-
-  constructor(base: Embedding) {
-    super(base.weight.shape[0]!, base.weight.shape[1]!)
-    this.weight = base.weight
-    this.base_layer = base
-    this.training = base.training
-  }
-
-  get parts(): ReadonlyMap<string, LoraEmbeddingPart> { return this.#parts }
-
-  set(name: string, part: LoraEmbeddingPart): void {
-    this.#parts.set(name, part)
-    Object.assign(this, { [`adapter_${name}`]: part })
-  }
-
-  delete(name: string): void {
-    this.#parts.get(name)?.dispose()
-    this.#parts.delete(name)
-    Reflect.deleteProperty(this, `adapter_${name}`)
-  }
-
+/** weight[id] + scale Aᵀ[id] Bᵀ. Equals PEFT's lora.Embedding. */
+export class LoraEmbedding extends AdapterEmbedding<LoraEmbeddingPart> {
   override forward(ids: Tensor): Tensor {
-    return scope(() => {
-      let y = super.forward(ids)
-      for (const part of this.#parts.values()) {
-        if (!part.active) continue
-        const rows = embedding(transpose(part.lora_embedding_A.tensor), ids)
-        y = add(y, toDtype(mul(linear(rows, part.lora_embedding_B.tensor), part.scale), y.dtype))
-      }
-      return y
-    })
+    return scope(() => this.active.reduce((y, part) => {
+      const rows = embedding(transpose(part.lora_embedding_A.tensor), ids)
+      return add(y, toDtype(mul(linear(rows, part.lora_embedding_B.tensor), part.scale), y.dtype))
+    }, super.forward(ids)))
   }
 
   /** weight += scale (B A)ᵀ, in float32 and rounded once. */

@@ -1,9 +1,10 @@
 import { ConfigError } from '../errors.ts'
-import { AdapterLayer, AdapterPart, Embedding, Linear, Parameter, zeros, type LinearLayer } from '../nn/index.ts'
+import { AdapterLayer, AdapterPart, Linear, Parameter, zeros, type LinearLayer } from '../nn/index.ts'
 import type { Activation } from '../nn/linear.ts'
 import { activation as activate, add, broadcastTo, embedding, linear, reshape, toDtype, where } from '../ops/index.ts'
 import { record } from '../tensor/autograd.ts'
 import { noGrad, scope, Tensor, unscoped, type Device } from '../tensor/index.ts'
+import { AdapterEmbedding } from './adapterEmbedding.ts'
 
 /** The rows of some tokens in a table [vocabulary, width], trained in the place of the table's own: PEFT's trainable_tokens_delta [tokens, width]. */
 export class TokensPart extends AdapterPart {
@@ -84,33 +85,10 @@ export function refuseOverlap(path: string, parts: Iterable<TokensPart>): void {
   }
 }
 
-/** An embedding some rows of which adapters train. It shares the weight of the one whose place it takes; equals PEFT's TrainableTokensLayer. */
-export class TokensEmbedding extends Embedding {
-  readonly base_layer: Embedding
-  readonly #parts = new Map<string, TokensPart>()
-
-  constructor(base: Embedding) {
-    super(base.weight.shape[0]!, base.weight.shape[1]!)
-    this.weight = base.weight
-    this.base_layer = base
-    this.training = base.training
-  }
-
-  get parts(): ReadonlyMap<string, TokensPart> { return this.#parts }
-
-  set(name: string, part: TokensPart): void {
-    this.#parts.set(name, part)
-    Object.assign(this, { [`adapter_${name}`]: part })
-  }
-
-  delete(name: string): void {
-    this.#parts.get(name)?.dispose()
-    this.#parts.delete(name)
-    Reflect.deleteProperty(this, `adapter_${name}`)
-  }
-
+/** An embedding some rows of which adapters train; equals PEFT's TrainableTokensLayer. */
+export class TokensEmbedding extends AdapterEmbedding<TokensPart> {
   override forward(ids: Tensor): Tensor {
-    return scope(() => [...this.#parts.values()].filter((part) => part.active).reduce((y, part) => part.inRows(y, ids), super.forward(ids)))
+    return scope(() => this.active.reduce((y, part) => part.inRows(y, ids), super.forward(ids)))
   }
 }
 
