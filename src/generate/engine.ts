@@ -192,13 +192,14 @@ export class GenerationEngine {
   }
 
   /**
-   * The parts that run together. New tokens and prompts do not: their products differ in the order of sums. Rotary frequencies that depend on the longest
-   * sequence of a pass are not shared between lengths.
+   * The parts that run together. On the CPU new tokens and prompts do not: their products differ in the order of sums. Rotary frequencies that depend on the
+   * longest sequence of a pass are not shared between lengths.
    */
   #batches(parts: readonly Part[]): Part[][] {
     const batches = new Map<string, Part[]>()
+    const apart = this.model.device.name === 'cpu'
     for (const part of parts) {
-      const key = `${this.#lengthKey(part.end)} ${isNewToken(part)}`
+      const key = `${this.#lengthKey(part.end)} ${apart && isNewToken(part)}`
       const batch = batches.get(key)
       if (batch) batch.push(part)
       else batches.set(key, [part])
