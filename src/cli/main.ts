@@ -21,6 +21,7 @@ import { teachCommand } from './commands/teach.ts'
 import { tokenizerCommand } from './commands/tokenizer.ts'
 import { mergeCommand } from './commands/merge.ts'
 import { normaliseArguments, unknownCommand } from './flags.ts'
+import { handleInterrupts, type RunningCommand } from './interrupt.ts'
 import { reportError } from './run.ts'
 
 // A reader such as `head` may leave early; that is no error.
@@ -30,6 +31,9 @@ process.stdout.on('error', (error: NodeJS.ErrnoException) => {
 })
 
 const { version } = JSON.parse(readFileSync(new URL('../../package.json', import.meta.url), 'utf8')) as { version: string }
+
+let running: RunningCommand | undefined
+handleInterrupts(() => running)
 
 const program = new Command('anneal')
   .description('LLM training for TypeScript: pretraining, SFT, RL and distillation')
@@ -42,6 +46,8 @@ const program = new Command('anneal')
     command.outputHelp()
   })
   .allowExcessArguments()
+  // Every command that trains has a dry run.
+  .hook('preAction', (_, command) => { running = { name: command.name(), trains: command.options.some(({ long }) => long === '--dry-run') } })
 
 for (const command of [quickstartCommand(), infoCommand(), tokenizerCommand(), pretrainCommand(), sftCommand(), ...preferenceCommands(), scoreCommand(), distillCommand(), teachCommand(), ...reinforcementCommands(), bestOfNCommand(), generateCommand(), chatCommand(), fillMaskCommand(), evalCommand(), exportCommand(), quantizeCommand(), mergeCommand(), inspectCommand()]) {
   program.addCommand(command.exitOverride())

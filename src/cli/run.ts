@@ -3,35 +3,8 @@ import { memoryEstimate, type PretrainedModel } from '../models/index.ts'
 import type { PolicyRun, PreparedPreferenceRun, PreparedRun } from '../methods/index.ts'
 import type { DType } from '../tensor/index.ts'
 import { ProgressLogger } from '../train/loggers/index.ts'
+import { interruptCode, interruptSignal } from './interrupt.ts'
 import { bold, bytesText, dim, print, yellow } from './terminal.ts'
-
-/** The exit code of a process ended by SIGINT. */
-export const interrupted = 130
-
-/** Aborts on the first SIGINT or SIGTERM; a second one ends the process at once. */
-export function interruptSignal(): { signal: AbortSignal; code: () => number; release: () => void } {
-  const controller = new AbortController()
-  let code = 0
-  const stop = (name: 'SIGINT' | 'SIGTERM'): void => {
-    const exitCode = name === 'SIGINT' ? interrupted : 143
-    if (controller.signal.aborted) process.exit(exitCode)
-    code = exitCode
-    process.stderr.write(`\n${name}: finishing the step and saving; once more to stop at once\n`)
-    controller.abort()
-  }
-  const onInterrupt = (): void => { stop('SIGINT') }
-  const onTerminate = (): void => { stop('SIGTERM') }
-  process.on('SIGINT', onInterrupt)
-  process.on('SIGTERM', onTerminate)
-  return {
-    signal: controller.signal,
-    code: () => code,
-    release: () => {
-      process.off('SIGINT', onInterrupt)
-      process.off('SIGTERM', onTerminate)
-    },
-  }
-}
 
 /** What the run will do. */
 export function describeRun(run: PreparedRun<PretrainedModel>): void {
@@ -81,19 +54,14 @@ export interface TrainableRun extends Pick<PreparedRun, 'train' | 'dispose'> { t
 export async function runTraining(run: TrainableRun): Promise<void> {
   const progress = new ProgressLogger()
   const stop = run.trainer.on((event) => { progress.handle(event) })
-  const interrupt = interruptSignal()
   try {
-    const result = await run.train({ signal: interrupt.signal })
+    const result = await run.train({ signal: interruptSignal })
     progress.close()
-    if (result.reason === 'aborted') {
-      print(`stopped at step ${result.step}; go on with --resume-from-checkpoint`)
-      process.exitCode = interrupt.code()
-    } else {
-      print(`done: ${run.trainer.args.outputDir}`)
-    }
+    if (result.reason === 'aborted') print(`stopped at step ${result.step}; go on with --resume-from-checkpoint`)
+    else print(`done: ${run.trainer.args.outputDir}`)
+    process.exitCode = interruptCode()
   } finally {
     stop()
-    interrupt.release()
     run.dispose()
   }
 }

@@ -2,6 +2,7 @@ import { createHash } from 'node:crypto'
 import { mkdir, readFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import { z } from 'zod'
+import { during } from '../activity.ts'
 import { DataError } from '../errors.ts'
 import { replaceFile, recoverLeftovers } from '../files/atomic.ts'
 import { isMissing, readError, writeError, type FileSystem } from '../files/filesystem.ts'
@@ -40,11 +41,14 @@ export interface CacheProgress { shards: number, rows: number, tokens: number, r
 const indexSchema = lazily(() => z.object({ version: z.literal(1), fingerprint: z.string(), shards: z.number().int().nonnegative() }))
 
 /** The SHA-256 of values that decide a cache's content, independent of the order of keys. */
+/** JSON of what rows may hold: whole numbers of a database or a Parquet file may be larger than JSON has. */
+export const jsonOfRows = (values: unknown): string => JSON.stringify(values, (_, value: unknown) => (typeof value === 'bigint' ? `${value}n` : value))
+
 export function fingerprintOf(values: unknown): string {
   const sorted = (value: unknown): unknown => value !== null && typeof value === 'object' && !Array.isArray(value)
     ? Object.fromEntries(Object.entries(value).filter(([, inner]) => inner !== undefined).sort(([a], [b]) => a < b ? -1 : 1).map(([key, inner]) => [key, sorted(inner)]))
     : Array.isArray(value) ? value.map(sorted) : value
-  return createHash('sha256').update(JSON.stringify(sorted(values))).digest('hex')
+  return createHash('sha256').update(jsonOfRows(sorted(values))).digest('hex')
 }
 
 const shardPath = (directory: string, number: number): string => join(directory, `shard-${String(number).padStart(6, '0')}.bin`)
@@ -145,13 +149,19 @@ function sumStats(shards: readonly ShardInfo[]): ExampleStats {
 }
 
 /** Writes the shards after `earlier`; returns how many there are in all. */
-async function buildShards(options: CacheOptions, earlier: readonly ShardInfo[]): Promise<number> {
+function buildShards(options: CacheOptions, earlier: readonly ShardInfo[]): Promise<number> {
+  let done = earlier.length
+  const kept = (): string => done === 0 ? 'no shard was finished' : `the cache keeps the ${done} shard${done === 1 ? '' : 's'} that ${done === 1 ? 'was' : 'were'} written, and the same command goes on from there`
+  return during({ what: 'tokenizing', kept }, () => tokenizeShards(options, earlier, (count) => { done = count }))
+}
+
+async function tokenizeShards(options: CacheOptions, earlier: readonly ShardInfo[], onShard: (count: number) => void): Promise<number> {
   const { directory, fingerprint, readers, tokenization, signal, onProgress, workers = 0 } = options
   const sum = sumStats(earlier)
   let done = earlier.length
   const report = (stats: ExampleStats): void => {
     addStats(sum, stats)
-    done++
+    onShard(++done)
     onProgress?.({ shards: done, rows: sum.rows, tokens: sum.tokens, reused: false })
   }
   if (earlier.length > 0) onProgress?.({ shards: done, rows: sum.rows, tokens: sum.tokens, reused: true })

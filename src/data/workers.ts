@@ -1,7 +1,9 @@
-import { existsSync } from 'node:fs'
+import { existsSync, rmSync } from 'node:fs'
 import { fileURLToPath } from 'node:url'
 import { Worker } from 'node:worker_threads'
 import { AnnealError, ConfigError, DataError, DiskFullError, TokenizerError } from '../errors.ts'
+import { temporaryOf } from '../files/atomic.ts'
+import { onEarlyEnd } from '../files/earlyEnd.ts'
 import type { ExampleStats } from './examples.ts'
 import type { Chunk, TokenizeOptions } from './tokenizeChunk.ts'
 
@@ -77,9 +79,15 @@ export async function startWorkers(count: number, setup: WorkerSetup & { signal?
     worker.on('exit', (code) => { if (workers.includes(worker)) fail(new Error(`tokenizing worker: it ended with code ${code}; set workers: 0 to see why`)) })
     workers.push(worker)
   }
+  const terminate = (): Promise<unknown> => Promise.all(workers.splice(0).map((worker) => worker.terminate()))
+  // A thread that is ended in the middle of a shard leaves what it had written of it.
+  const undo = (): void => { for (const { task } of busy.values()) rmSync(temporaryOf(task.path), { force: true }) }
+  const closed = onEarlyEnd({ stop: terminate, undo })
   const close = async (): Promise<void> => {
     signal?.removeEventListener('abort', onAbort)
-    await Promise.all(workers.splice(0).map((worker) => worker.terminate()))
+    await terminate()
+    undo()
+    closed()
   }
   try {
     await until(() => idle.length === count)

@@ -1,4 +1,5 @@
 import { openReader, placeOf, readRow, expandFiles, type FileType, type FormatOptions } from '../data/index.ts'
+import { during } from '../activity.ts'
 import { DataError } from '../errors.ts'
 import { contextRoom } from '../generate/index.ts'
 import type { CausalLanguageModel } from '../models/index.ts'
@@ -43,8 +44,8 @@ export interface FilePerplexityOptions extends PerplexityOptions, FormatOptions 
  * Perplexity of files: paths, folders or globs. Text and Markdown files are one document each; other formats give one for each row that holds a
  * text. For conversations and for prompts with completions use loadDataset() and evaluateLoss().
  */
-export async function perplexityOfFiles(model: CausalLanguageModel, tokenizer: Tokenizer, files: string | string[], options: FilePerplexityOptions = {}): Promise<PerplexityResult> {
-  return ofPieces(model, tokenizer, filePieces(await expandFiles(files), options), options)
+export function perplexityOfFiles(model: CausalLanguageModel, tokenizer: Tokenizer, files: string | string[], options: FilePerplexityOptions = {}): Promise<PerplexityResult> {
+  return during({ what: 'measuring the perplexity' }, async () => ofPieces(model, tokenizer, filePieces(await expandFiles(files), options), options))
 }
 
 async function* wholeTexts(texts: Iterable<string> | AsyncIterable<string>): AsyncGenerator<Piece> {

@@ -1,7 +1,8 @@
 import { access, readFile, stat } from 'node:fs/promises'
 import { join } from 'node:path'
+import { during } from '../activity.ts'
 import { AnnealError, ConfigError } from '../errors.ts'
-import { decodeUtf8, openCheckpoint, readError } from '../files/index.ts'
+import { decodeUtf8, fillFolder, openCheckpoint, readError } from '../files/index.ts'
 import { AutoModelForCausalLM, type CausalLanguageModel, type ModelDtype } from '../models/index.ts'
 import { parseOptions } from '../options.ts'
 import type { DType } from '../tensor/index.ts'
@@ -61,7 +62,7 @@ async function write(model: CausalLanguageModel, tokenizer: Tokenizer, { output,
     return exportGguf(model, tokenizer, output, { type, preTokenizer, ...(name === undefined ? {} : { name }) })
   }
   const dtype = saveDtypes[type] ?? (() => { throw new ConfigError(`type: expected f32, f16 or bf16 for a Hugging Face folder, got ${type}; write a GGUF file, or quantise the model with anneal quantize`) })()
-  await exportHuggingFace(model, tokenizer, output, { dtype })
+  await fillFolder(output, (folder) => exportHuggingFace(model, tokenizer, folder, { dtype }))
   const weights = await openCheckpoint(output)
   await weights.close()
   return { byteLength: weights.files.reduce((sum, file) => sum + file.byteLength, 0), warnings: [] }
@@ -95,7 +96,7 @@ export async function exportModel(options: ExportOptions): Promise<ExportReport>
   const parameters = source.numParameters()
   try {
     dtype = source.dtype
-    written = await write(source, tokenizer, own)
+    written = await during({ what: `writing ${own.output}` }, () => write(source, tokenizer, own))
     before = heldOut && await heldOutLogits(source, heldOut.ids)
   } finally {
     source.dispose()
@@ -105,7 +106,7 @@ export async function exportModel(options: ExportOptions): Promise<ExportReport>
 
   const result = await readResult(own, dtype as ModelDtype)
   try {
-    const agreement = compareLogits(before, await heldOutLogits(result.model, heldOut.ids))
+    const agreement = compareLogits(before, await during({ what: `comparing ${own.output} with its source`, kept: () => `${own.output} is written, but not compared` }, () => heldOutLogits(result.model, heldOut.ids)))
     const copied = result.tokenizer?.encode(heldOut.text, { allowSpecial: false }).slice(0, own.evalTokens)
     const sameTokens = copied && copied.join() === heldOut.ids.join()
     requireAgreement(own, agreement)

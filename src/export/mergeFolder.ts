@@ -3,7 +3,7 @@ import type { z } from 'zod'
 import { AutoPeftModelForCausalLM, mergeAndUnload } from '../adapters/index.ts'
 import { ConfigError } from '../errors.ts'
 import { perplexityOfFiles } from '../eval/index.ts'
-import { readJsonObject } from '../files/index.ts'
+import { fillFolder, readJsonObject } from '../files/index.ts'
 import { AutoModelForCausalLM, weightBytes, type CausalLanguageModel } from '../models/index.ts'
 import { parseOptions, type OptionsOf } from '../options.ts'
 import { Tokenizer } from '../tokenizers/index.ts'
@@ -54,8 +54,10 @@ export async function mergeFolder(options: OptionsOf<typeof mergeSchema>): Promi
     const beside = await measure(model)
     mergeAndUnload(model, quantized === undefined ? {} : { quantized })
     const merged = await measure(model)
-    await model.savePretrained(output)
-    await tokenizer.savePretrained(output)
+    await fillFolder(output, async (target) => {
+      await model.savePretrained(target)
+      await tokenizer.savePretrained(target)
+    })
     const [parameters, byteLength] = [model.numParameters(), weightBytes(model)]
     return { output, parameters, byteLength, bitsPerWeight: 8 * byteLength / parameters, ...(evalFile === undefined ? {} : { perplexity: { base: alone, adapter: beside, merged } }) }
   } finally {

@@ -1,6 +1,8 @@
 import { createHash } from 'node:crypto'
+import { existsSync, renameSync, rmSync } from 'node:fs'
 import { basename, dirname, join, resolve } from 'node:path'
 import { DiskFullError, FileFormatError, LockedError } from '../errors.ts'
+import { onEarlyEnd } from './earlyEnd.ts'
 import { errnoOf, formatBytes, nodeFileSystem, readError, readFully, writeError, writeFully, isMissing, type FileSystem, type OpenFile } from './filesystem.ts'
 import { decodeUtf8, parseStrictJson, type JsonValue } from './json.ts'
 
@@ -17,6 +19,9 @@ export interface Manifest { files: Record<string, { bytes: number, sha256: strin
 
 /** `name.tmp-<pid>`: what a write in progress is called; `name.old-<pid>`: what it replaces, for the instant between two renames. */
 const leftover = /^(.+)\.(tmp|old)-(\d+)$/
+
+/** What a write of `path` in progress is called. */
+export const temporaryOf = (path: string): string => `${path}.tmp-${process.pid}`
 
 /** Temporary directories this process is writing right now: no one's leftovers. */
 const inProgress = new Set<string>()
@@ -60,7 +65,8 @@ export async function replaceFile(
   const fileSystem = options.fileSystem ?? nodeFileSystem
   const bytes = typeof content === 'string' ? Buffer.from(content) : content
   const bytesNeeded = typeof bytes === 'function' ? options.bytesNeeded : bytes.byteLength
-  const temporary = `${path}.tmp-${process.pid}`
+  const temporary = temporaryOf(path)
+  const done = onEarlyEnd({ undo: () => { rmSync(temporary, { force: true }) } })
   try {
     if (bytesNeeded) await requireFreeSpace(path, bytesNeeded, fileSystem)
     await writeSynced(temporary, typeof bytes === 'function' ? bytes : (file) => writeFully(file, bytes, 0), fileSystem)
@@ -69,6 +75,8 @@ export async function replaceFile(
   } catch (error) {
     await removeQuietly(temporary, fileSystem)
     throw writeError(error, path, bytesNeeded)
+  } finally {
+    done()
   }
 }
 
@@ -84,10 +92,14 @@ async function removeQuietly(path: string, fileSystem: FileSystem): Promise<void
 export async function replaceDirectory(path: string, write: (folder: string) => Promise<void>, options: AtomicOptions = {}): Promise<void> {
   const fileSystem = options.fileSystem ?? nodeFileSystem
   const parent = dirname(path)
-  const temporary = `${path}.tmp-${process.pid}`
+  const temporary = temporaryOf(path)
   const old = `${path}.old-${process.pid}`
   if (inProgress.has(resolve(temporary))) throw new LockedError(`${path} is being written already; await the first save before the next of that name`)
   inProgress.add(resolve(temporary)).add(resolve(old))
+  const done = onEarlyEnd({ undo: () => {
+    if (existsSync(old) && !existsSync(path)) renameSync(old, path)
+    for (const half of [temporary, old]) rmSync(half, { recursive: true, force: true })
+  } })
   try {
     await fileSystem.mkdir(parent)
     if (options.bytesNeeded) await requireFreeSpace(path, options.bytesNeeded, fileSystem)
@@ -114,6 +126,7 @@ export async function replaceDirectory(path: string, write: (folder: string) => 
     await removeQuietly(temporary, fileSystem)
     throw writeError(error, path, options.bytesNeeded)
   } finally {
+    done()
     inProgress.delete(resolve(temporary))
     inProgress.delete(resolve(old))
   }

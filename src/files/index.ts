@@ -2,6 +2,7 @@ export { openSafetensors, parseHeader, readTensorBytes, SafetensorsFile, safeten
 export { writeSafetensors, type TensorLayout, type TensorSource } from './safetensors-writer.ts'
 export { openCheckpoint, writeCheckpoint, splitIntoShards, parseSize, refusePickle, CheckpointWeights, type CheckpointTensor, type ShardOptions } from './shards.ts'
 export { replaceFile, replaceDirectory, verifyDirectory, readManifest, requireFreeSpace, removeDirectory, recoverLeftovers, manifestName, type AtomicOptions, type Manifest } from './atomic.ts'
+export { fillFolder } from './fillFolder.ts'
 export { saveCheckpoint, latestCheckpoint, listCheckpoints, verifyCheckpoint, rotateCheckpoints, type Checkpoint, type SaveCheckpointOptions } from './checkpoints.ts'
 export { lockDirectory, lockName, type DirectoryLock } from './lock.ts'
 export { nameProblem, resolveInside, resolveExistingInside } from './names.ts'

@@ -1,11 +1,12 @@
 import { constants, copyFile, link, mkdir, open, readFile, unlink } from 'node:fs/promises'
-import { readFileSync } from 'node:fs'
+import { readFileSync, unlinkSync } from 'node:fs'
 import { hostname } from 'node:os'
 import { join } from 'node:path'
 import { randomUUID } from 'node:crypto'
 import { z } from 'zod'
 import { LockedError } from '../errors.ts'
 import { lazily } from '../options.ts'
+import { onEarlyEnd } from './earlyEnd.ts'
 import { errnoOf, isMissing, writeError } from './filesystem.ts'
 
 /** The file that marks an output directory as in use. */
@@ -114,7 +115,9 @@ async function publish(draft: string, path: string): Promise<void> {
 }
 
 function heldLock(path: string, mine: Holder): DirectoryLock {
+  const released = onEarlyEnd({ undo: () => { if (readFileSync(path, 'utf8').includes(mine.token)) unlinkSync(path) } })
   const release = async () => {
+    released()
     if ((await readHolder(path))?.token === mine.token) await unlink(path)
   }
   return { path, release, [Symbol.asyncDispose]: release }

@@ -1,4 +1,5 @@
 import { z } from 'zod'
+import { during } from '../activity.ts'
 import { KeyValueCache, type CausalLanguageModel } from '../models/index.ts'
 import { lazily, parseOptions, type OptionsOf } from '../options.ts'
 import type { ChatMessage, Tokenizer } from '../tokenizers/index.ts'
@@ -86,7 +87,7 @@ function slotsFor(model: CausalLanguageModel, requests: readonly GenerationReque
 export async function generate(model: CausalLanguageModel, tokenizer: MaybeTokenizer, prompts: Prompt | readonly Prompt[], options: GenerateOptions = {}): Promise<GenerationOutput[]> {
   const { engine, requests } = prepare(model, tokenizer, promptsOf(prompts), options)
   try {
-    return await Promise.all(requests.map((request) => engine.submit(request)))
+    return await during({ what: 'generating' }, () => Promise.all(requests.map((request) => engine.submit(request))))
   } finally {
     engine.dispose()
   }

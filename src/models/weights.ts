@@ -1,5 +1,6 @@
 import { access } from 'node:fs/promises'
 import { join } from 'node:path'
+import { during } from '../activity.ts'
 import { ConfigError, FileFormatError } from '../errors.ts'
 import {
   makeFolder, openCheckpoint, readJsonObject, replaceFile, requireFreeSpace, safetensorsDtypes, writeCheckpoint, type CheckpointTensor, type CheckpointWeights, type TensorSource,
@@ -90,9 +91,13 @@ function dtypeToQuantize(entry: CheckpointTensor, dtype: DType | 'auto'): DType 
  * lie in the folder quantised, as bitsandbytes, GPTQ or AWQ write them, are read as they are. Parameters whose names `fresh` has, those of a new head,
  * may be missing and get initial values. Throws FileFormatError naming the tensor that is missing, unknown or of another shape.
  */
-export async function loadWeights(
+export function loadWeights(
   model: PretrainedModel, folder: string, dtype: DType | 'auto', device: Device, given?: QuantizationConfig, fresh?: { names: RegExp, seed: number },
 ): Promise<void> {
+  return during({ what: `loading the model ${folder}` }, () => readWeights(model, folder, dtype, device, given, fresh))
+}
+
+async function readWeights(...[model, folder, dtype, device, given, fresh]: Parameters<typeof loadWeights>): Promise<void> {
   const stored = await readStored(folder)
   if (given && stored) throw new ConfigError(`quantize: the weights of ${folder} are quantised already, by ${stored.method}; leave quantize out, or start from the model before it was quantised`)
   const weights = await openCheckpoint(folder)

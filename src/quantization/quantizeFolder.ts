@@ -4,6 +4,7 @@ import type { z } from 'zod'
 import { loadDataset } from '../data/index.ts'
 import { ConfigError } from '../errors.ts'
 import { perplexityOfFiles } from '../eval/index.ts'
+import { fillFolder } from '../files/index.ts'
 import { AutoModelForCausalLM, quantizedLayers, resolveQuantization, weightBytes, type CausalLanguageModel, type TokenArray } from '../models/index.ts'
 import { savedBytes } from '../models/quantizedLayers.ts'
 import { parseOptions, type OptionsOf } from '../options.ts'
@@ -60,8 +61,10 @@ export async function quantizeFolder(options: QuantizeFolderOptions): Promise<Qu
       model = await AutoModelForCausalLM.fromPretrained(folder, { dtype, device, quantize })
     }
     const after = evalFile === undefined ? undefined : await measure(model)
-    await model.savePretrained(output)
-    await tokenizer?.savePretrained(output)
+    await fillFolder(output, async (target) => {
+      await model.savePretrained(target)
+      await tokenizer?.savePretrained(target)
+    })
     return { ...describe(model, args), ...(before !== undefined && after !== undefined ? { perplexity: { before, after } } : {}) }
   } finally {
     model.dispose()

@@ -1,3 +1,4 @@
+import { during } from '../activity.ts'
 import { ConfigError } from '../errors.ts'
 import { quantizeLayers, resolveQuantization, type CausalLanguageModel, type QuantizationConfig, type TokenArray } from '../models/index.ts'
 import { layersToQuantize, outputsFirst, quantizeWeight, replaceByQuantized, withBlock, type QuantizedWeight } from '../models/quantizedLayers.ts'
@@ -22,7 +23,11 @@ export type QuantizeModelOptions = OptionsOf<typeof quantizeModelSchema> & {
  * format) calibrate with text, layer by layer. Parameters that stay, such as biases, are the same objects, but for norms that AWQ scales. Throws
  * ConfigError for a model that is quantised already.
  */
-export async function quantizeModel(model: CausalLanguageModel, options: QuantizeModelOptions): Promise<void> {
+export function quantizeModel(model: CausalLanguageModel, options: QuantizeModelOptions): Promise<void> {
+  return during({ what: 'quantising the model' }, () => quantizeInPlace(model, options))
+}
+
+async function quantizeInPlace(model: CausalLanguageModel, options: QuantizeModelOptions): Promise<void> {
   const { calibration, onProgress, ...rest } = options
   const { method, dampPercent, ...quantize } = parseOptions(quantizeModelSchema, rest, 'quantizeModel')
   const config = withBlock(model, resolveQuantization(quantize))

@@ -1,3 +1,4 @@
+import { during } from '../activity.ts'
 import { TokenizerError } from '../errors.ts'
 import { AddedVocabulary, type AddedToken, type AddedTokenOptions } from './addedTokens.ts'
 import { renderChat, type ChatMessage, type RenderOptions } from './chatTemplate.ts'
@@ -79,8 +80,10 @@ export class Tokenizer {
 
   /** Reads the tokenizer of a model folder: tokenizer.json, tokenizer_config.json, special_tokens_map.json and chat_template.jinja. */
   static async fromPretrained(dir: string): Promise<Tokenizer> {
-    const { source, config, where } = await readTokenizerFolder(dir)
-    return new Tokenizer(source, config, where)
+    return during({ what: `loading the tokenizer ${dir}` }, async () => {
+      const { source, config, where } = await readTokenizerFolder(dir)
+      return new Tokenizer(source, config, where)
+    })
   }
 
   /** From the text (or the parsed value) of a tokenizer.json and, if there is one, the parsed tokenizer_config.json. */

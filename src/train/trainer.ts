@@ -1,5 +1,6 @@
 import { join } from 'node:path'
 import { existsSync } from 'node:fs'
+import { during } from '../activity.ts'
 import { ConfigError, NonFiniteError } from '../errors.ts'
 import { latestCheckpoint, lockDirectory, saveCheckpoint, verifyCheckpoint } from '../files/index.ts'
 import type { DirectoryLock } from '../files/index.ts'
@@ -112,12 +113,13 @@ export class Trainer<B> {
     this.#events.open()
     try {
       lock = await lockDirectory(args.outputDir)
-      await this.#resume()
+      await during({ what: 'reading the checkpoint' }, () => this.#resume())
       logger = fileLoggers(args, this.step, (text) => { this.#warn(text) })
       this.#logger = logger
       this.#start()
       task.model.train()
-      reason = await this.#loop(signal)
+      const kept = (): string => this.#lastCheckpoint === undefined ? 'no checkpoint was saved yet' : `${this.#lastCheckpoint} is the last checkpoint`
+      reason = await during({ what: 'training', finish: 'finishing the step and saving', kept }, () => this.#loop(signal))
       if (reason !== 'aborted' && args.loadBestModelAtEnd && this.#best) await this.#loadBest()
       return this.#result(reason)
     } catch (error) {
@@ -304,7 +306,7 @@ export class Trainer<B> {
   async #evaluateAndJudge(): Promise<boolean> {
     const { args } = this
     const begin = performance.now()
-    const metrics = await this.evaluate()
+    const metrics = await during({ what: 'evaluating', finish: 'finishing the evaluation and saving' }, () => this.evaluate())
     this.#evaluation = metrics
     const metric = metrics[args.metricForBestModel]
     if (metric === undefined) throw new ConfigError(`metricForBestModel: there is no metric "${args.metricForBestModel}"; this run has ${Object.keys(metrics).join(', ')}`)

@@ -2,7 +2,6 @@ import { Command } from 'commander'
 import { bestOfN } from '../../methods/reinforcement/bestOfN/bestOfN.ts'
 import { bestOfNSchema, type BestOfNArguments } from '../../methods/reinforcement/bestOfN/options.ts'
 import { addFlags, exampleText, readOptions } from '../flags.ts'
-import { interruptSignal } from '../run.ts'
 import { print } from '../terminal.ts'
 
 /** What keeps answers out, by the options that do. */
@@ -19,19 +18,10 @@ export function bestOfNCommand(): Command {
     .addHelpText('after', exampleText('best-of-n', '--model ./model --files prompts.jsonl --output best.jsonl --reward numericMatch --num-generations 16'))
     .action(async (config: string | undefined, flags: Record<string, unknown>) => {
       const args = readOptions(bestOfNSchema, config, flags)
-      const interrupt = interruptSignal()
-      try {
-        const result = await bestOfN({ ...args, signal: interrupt.signal, onProgress: (done, total) => { print(`${done} of ${total} prompts`) } })
-        for (const [k, share] of Object.entries(result.passAtK)) print(`pass@${k}: ${(100 * share).toFixed(1)} %`)
-        print(`mean score ${result.meanScore.toFixed(3)}, of the best ${result.meanBestScore.toFixed(3)}; KL at most ${result.klBound.toFixed(2)} nats`)
-        if (result.withoutAnswer > 0) print(`${result.withoutAnswer} prompts have no answer that is kept${whyNone(args)}`)
-        if (result.finished) print(`${result.kept} rows of ${result.prompts} prompts: ${args.output}`)
-        else {
-          print('stopped; the same command goes on')
-          process.exitCode = interrupt.code()
-        }
-      } finally {
-        interrupt.release()
-      }
+      const result = await bestOfN({ ...args, onProgress: (done, total) => { print(`${done} of ${total} prompts`) } })
+      for (const [k, share] of Object.entries(result.passAtK)) print(`pass@${k}: ${(100 * share).toFixed(1)} %`)
+      print(`mean score ${result.meanScore.toFixed(3)}, of the best ${result.meanBestScore.toFixed(3)}; KL at most ${result.klBound.toFixed(2)} nats`)
+      if (result.withoutAnswer > 0) print(`${result.withoutAnswer} prompts have no answer that is kept${whyNone(args)}`)
+      print(`${result.kept} rows of ${result.prompts} prompts: ${args.output}`)
     })
 }

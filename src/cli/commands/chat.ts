@@ -1,6 +1,7 @@
 import { createInterface } from 'node:readline/promises'
 import { Command } from 'commander'
 import { z } from 'zod'
+import { during } from '../../activity.ts'
 import { ConfigError } from '../../errors.ts'
 import { generationShape } from '../../generate/config.ts'
 import { stream } from '../../generate/index.ts'
@@ -32,10 +33,12 @@ export function chatCommand(): Command {
       const answer = async (content: string): Promise<void> => {
         messages.push({ role: 'user', content })
         let text = ''
-        for await (const piece of stream(model, tokenizer, messages, options)) {
-          process.stdout.write(piece.text)
-          text += piece.text
-        }
+        await during({ what: 'answering' }, async () => {
+          for await (const piece of stream(model, tokenizer, messages, options)) {
+            process.stdout.write(piece.text)
+            text += piece.text
+          }
+        })
         print()
         messages.push({ role: 'assistant', content: text })
       }
@@ -43,6 +46,8 @@ export function chatCommand(): Command {
       else {
         print(dim('an empty line or Ctrl-D ends'))
         const lines = createInterface({ input: process.stdin, output: process.stdout, prompt: cyan('> ') })
+        // The terminal gives Ctrl-C to the reader of lines.
+        lines.on('SIGINT', () => { process.emit('SIGINT') })
         lines.prompt()
         for await (const line of lines) {
           if (line.trim() === '') break

@@ -1,5 +1,6 @@
 import { Command } from 'commander'
 import { z } from 'zod'
+import { during } from '../../activity.ts'
 import { generationShape } from '../../generate/config.ts'
 import { generate, stream } from '../../generate/index.ts'
 import { AutoPeftModelForCausalLM } from '../../adapters/index.ts'
@@ -37,10 +38,12 @@ export function generateCommand(): Command {
         }
       } else {
         process.stdout.write(bold(prompts[0]!))
-        for await (const piece of stream(model, tokenizer, prompts[0]!, options)) {
-          process.stdout.write(piece.text)
-          tokens++
-        }
+        await during({ what: 'generating' }, async () => {
+          for await (const piece of stream(model, tokenizer, prompts[0]!, options)) {
+            process.stdout.write(piece.text)
+            tokens++
+          }
+        })
         print()
       }
       if (!json) print(dim(`${tokens} tokens, ${(tokens / ((performance.now() - begin) / 1000)).toFixed(1)} tokens/s`))

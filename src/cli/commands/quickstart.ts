@@ -5,6 +5,7 @@ import { dirname, join, relative, resolve } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import { Command } from 'commander'
 import glob from 'fast-glob'
+import { during } from '../../activity.ts'
 import { DataError } from '../../errors.ts'
 import { makeFolder, writeText } from '../../files/index.ts'
 import { generate } from '../../generate/index.ts'
@@ -16,7 +17,7 @@ import { chatMLTemplate, chatMLTokens, Tokenizer, trainTokenizer } from '../../t
 import { ProgressLogger } from '../../train/loggers/index.ts'
 import { instructionTask } from '../instructionTask.ts'
 import type { InstructionRow } from '../instructionTask.ts'
-import { interruptSignal } from '../run.ts'
+import { interruptCode, interruptSignal } from '../interrupt.ts'
 import { bold, bytesText, dim, green, print } from '../terminal.ts'
 
 /** Enough for a tokenizer and a first model, and no more than a small machine reads in seconds. */
@@ -86,12 +87,11 @@ export function quickstartCommand(): Command {
     .action(async ({ outputDir, steps }: { outputDir: string; steps: string }) => {
       const begin = performance.now()
       const stage = (title: string): void => { print(`\n${bold(title)} ${dim(`(${((performance.now() - begin) / 1000).toFixed(0)} s)`)}`) }
-      const interrupt = interruptSignal()
       const path = (name: string): string => join(outputDir, name)
       // A quickstart's own earlier output is replaced; nothing else is touched.
       for (const name of ['tokenizer', 'pretrained', 'tuned']) await rm(path(name), { recursive: true, force: true })
       await makeFolder(outputDir)
-      try {
+      const stages = async (): Promise<void> => {
         stage('1. Text found on this machine')
         const { documents, bytes } = await collectText(path('text.jsonl'))
         print(`${documents} Markdown documents, ${bytesText(bytes)}`)
@@ -116,7 +116,7 @@ export function quickstartCommand(): Command {
           modelConfig: { modelType: 'llama', hiddenSize: 256, intermediateSize: 688, numHiddenLayers: 4, numAttentionHeads: 4, numKeyValueHeads: 2, tieWordEmbeddings: true },
         })
         print(`${(pretraining.model.numParameters() / 1e6).toFixed(1)}M parameters, ${pretraining.data.stats.tokens} tokens`)
-        const base = await runStage(pretraining, interrupt.signal)
+        const base = await runStage(pretraining, interruptSignal)
         const [written] = await generate(pretraining.model, tokenizer, ['## Installation\n\n'], { maxNewTokens: 60, doSample: true, temperature: 0.7, seed: 1 })
         print(dim(`## Installation\n${written!.text}`))
         pretraining.model.dispose()
@@ -133,7 +133,7 @@ export function quickstartCommand(): Command {
           ...shared, model: path('pretrained'), files: path('instructions.jsonl'), evalFiles: path('held-out.jsonl'), outputDir: path('tuned'), assistantOnlyLoss: true,
           maxLength: 128, perDeviceTrainBatchSize: 8, numTrainEpochs: 1, learningRate: 5e-4,
         })
-        const tuned = await runStage(tuning, interrupt.signal)
+        const tuned = await runStage(tuning, interruptSignal)
         const accuracyAfter = await accuracy(tuning.model, tokenizer, heldOut)
 
         stage('5. What came of it')
@@ -146,11 +146,13 @@ export function quickstartCommand(): Command {
         tuning.model.dispose()
         print(`\n${dim(`everything is in ${resolve(outputDir)}: open tuned/report.html, or talk to the model:`)}\nnode ${relative(process.cwd(), process.argv[1]!)} chat --model ${path('tuned')}`)
         print(dim(`${((performance.now() - begin) / 1000).toFixed(0)} s in all`))
+      }
+      try {
+        await during({ what: 'running the quickstart', kept: () => `${outputDir} keeps what was made so far` }, stages)
       } catch (error) {
-        if (!interrupt.signal.aborted) throw error
-        process.exitCode = interrupt.code()
-      } finally {
-        interrupt.release()
+        if (!interruptSignal.aborted) throw error
+        print(`stopped; ${outputDir} keeps what was made so far`)
+        process.exitCode = interruptCode()
       }
     })
 }

@@ -1,5 +1,6 @@
 import { appendFile, readFile, rm, writeFile } from 'node:fs/promises'
 import { dirname } from 'node:path'
+import { during } from '../../activity.ts'
 import { ConfigError, DataError } from '../../errors.ts'
 import { expandFiles, fileStamp, fingerprintOf, openReader, readRow, type ChatMessage, type DataFormat, type DataRow } from '../../data/index.ts'
 import { lockDirectory, replaceFile } from '../../files/index.ts'
@@ -106,13 +107,16 @@ export async function writeSequences(teacher: CausalLanguageModel, tokenizer: To
       batch = []
       onProgress?.({ rows, totalRows: rows, tokens })
     }
-    for await (const question of questions(files, args)) {
-      rows++
-      if (rows <= before.rows) continue
-      batch.push(question)
-      if (batch.length === batchRows) await flush()
-    }
-    if (batch.length > 0) await flush()
+    const kept = (): string => `${partial} keeps what was answered, and the same command goes on from there`
+    await during({ what: 'letting the teacher answer', kept }, async () => {
+      for await (const question of questions(files, args)) {
+        rows++
+        if (rows <= before.rows) continue
+        batch.push(question)
+        if (batch.length === batchRows) await flush()
+      }
+      if (batch.length > 0) await flush()
+    })
     if (rows === 0) throw new DataError(`${patterns.join(', ')}: there is no row to answer`)
     await replaceFile(output, (await written(partial, fingerprint, numReturnSequences)).text)
     await rm(partial)

@@ -1,4 +1,5 @@
 import { readFile } from 'node:fs/promises'
+import { during } from '../../activity.ts'
 import { ConfigError } from '../../errors.ts'
 import { collate, type Dataset, type LoadedDataset } from '../../data/index.ts'
 import { lockDirectory, makeFolder, replaceFile } from '../../files/index.ts'
@@ -103,7 +104,8 @@ async function record(teacher: CausalLanguageModel, data: LoadedDataset, args: T
       decodeShard(path, bytes, subject)
     }
     const reused = index.shards.reduce((sum, shard) => sum + shard.rows, 0)
-    if (!index.complete) await recordRows(teacher, rows, subject, index, args, signal, onProgress)
+    const kept = (): string => `${args.output} keeps ${index.shards.reduce((sum, shard) => sum + shard.rows, 0)} of ${rows.length} rows, and the same command goes on from there`
+    if (!index.complete) await during({ what: "recording the teacher's distributions", kept }, () => recordRows(teacher, rows, subject, index, args, signal, onProgress))
     return { rows: rows.length, reused, meanTail: index.meanTail }
   } finally {
     await lock.release()

@@ -1,5 +1,7 @@
 import { createReadStream } from 'node:fs'
+import { during } from '../../activity.ts'
 import { TokenizerError } from '../../errors.ts'
+import { fillFolder } from '../../files/index.ts'
 import type { Tokenizer } from '../tokenizer.ts'
 import { trainBpe, type TrainBpeOptions } from './trainBpe.ts'
 import { bertSpecialTokens, unigramSpecialTokens } from './specialTokens.ts'
@@ -31,7 +33,11 @@ export type TrainTokenizerOptions = TrainTokenizerFiles & (
 )
 
 /** Trains a tokenizer on text files and saves it. */
-export async function trainTokenizer(options: TrainTokenizerOptions): Promise<Tokenizer> {
+export function trainTokenizer(options: TrainTokenizerOptions): Promise<Tokenizer> {
+  return during({ what: 'training the tokenizer' }, () => trainAndSave(options))
+}
+
+async function trainAndSave(options: TrainTokenizerOptions): Promise<Tokenizer> {
   if (options.files.length === 0) throw new TokenizerError('tokenizer training: files is empty; name at least one text file')
   const roles = Object.values(options.roles ?? {})
   const texts = readTexts(options.files, options.splitLines === true)
@@ -39,7 +45,7 @@ export async function trainTokenizer(options: TrainTokenizerOptions): Promise<To
   for (const [name, token] of Object.entries(options.roles ?? {})) tokenizer.setSpecialToken(name as NamedSpecialToken, token)
   if (options.chatTemplate !== undefined) tokenizer.chatTemplate = options.chatTemplate
   if (options.modelMaxLength !== undefined) tokenizer.config.modelMaxLength = options.modelMaxLength
-  if (options.outputDir !== undefined) await tokenizer.savePretrained(options.outputDir)
+  if (options.outputDir !== undefined) await fillFolder(options.outputDir, (folder) => tokenizer.savePretrained(folder))
   return tokenizer
 }
 

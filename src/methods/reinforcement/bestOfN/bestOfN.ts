@@ -1,8 +1,10 @@
 import { createHash } from 'node:crypto'
 import { readFile, rm } from 'node:fs/promises'
 import { dirname } from 'node:path'
+import { during } from '../../../activity.ts'
 import { ConfigError } from '../../../errors.ts'
 import { appendText, makeFolder, replaceFile, writeText } from '../../../files/index.ts'
+import type { Rows } from '../../../data/index.ts'
 import { AutoModelForCausalLM, readConfig } from '../../../models/index.ts'
 import { parseOptions } from '../../../options.ts'
 import { RewardRunner, type AnyRow, type RewardFunction } from '../../../rewards/index.ts'
@@ -20,7 +22,7 @@ import { loadJudge, rewardFunctions, type Judge } from '../rewardSources.ts'
 export interface BestOfNInput<Row extends object = AnyRow> extends BestOfNOptions {
   rewards?: readonly RewardFunction<Row>[]
   environment?: EnvironmentFactory<Row>
-  rows?: readonly Row[]
+  rows?: Rows<Row>
   signal?: AbortSignal
   /** Called after each batch of prompts. */
   onProgress?: (done: number, total: number) => void
@@ -72,25 +74,29 @@ export async function bestOfN<Row extends object = AnyRow>(input: BestOfNInput<R
     const all = [...rewards, ...judging ? [judging.reward as RewardFunction] : []]
     const runner = all.length === 0 ? null : new RewardRunner(all, { maxConcurrency: args.rewardConcurrency, timeout: args.rewardTimeout })
     const { train: prompts, fingerprint } = await loadPrompts({
-      files: args.files, rows: rows as readonly AnyRow[] | undefined, columns: args.columns, seed: args.seed, maxPromptLength: args.maxPromptLength, maxCompletionLength: args.maxCompletionLength, chatTemplateKwargs: args.chatTemplateKwargs,
+      files: args.files, rows: rows as Rows<AnyRow> | undefined, columns: args.columns, seed: args.seed, maxPromptLength: args.maxPromptLength, maxCompletionLength: args.maxCompletionLength, chatTemplateKwargs: args.chatTemplateKwargs,
     }, model, tokenizer)
     const progress = await openProgress(args, fingerprint, all.map(({ name }) => name))
     const done = progress.done
     const { numGenerations, maxCompletionLength, temperature, topK, topP, seed, maxTurns, environmentTimeout } = args
     // Prompts are done in order, so those that are missing are the last ones.
-    while (done.size < prompts.length && !signal?.aborted) {
-      const first = done.size
-      const batch = prompts.slice(first, first + args.promptsPerBatch)
-      const answers = await sampleAnswers(model, tokenizer, batch, {
-        numGenerations, maxCompletionLength, temperature, topK, topP, seed, firstPrompt: first, bf16, signal, environment: environment, chatTemplateKwargs: args.chatTemplateKwargs, maxTurns, environmentTimeout,
-      })
-      if (signal?.aborted) break
-      const judged = await Promise.all(batch.map((prompt, b) => judge(answers.slice(b * numGenerations, (b + 1) * numGenerations), prompt, runner, args)))
-      const records = judged.map((one, b): Done => ({ prompt: first + b, ...one }))
-      await progress.add(records)
-      for (const record of records) done.set(record.prompt, record)
-      onProgress?.(done.size, prompts.length)
+    const draw = async (): Promise<void> => {
+      while (done.size < prompts.length && !signal?.aborted) {
+        const first = done.size
+        const batch = prompts.slice(first, first + args.promptsPerBatch)
+        const answers = await sampleAnswers(model, tokenizer, batch, {
+          numGenerations, maxCompletionLength, temperature, topK, topP, seed, firstPrompt: first, bf16, signal, environment: environment, chatTemplateKwargs: args.chatTemplateKwargs, maxTurns, environmentTimeout,
+        })
+        if (signal?.aborted) break
+        const judged = await Promise.all(batch.map((prompt, b) => judge(answers.slice(b * numGenerations, (b + 1) * numGenerations), prompt, runner, args)))
+        const records = judged.map((one, b): Done => ({ prompt: first + b, ...one }))
+        await progress.add(records)
+        for (const record of records) done.set(record.prompt, record)
+        onProgress?.(done.size, prompts.length)
+      }
     }
+    const kept = (): string => `${done.size} of ${prompts.length} prompts are kept, and the same command goes on from there`
+    await during({ what: 'sampling answers', kept }, draw)
     const finished = done.size === prompts.length
     const ordered = [...done.values()].sort((a, b) => a.prompt - b.prompt)
     if (finished) {

@@ -1,0 +1,34 @@
+/** What is to be done if the process is to end in the middle of things. */
+export interface EarlyEnd {
+  /** Stops what would go on writing, such as threads. */
+  readonly stop?: () => Promise<unknown>
+  /** Removes what is half written; synchronous, so that nothing comes between it and the end. */
+  readonly undo?: () => void
+}
+
+const pending = new Set<EarlyEnd>()
+
+/** Registers what an early end has to do; returns a function that forgets it. */
+export function onEarlyEnd(end: EarlyEnd): () => void {
+  pending.add(end)
+  return () => { pending.delete(end) }
+}
+
+/** Longest wait for threads to stop. */
+const patience = 1000
+
+/** Stops what writes, removes half-written files and locks, and ends the process. */
+export async function endEarly(exitCode: number): Promise<never> {
+  const late = new Promise((resolve) => { setTimeout(resolve, patience) })
+  await Promise.race([Promise.allSettled([...pending].map(async ({ stop }) => stop?.())), late])
+  endAtOnce(exitCode)
+}
+
+/** The same without waiting for threads. */
+export function endAtOnce(exitCode: number): never {
+  for (const { undo } of pending) {
+    // What cannot be removed is found and removed as a leftover later.
+    try { undo?.() } catch { continue }
+  }
+  process.exit(exitCode)
+}
