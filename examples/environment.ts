@@ -45,7 +45,8 @@ reading.model.dispose()
 const run = await grpo<Question>({
   ...shared, model: `${outputDir}/pretrained`, outputDir: `${outputDir}/grpo`, maxSteps: size(40, 2), perDeviceTrainBatchSize: size(64, 16), numGenerations: 8, learningRate: 3e-4, lrSchedulerType: 'constant',
   maxCompletionLength: 128, maxTurns: 3, loggingSteps: size(10, 1), numCompletionsToLog: 1,
-}, { rows: Array.from({ length: size(1000, 32) }, question), evalRows: Array.from({ length: size(100, 8) }, question), environment })
+  rows: Array.from({ length: size(1000, 32) }, question), evalRows: Array.from({ length: size(100, 8) }, question), environment,
+})
 const right = async (): Promise<string> => percent((await run.trainer.evaluate())['reward']!)
 console.log(`held-out questions answered right before: ${await right()}`)
 run.trainer.on((event) => {

@@ -32,7 +32,8 @@ first.dispose()
 const run = await grpo<typeof sums[number]>({
   model: `${outputDir}/pretrained`, outputDir: `${outputDir}/grpo`, seed, maxSteps: size(100, 2), learningRate: 3e-4, lrSchedulerType: 'constant', perDeviceTrainBatchSize: size(256, 32), numGenerations: 16,
   maxCompletionLength: 4, evalStrategy: 'steps', evalSteps: size(20, 1), saveStrategy: 'no',
-}, { rows: questions, evalRows: heldOut, rewards: [numericMatch()] })
+  rows: questions, evalRows: heldOut, rewards: [numericMatch()],
+})
 const before = (await run.trainer.evaluate())['reward']!
 console.log(`held-out accuracy before: ${(100 * before).toFixed(0)} %`)
 run.trainer.on((event) => {

@@ -112,8 +112,8 @@ table['best of 8 by a reward model'] = { right: percent(best.filter(({ sum, text
 // 4. GRPO: answers to a question compete, by rules for their form and for the sum. Whether it pays to think is for the model to find out.
 const practise = (from: string, maxSteps: number) => (outputDir: string) => grpo<Sum>({
   ...common, ...long, model: path(from), outputDir, maxSteps, learningRate: 2e-4, lrSchedulerType: 'constant_with_warmup', perDeviceTrainBatchSize: size(128, 16), numGenerations: 8,
-  rewardWeights: [0.2, 1],
-}, { rows: questions, rewards: [thinkFormat<Sum>(), accuracy] })
+  rows: questions, rewards: [thinkFormat<Sum>(), accuracy], rewardWeights: [0.2, 1],
+})
 await train('GRPO', 'practised', practise('cold', size(150, 2)))
 
 // 5. Rejection sampling: the practised model writes better conversations than people did. The pretrained model is tuned anew, on those that are right.

@@ -41,8 +41,8 @@ const oneWord: RewardFunction<Question> = async (samples, { signal }) => {
 
 const training = await grpo<Question>({
   model: 'anneal-quickstart/tuned', outputDir: 'anneal-tool-reward', maxSteps: size(40, 2), perDeviceTrainBatchSize: size(64, 16), numGenerations: 8, maxCompletionLength: 12, learningRate: 1e-4,
-  lrSchedulerType: 'constant', loggingSteps: size(10, 1), saveStrategy: 'no', reportTo: [], rewardTimeout: 8000, rewardWeights: [1, 0.1],
-}, { rows, rewards: [checked, oneWord] })
+  lrSchedulerType: 'constant', loggingSteps: size(10, 1), saveStrategy: 'no', reportTo: [], rewardTimeout: 8000, rows, rewards: [checked, oneWord], rewardWeights: [1, 0.1],
+})
 training.trainer.on((event) => {
   if (event.type === 'warning') console.log(event.message)
   if (event.type !== 'log') return

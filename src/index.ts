@@ -8,7 +8,7 @@ export * from './tokenizers/index.ts'
 export {
   collate, createSampler, describeExample, evalBatches, loadDataset, loadStream, mixDatasets, packDataset, pad, splitDataset, stepBatch, streamSteps,
 } from './data/index.ts'
-export type { Batch, Dataset, DatasetStats, Example, LoadDatasetOptions, LoadedDataset, PackingStrategy, Sampler } from './data/index.ts'
+export type { Batch, Dataset, DatasetStats, Example, LoadDatasetOptions, LoadedDataset, PackingStrategy, Rows, Sampler } from './data/index.ts'
 export { latestCheckpoint, openSafetensors, verifyCheckpoint, writeSafetensors } from './files/index.ts'
 export * from './optim/index.ts'
 export * from './train/loggers/index.ts'

@@ -98,7 +98,7 @@ const objective = {
 export const reinforcementSteps: readonly Step[] = [
   step('grpo-tiny', async () => {
     const folder = await tinyModel()
-    const run = await grpo({ ...training(folder), numGenerations: answers, maxCompletionLength: newTokens }, { rewards: [distinctLetters], rows })
+    const run = await grpo({ ...training(folder), numGenerations: answers, maxCompletionLength: newTokens, rewards: [distinctLetters], rows })
     return trainerSteps(run.trainer, answers * newTokens)
   }),
   step('grpo-tiny-rollout', async () => {
@@ -124,7 +124,7 @@ export const reinforcementSteps: readonly Step[] = [
   // All of a GRPO step but its rollout, which is there already, and the model's part of the update: rewards, advantages, batches, log, trainer loop.
   step('grpo-tiny-bookkeeping', async () => {
     const folder = await tinyModel()
-    const run = await grpo({ ...training(folder), numGenerations: answers, maxCompletionLength: newTokens }, { rewards: [distinctLetters], rows })
+    const run = await grpo({ ...training(folder), numGenerations: answers, maxCompletionLength: newTokens, rewards: [distinctLetters], rows })
     const { model, tokenizer, data } = run
     const rollouts = (await sampled(model, 0)).map((rollout) => ({ ...rollout, text: tokenizer.decode(rollout.completionIds) }))
     const task = policyTask({

@@ -151,7 +151,7 @@ function sumStats(shards: readonly ShardInfo[]): ExampleStats {
 /** Writes the shards after `earlier`; returns how many there are in all. */
 function buildShards(options: CacheOptions, earlier: readonly ShardInfo[]): Promise<number> {
   let done = earlier.length
-  const kept = (): string => done === 0 ? 'no shard was finished' : `the cache keeps the ${done} shard${done === 1 ? '' : 's'} that ${done === 1 ? 'was' : 'were'} written, and the same command goes on from there`
+  const kept = (): string => done === 0 ? 'the cache holds nothing of it yet' : `the cache keeps the ${done} shard${done === 1 ? '' : 's'} that ${done === 1 ? 'was' : 'were'} written, and the same command goes on from there`
   return during({ what: 'tokenizing', kept }, () => tokenizeShards(options, earlier, (count) => { done = count }))
 }
 

@@ -1,5 +1,6 @@
 import { availableParallelism } from 'node:os'
 import { join, resolve } from 'node:path'
+import { during } from '../activity.ts'
 import { ConfigError, DataError } from '../errors.ts'
 import { fingerprintOf, openCache, type CacheProgress } from './cache.ts'
 import { defaultCacheDir } from './cacheDir.ts'
@@ -10,7 +11,7 @@ import { checkFormatOptions } from './formats.ts'
 import { mixDatasets, type MixStrategy } from './mixture.ts'
 import type { PackingStrategy } from './packing.ts'
 import { fileStamp, openReader } from './readers/open.ts'
-import { rowsReader } from './readers/rows.ts'
+import { listOfRows, rowsReader, type Rows } from './readers/rows.ts'
 import type { Reader } from './readers/types.ts'
 import { filesOf, formatOf, packingOf, pick, sourcesOf, tokenizeOptionsOf, type SourceOptions } from './sources.ts'
 import { tokenizeChunk, type TokenizeOptions } from './tokenizeChunk.ts'
@@ -41,7 +42,7 @@ export interface LoadDatasetOptions<T extends TextTokenizer = TextTokenizer> ext
   evalSplit?: number
   /** Rows for evaluation, instead of a split. */
   evalFiles?: string | string[]
-  evalRows?: readonly Record<string, unknown>[]
+  evalRows?: Rows
   /** Where tokenized data is kept; false keeps it in memory. Default: ANNEAL_CACHE or the user's cache folder. */
   cacheDir?: string | false
   /** Threads that tokenize. Default: one for each core for more than 4 MB of data, else 0. */
@@ -82,7 +83,11 @@ export interface LoadedDataset {
 interface LoadedSource { dataset: Dataset, stats: ExampleStats, cached: boolean, fingerprint: string, close?: () => void }
 
 /** Reads, tokenizes (once, into a cache), mixes, splits and packs data for training. */
-export async function loadDataset<T extends TextTokenizer>(options: LoadDatasetOptions<T>): Promise<LoadedDataset> {
+export function loadDataset<T extends TextTokenizer>(options: LoadDatasetOptions<T>): Promise<LoadedDataset> {
+  return during({ what: 'reading the data' }, () => prepareDataset(options))
+}
+
+async function prepareDataset<T extends TextTokenizer>(options: LoadDatasetOptions<T>): Promise<LoadedDataset> {
   const { seed = 42, evalSplit } = options
   const { strategy, maxLength } = packingOf(options)
   if (options.evalSplit !== undefined && (options.evalFiles ?? options.evalRows)) throw new ConfigError('evalSplit: give either evalSplit or evalFiles, not both')
@@ -156,8 +161,10 @@ async function loadSource<T extends TextTokenizer>(source: SourceOptions, option
   const tokenization = tokenizationOf(options.tokenizer, options.tokenizeConversation)
   if (source.rows) {
     if (source.files) throw new ConfigError(`${name}: give either files or rows, not both`)
-    const fingerprint = fingerprintOf({ rows: source.rows, tokenizer: tokenizerFingerprint(options.tokenizer), tokenize })
-    return { ...await loadInMemory([rowsReader(source.rows, name === 'files' ? 'rows' : `${name}.rows`)], tokenization, tokenize, options.signal), fingerprint }
+    const place = name === 'files' ? 'rows' : name === 'evalFiles' ? 'evalRows' : `${name}.rows`
+    const rows = await listOfRows(source.rows, place)
+    const fingerprint = fingerprintOf({ rows, tokenizer: tokenizerFingerprint(options.tokenizer), tokenize })
+    return { ...await loadInMemory([rowsReader(rows, place)], tokenization, tokenize, options.signal), fingerprint }
   }
   const files = await filesOf(source, name)
   const stamps = await Promise.all(files.map(fileStamp))

@@ -2,7 +2,7 @@ import { collate, type Batch } from './collate.ts'
 import type { ExampleOptions } from './examples.ts'
 import type { PackingStrategy } from './packing.ts'
 import { openReader } from './readers/open.ts'
-import { rowsReader } from './readers/rows.ts'
+import { listOfRows, rowsReader } from './readers/rows.ts'
 import { totals, wholeFrom1, type StepBatch } from './sampler.ts'
 import { filesOf, packingOf, sourcesOf, tokenizeOptionsOf, type SourceOptions } from './sources.ts'
 import { mixStreams, StreamingDataset, type ExampleStream, type MixedStreamState, type StreamState } from './stream.ts'
@@ -39,7 +39,7 @@ export async function loadStream<T extends TextTokenizer>(options: LoadStreamOpt
   const { seed = 42, shuffleBuffer, epochs, packingGroupSize } = options
   const parts = await Promise.all(sourcesOf(options).map(async (source, i) => {
     const name = options.datasets ? `datasets[${i}]` : 'files'
-    const readers = source.rows ? [rowsReader(source.rows)] : (await filesOf(source, name)).map((file) => openReader(file, source))
+    const readers = source.rows ? [rowsReader(await listOfRows(source.rows))] : (await filesOf(source, name)).map((file) => openReader(file, source))
     const stream = new StreamingDataset({
       ...tokenizeOptionsOf(source, options, strategy), maxLength, readers, tokenization, packing: strategy, seed,
       ...shuffleBuffer !== undefined && { shuffleBuffer }, ...epochs !== undefined && { epochs }, ...packingGroupSize !== undefined && { packingGroupSize },

@@ -1,3 +1,4 @@
+import { during } from '../activity.ts'
 import { ConfigError, DataError } from '../errors.ts'
 import { fingerprintOf } from './cache.ts'
 import { readChunks } from './chunks.ts'
@@ -7,7 +8,7 @@ import { readPreference, readRanked, readStepwise, readTriple, readUnpaired } fr
 import { PreferenceTokens, type DropReason, type PairExample, type PreferenceTokenOptions, type RankedExample, type StepwiseExample, type TripleExample, type UnpairedExample } from './preferenceTokens.ts'
 import { permutation } from './random.ts'
 import { fileStamp, openReader } from './readers/open.ts'
-import { rowsReader } from './readers/rows.ts'
+import { listOfRows, rowsReader, type Rows } from './readers/rows.ts'
 import { placeOf, type Reader, type SourceRow } from './readers/types.ts'
 import { filesOf, sourcesOf, type SourceOptions } from './sources.ts'
 import { tokenizationOf, tokenizerFingerprint } from './tokenization.ts'
@@ -37,7 +38,7 @@ export interface LoadPreferenceOptions<T extends TextTokenizer, E> extends Omit<
   datasets?: SourceOptions[]
   evalSplit?: number
   evalFiles?: string | string[]
-  evalRows?: readonly Record<string, unknown>[]
+  evalRows?: Rows
   seed: number
   onBadRow: 'error' | 'skip'
 }
@@ -69,7 +70,11 @@ const advice: Record<DropReason, string> = {
 }
 
 /** Reads and tokenizes preference data into memory. Throws DataError naming the row that is wrong, or where no row is left. */
-export async function loadPreferences<T extends TextTokenizer, E extends object>(options: LoadPreferenceOptions<T, E>): Promise<LoadedPreferences<E>> {
+export function loadPreferences<T extends TextTokenizer, E extends object>(options: LoadPreferenceOptions<T, E>): Promise<LoadedPreferences<E>> {
+  return during({ what: 'tokenizing' }, () => preparePreferences(options))
+}
+
+async function preparePreferences<T extends TextTokenizer, E extends object>(options: LoadPreferenceOptions<T, E>): Promise<LoadedPreferences<E>> {
   const { tokenizer, seed, evalSplit, evalFiles, evalRows } = options
   if (evalSplit !== undefined && (evalFiles ?? evalRows)) throw new ConfigError('evalSplit: give either evalSplit or evalFiles, not both')
   const tokens = new PreferenceTokens(tokenizationOf(tokenizer), options)
@@ -77,7 +82,7 @@ export async function loadPreferences<T extends TextTokenizer, E extends object>
   const stamps: unknown[] = []
   const all: E[] = []
   for (const [i, source] of sourcesOf(options).entries()) {
-    all.push(...await readSource(source, options.datasets ? `datasets[${i}]` : 'files', options, tokens, stats, stamps))
+    for (const example of await readSource(source, options.datasets ? `datasets[${i}]` : 'files', options, tokens, stats, stamps)) all.push(example)
   }
   requireRows(all, stats, 'train on')
   let train: readonly E[] = all
@@ -121,8 +126,10 @@ async function readSource<T extends TextTokenizer, E extends object>(
   const readers: Reader[] = []
   if (source.rows) {
     if (source.files) throw new ConfigError(`${name}: give either files or rows, not both`)
-    readers.push(rowsReader(source.rows, name === 'files' ? 'rows' : `${name}.rows`))
-    stamps.push(source.rows)
+    const place = name === 'files' ? 'rows' : name === 'evalFiles' ? 'evalRows' : `${name}.rows`
+    const rows = await listOfRows(source.rows, place)
+    readers.push(rowsReader(rows, place))
+    stamps.push(rows)
   } else {
     for (const file of await filesOf(source, name)) {
       readers.push(openReader(file, source))

@@ -2,6 +2,7 @@ import { ConfigError } from '../errors.ts'
 import type { FormatOptions } from './formats.ts'
 import type { PackingStrategy } from './packing.ts'
 import { expandFiles, type FileType } from './readers/open.ts'
+import type { Rows } from './readers/rows.ts'
 import type { SampleBy } from './readers/text.ts'
 import type { TokenizeOptions } from './tokenizeChunk.ts'
 
@@ -9,8 +10,8 @@ import type { TokenizeOptions } from './tokenizeChunk.ts'
 export interface SourceOptions extends FormatOptions {
   /** Files, folders or globs: .txt .md .jsonl .json .csv .tsv .parquet, all but Parquet also with .gz. */
   files?: string | string[]
-  /** Rows in memory, instead of files. They are not cached. */
-  rows?: readonly Record<string, unknown>[]
+  /** Rows in memory, instead of files: an array, or an iterable, also an async one, that is read to its end. They are not cached. */
+  rows?: Rows
   /** What the files are, where their names do not tell. */
   fileType?: FileType
   /** What one row of a text file is. Default 'document'. */

@@ -1,6 +1,6 @@
 import { ConfigError } from '../errors.ts'
 import { loadDataset } from '../data/index.ts'
-import type { LoadDatasetOptions, LoadedDataset } from '../data/index.ts'
+import type { LoadDatasetOptions, LoadedDataset, Rows } from '../data/index.ts'
 import { generate } from '../generate/index.ts'
 import type { AnyModelConfig, CausalLanguageModel, PretrainedModel } from '../models/index.ts'
 import { Tokenizer } from '../tokenizers/index.ts'
@@ -17,6 +17,14 @@ type Arguments = SftArguments | PretrainArguments
 /** The options that say which data is read, and how. */
 export type DataArguments = Pick<SftArguments, keyof typeof dataShape | 'maxLength' | 'packing' | 'seed'>
 
+/** Rows that a program gives beside the options that a file can hold. */
+export interface RowsInput {
+  /** Rows in memory, instead of files: an array, or an iterable, also an async one, that is read to its end before training. */
+  rows?: Rows | undefined
+  /** Rows for evaluation, instead of evalFiles or evalSplit. */
+  evalRows?: Rows | undefined
+}
+
 /** A vocabulary that the embedding does not cover would read past its end. */
 export function checkVocabulary(tokenizer: Tokenizer, config: AnyModelConfig, where: string): void {
   if (tokenizer.embeddingRows > config.vocabSize) {
@@ -24,11 +32,11 @@ export function checkVocabulary(tokenizer: Tokenizer, config: AnyModelConfig, wh
   }
 }
 
-/** Reads and tokenizes the data that the options name. */
-export async function loadData(args: DataArguments, tokenizer: Tokenizer, extra: Partial<LoadDatasetOptions<Tokenizer>>): Promise<LoadedDataset> {
+/** Reads and tokenizes the data that the options name, or that is given. */
+export async function loadData(args: DataArguments, tokenizer: Tokenizer, { rows, evalRows, ...extra }: Partial<Omit<LoadDatasetOptions<Tokenizer>, 'rows' | 'evalRows'>> & RowsInput): Promise<LoadedDataset> {
   const { files, datasets, mixStrategy, format, columns, evalSplit, evalFiles, truncationMode, cacheDir, workers, onBadRow, maxLength, packing, seed } = args
-  if (!files && !datasets) throw new ConfigError('files: name the training data, such as files: data/*.jsonl')
-  const given = Object.entries({ files, datasets, mixStrategy, format, columns, evalSplit, evalFiles, cacheDir, workers }).filter(([, value]) => value !== undefined)
+  if (!files && !datasets && !rows) throw new ConfigError('files: name the training data, such as files: data/*.jsonl, or give rows')
+  const given = Object.entries({ files, datasets, rows, mixStrategy, format, columns, evalSplit, evalFiles, evalRows, cacheDir, workers }).filter(([, value]) => value !== undefined)
   return loadDataset({
     ...Object.fromEntries(given), tokenizer, truncationMode, onBadRow, maxLength, packing, seed, ...extra,
   })
@@ -99,11 +107,11 @@ interface Pretraining<M extends PretrainedModel> {
 
 /** Pretraining's data, and its model: a new one, or one to continue. */
 export async function pretrainingRun<M extends PretrainedModel>(
-  args: PretrainArguments, tokenizer: Tokenizer, config: AnyModelConfig, { create, load, run }: Pretraining<M>,
+  args: PretrainArguments, given: RowsInput, tokenizer: Tokenizer, config: AnyModelConfig, { create, load, run }: Pretraining<M>,
 ): Promise<PreparedRun<M>> {
   checkVocabulary(tokenizer, config, (args.tokenizer ?? args.model)!)
   if (args.maxLength > config.maxPositionEmbeddings) throw new ConfigError(`maxLength: ${args.maxLength} is more than the model's ${config.maxPositionEmbeddings} positions`)
-  const data = await loadData(args, tokenizer, { sampleBy: args.sampleBy })
+  const data = await loadData(args, tokenizer, { ...given, sampleBy: args.sampleBy })
   let model: M | undefined
   try {
     if (args.model === undefined) {

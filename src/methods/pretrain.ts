@@ -7,7 +7,7 @@ import { loadModel } from './model.ts'
 import { pretrainSchema } from './options.ts'
 import type { PretrainArguments, PretrainOptions } from './options.ts'
 import { prepareRun, pretrainingRun } from './prepare.ts'
-import type { PreparedRun } from './prepare.ts'
+import type { PreparedRun, RowsInput } from './prepare.ts'
 import { pretrainMasked, type PreparedMaskedRun } from './pretrainMasked.ts'
 
 /** The config of a new model: the user's, with the tokenizer's vocabulary and special tokens. */
@@ -27,24 +27,28 @@ export async function pretrainConfig(args: PretrainArguments, tokenizer: Tokeniz
   return args.model === undefined ? newModelConfig(args.modelConfig!, tokenizer, args.maxLength) : readConfig(args.model)
 }
 
+/** What pretrain() takes: the options that a file can hold, and rows that a program has. */
+export interface PretrainInput extends PretrainOptions, RowsInput {}
+
 /**
  * Language modelling on text: from scratch (`modelConfig` and `tokenizer`), or continued from a model folder. A decoder learns to predict the next token;
  * with `mlm` an encoder learns to predict masked ones. Returns the run, ready to train().
  */
-export function pretrain(options: PretrainOptions & { mlm: true }): Promise<PreparedMaskedRun>
-export function pretrain(options: PretrainOptions & { mlm?: false | undefined }): Promise<PreparedRun>
-export async function pretrain(options: PretrainOptions): Promise<PreparedRun | PreparedMaskedRun> {
+export function pretrain(options: PretrainInput & { mlm: true }): Promise<PreparedMaskedRun>
+export function pretrain(options: PretrainInput & { mlm?: false | undefined }): Promise<PreparedRun>
+export async function pretrain({ rows, evalRows, ...options }: PretrainInput): Promise<PreparedRun | PreparedMaskedRun> {
   const args = parseOptions(pretrainSchema, options, 'pretrain')
-  return args.mlm ? pretrainMasked(args) : pretrainCausal(args)
+  const given = { rows, evalRows }
+  return args.mlm ? pretrainMasked(args, given) : pretrainCausal(args, given)
 }
 
-async function pretrainCausal(args: PretrainArguments): Promise<PreparedRun> {
+async function pretrainCausal(args: PretrainArguments, given: RowsInput): Promise<PreparedRun> {
   if (args.wholeWordMask) throw new ConfigError('wholeWordMask: only masked language models have it; add mlm: true')
   const folder = args.tokenizer ?? args.model
   if (folder === undefined) throw new ConfigError('tokenizer: a new model needs one; train it with `anneal tokenizer train` or name a folder that has one')
   const tokenizer = await Tokenizer.fromPretrained(folder)
   const config = await pretrainConfig(args, tokenizer)
-  return pretrainingRun(args, tokenizer, config, {
+  return pretrainingRun(args, given, tokenizer, config, {
     create: () => AutoModelForCausalLM.fromConfig(config, { dtype: args.dtype, seed: args.seed, device: args.device }),
     load: (from) => loadModel(from, args),
     run: (model, data) => prepareRun('pretrain', args, model, tokenizer, data),

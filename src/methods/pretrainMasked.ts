@@ -10,7 +10,7 @@ import { decisiveModelOptions, loadMaskedModel } from './model.ts'
 import { trainingPart } from './options.ts'
 import type { PretrainArguments } from './options.ts'
 import { datasetPart, pretrainingRun, runOf } from './prepare.ts'
-import type { PreparedRun } from './prepare.ts'
+import type { PreparedRun, RowsInput } from './prepare.ts'
 
 /** A prepared run of a masked language model. */
 export type PreparedMaskedRun = PreparedRun<MaskedLanguageModel>
@@ -29,7 +29,7 @@ function newEncoderConfig(modelConfig: Readonly<Record<string, unknown>>, tokeni
 }
 
 /** @internal Masked language modelling, as pretrain() does it with `mlm`. */
-export async function pretrainMasked(args: PretrainArguments): Promise<PreparedMaskedRun> {
+export async function pretrainMasked(args: PretrainArguments, given: RowsInput): Promise<PreparedMaskedRun> {
   if (args.model !== undefined && args.modelConfig) throw new ConfigError('model and modelConfig: give model to continue, or modelConfig to start from scratch, not both')
   if (args.model === undefined && !args.modelConfig) throw new ConfigError('model: give the folder of an encoder to continue from, or modelConfig for a new one, such as modelConfig: { hiddenSize: 256 }')
   const folder = args.tokenizer ?? args.model
@@ -37,7 +37,7 @@ export async function pretrainMasked(args: PretrainArguments): Promise<PreparedM
   const tokenizer = await Tokenizer.fromPretrained(folder)
   const config = args.model === undefined ? newEncoderConfig(args.modelConfig!, tokenizer, args.maxLength) : await readEncoderConfig(args.model)
   const masking = maskingOf(tokenizer, args)
-  return pretrainingRun(args, tokenizer, config, {
+  return pretrainingRun(args, given, tokenizer, config, {
     create: () => AutoModelForMaskedLM.fromConfig(config, { dtype: args.dtype, seed: args.seed, device: args.device }),
     load: (from) => loadMaskedModel(from, args),
     run: (model, data) => prepareMaskedRun(args, model, tokenizer, data, masking),

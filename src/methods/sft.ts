@@ -6,7 +6,10 @@ import { loadModel } from './model.ts'
 import { sftSchema } from './options.ts'
 import type { SftOptions } from './options.ts'
 import { checkLengths, checkVocabulary, loadData, prepareRun } from './prepare.ts'
-import type { PreparedRun } from './prepare.ts'
+import type { PreparedRun, RowsInput } from './prepare.ts'
+
+/** What sft() takes: the options that a file can hold, and rows that a program has. */
+export interface SftInput extends SftOptions, RowsInput {}
 
 /**
  * Supervised fine-tuning of a model folder on conversations, prompt–completion pairs or texts, with all parameters or some frozen. Options are
@@ -14,14 +17,16 @@ import type { PreparedRun } from './prepare.ts'
  *
  *     const run = await sft({ model: './Qwen2.5-0.5B', files: 'chats/*.jsonl', outputDir: './out', assistantOnlyLoss: true })
  *     for await (const event of run.trainer.events()) … // or simply: await run.train()
+ *
+ * `rows` takes an array or an async iterable instead of `files`.
  */
-export async function sft(options: SftOptions): Promise<PreparedRun> {
+export async function sft({ rows, evalRows, ...options }: SftInput): Promise<PreparedRun> {
   const args = parseOptions(sftSchema, options, 'sft')
   const config = await readConfig(args.model)
   const tokenizer = await Tokenizer.fromPretrained(args.tokenizer ?? args.model)
   checkVocabulary(tokenizer, config, args.tokenizer ?? args.model)
   const { assistantOnlyLoss, completionOnlyLoss } = args
-  const data = await loadData(args, tokenizer, { assistantOnlyLoss, ...(completionOnlyLoss === undefined ? {} : { completionOnlyLoss }) })
+  const data = await loadData(args, tokenizer, { rows, evalRows, assistantOnlyLoss, ...(completionOnlyLoss === undefined ? {} : { completionOnlyLoss }) })
   let model: CausalLanguageModel | undefined
   try {
     checkLengths(data, config)

@@ -22,7 +22,6 @@ test('two steps are the same on both devices', async () => {
     const answers: string[] = []
     const run = await onlineDpo({
       model: join(folder, 'model'), outputDir: temporaryFolder(), reportTo: [], saveStrategy: 'no', loggingSteps: 1, maxNewTokens: 4, perDeviceTrainBatchSize: 2, learningRate: 1e-2, adamEpsilon: 1e-3, maxSteps: 2, bf16: false,
-    }, {
       rows: ['the cat', 'a dog'].map((prompt) => ({ prompt })),
       rewards: [rewardEach('first', ({ completionIds }) => { answers.push(Array.from(completionIds).join()); return completionIds[0]! / 100 })],
     })

@@ -22,7 +22,6 @@ test('a GRPO step with a reference is the same on both devices', async () => {
     const run = await grpo({
       model: join(folder, 'model'), outputDir: temporaryFolder(), reportTo: [], saveStrategy: 'no', numGenerations: 2, perDeviceTrainBatchSize: 4, maxCompletionLength: 3, learningRate: 1e-2, adamEpsilon: 1e-3,
       maxSteps: 1, beta: 0.1, bf16: false,
-    }, {
       rows: [{ prompt: 'the cat' }, { prompt: 'a dog' }],
       rewards: [rewardEach('first', ({ completionIds }) => { answers.push(Array.from(completionIds)); return completionIds[0]! / 100 })],
     })

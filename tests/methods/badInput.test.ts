@@ -34,10 +34,10 @@ async function trained(preparing: Promise<Trainable>): Promise<{ warnings: strin
 
 /** The methods that learn from rewards, each with short answers. */
 const samplers: Record<string, (given: Given) => Promise<unknown>> = {
-  grpo: ({ rows = prompts, rewards = [], length = 4, options, ...rest }) => trained(grpo<Row>({ ...common(), numGenerations: 4, maxCompletionLength: length, ...rest, ...options }, { rows, rewards })),
-  rloo: ({ rows = prompts, rewards = [], length = 4, options, ...rest }) => trained(rloo<Row>({ ...common(), numGenerations: 2, maxCompletionLength: length, ...rest, ...options }, { rows, rewards })),
+  grpo: ({ rows = prompts, rewards = [], length = 4, options, ...rest }) => trained(grpo<Row>({ ...common(), numGenerations: 4, maxCompletionLength: length, ...rest, ...options, rows, rewards })),
+  rloo: ({ rows = prompts, rewards = [], length = 4, options, ...rest }) => trained(rloo<Row>({ ...common(), numGenerations: 2, maxCompletionLength: length, ...rest, ...options, rows, rewards })),
   ppo: ({ rows = prompts, rewards = [], length = 4, options, ...rest }) => trained(ppo<Row>({ ...common(), responseLength: length, rows, rewards, ...rest, ...options })),
-  onlineDpo: ({ rows = prompts, rewards = [], length = 4, options, ...rest }) => trained(onlineDpo<Row>({ ...common(), maxNewTokens: length, ...rest, ...options }, { rows, rewards })),
+  onlineDpo: ({ rows = prompts, rewards = [], length = 4, options, ...rest }) => trained(onlineDpo<Row>({ ...common(), maxNewTokens: length, ...rest, ...options, rows, rewards })),
   bestOfN: ({ rows = prompts, rewards = [], length = 4, options, ...rest }) => bestOfN<Row>({ model, output: join(temporaryFolder(), 'best.jsonl'), numGenerations: 2, maxCompletionLength: length, rows, rewards, ...rest, ...options }),
 }
 const eachSampler = Object.entries(samplers)

@@ -85,7 +85,8 @@ describe('a reference that follows the policy', () => {
     const { place } = await folderAndPolicy()
     const run = async (options: Partial<GrpoOptions>) => logOf(keep(await grpo({
       ...place, outputDir: temporaryFolder(), reportTo: [], saveStrategy: 'no', loggingSteps: 1, numGenerations: 4, perDeviceTrainBatchSize: 8, maxCompletionLength: 6, learningRate: 1e-2, beta: 0.1, maxSteps: 3, ...options,
-    }, { rows: [{ prompt: 'the cat' }, { prompt: 'a dog' }], rewards: [rewardEach('length', ({ completion }) => completion.length)] })))
+      rows: [{ prompt: 'the cat' }, { prompt: 'a dog' }], rewards: [rewardEach('length', ({ completion }) => completion.length)],
+    })))
     for (const log of await run(sync)) expect(log['kl']).toBeCloseTo(0, 9)
     expect((await run({})).at(-1)!['kl']).toBeGreaterThan(1e-6)
     await expect(run({ ...sync, beta: 0 })).rejects.toThrow('syncRefModel: with beta 0 there is no reference to move')

@@ -6,7 +6,7 @@ import { Tokenizer } from '../../tokenizers/index.ts'
 import { Trainer } from '../../train/trainer.ts'
 import { decisiveModelOptions, loadModel, modelKeeping, prepareModel } from '../model.ts'
 import { trainingPart } from '../options.ts'
-import { checkLengths, checkVocabulary, loadData, runOf, sampleTexts, type PreparedRun } from '../prepare.ts'
+import { checkLengths, checkVocabulary, loadData, runOf, sampleTexts, type PreparedRun, type RowsInput } from '../prepare.ts'
 import { checkLayerPairs } from './features.ts'
 import { teacherFingerprint } from './fingerprint.ts'
 import { distillSchema, type DistillArguments, type DistillOptions } from './options.ts'
@@ -44,13 +44,16 @@ function checkUniversal({ teacher, initFromTeacher, recorded, seqKd, packing, hi
   if ((uldHybridMatchedWeight === undefined) !== (uldHybridUnmatchedWeight === undefined)) throw new ConfigError('uldHybridMatchedWeight and uldHybridUnmatchedWeight: give both, or neither')
 }
 
+/** What distill() takes: the options that a file can hold, and rows that a program has. */
+export interface DistillInput extends DistillOptions, RowsInput {}
+
 /**
  * Teaches a model what another knows: from soft labels (Hinton et al. 2015), recorded or of a live teacher; on its own samples (GKD, MiniLLM); with
  * hidden states and attention maps compared. Returns the run, ready to train():
  *
  *     const run = await distill({ teacher: './large', model: './small', files: 'chats/*.jsonl', outputDir: './out', temperature: 2, alpha: 0.3 })
  */
-export async function distill(options: DistillOptions): Promise<PreparedRun> {
+export async function distill({ rows, evalRows, ...options }: DistillInput): Promise<PreparedRun> {
   const args = parseOptions(distillSchema, options, 'distill')
   checkOptions(args)
   const teacherConfig = args.teacher === undefined ? undefined : await readConfig(args.teacher)
@@ -68,7 +71,7 @@ export async function distill(options: DistillOptions): Promise<PreparedRun> {
     for (const name of ['hiddenLayers', 'attentionLayers'] as const) checkLayerPairs(name, args[name], students, teacherConfig!.numHiddenLayers)
   }
   const { assistantOnlyLoss, completionOnlyLoss } = args
-  const data = await loadData(args, tokenizer, { assistantOnlyLoss, ...(completionOnlyLoss === undefined ? {} : { completionOnlyLoss }) })
+  const data = await loadData(args, tokenizer, { rows, evalRows, assistantOnlyLoss, ...(completionOnlyLoss === undefined ? {} : { completionOnlyLoss }) })
   const made: CausalLanguageModel[] = []
   try {
     const recording = args.recorded === undefined ? undefined : await Recording.open(args.recorded)

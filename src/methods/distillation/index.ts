@@ -1,4 +1,5 @@
 export { distill } from './distill.ts'
+export type { DistillInput } from './distill.ts'
 export { teacherFingerprint } from './fingerprint.ts'
 export { distillationLoss } from './loss.ts'
 export type { DistillBatch, LossOptions as DistillationLossOptions } from './loss.ts'

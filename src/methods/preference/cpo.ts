@@ -7,17 +7,17 @@ import { completionLogps } from './logps.ts'
 import { cpoLoss, takesMeans } from './losses/index.ts'
 import { halves, pairMetrics } from './metrics.ts'
 import { cpoSchema, type CpoArguments, type CpoOptions } from './options.ts'
-import { decisive, loadPolicy, loadTokenizerAndData, preparePreferenceRun, sampling, taskArguments, type PreparedPreferenceRun } from './prepare.ts'
+import { decisive, loadPolicy, loadTokenizerAndData, preparePreferenceRun, sampling, taskArguments, type PreparedPreferenceRun, type WithRows } from './prepare.ts'
 import { perItem, preferenceTask, type PreferenceLoss, type Window } from './task.ts'
 
 /**
  * CPO (arXiv 2401.08417), SimPO (2405.14734: lossType 'simpo') and AlphaPO (2501.03884: alpha) without a reference model. Options are TRL's CPOConfig in
  * camelCase; unlike there, cpoAlpha is 0 for 'simpo' unless given, as SimPO has no language-model loss.
  */
-export async function cpo(options: CpoOptions): Promise<PreparedPreferenceRun<PairExample, PairBatch>> {
+export async function cpo({ rows, evalRows, ...options }: WithRows<CpoOptions>): Promise<PreparedPreferenceRun<PairExample, PairBatch>> {
   const args = parseOptions(cpoSchema, options, 'cpo')
   const cpoAlpha = args.cpoAlpha ?? (args.lossType === 'simpo' ? 0 : 1)
-  const { tokenizer, data } = await loadTokenizerAndData(args, { make: preferenceKinds.pair, tokensOf: pairTokens, longest: pairLength })
+  const { tokenizer, data } = await loadTokenizerAndData(args, { rows, evalRows, make: preferenceKinds.pair, tokensOf: pairTokens, longest: pairLength })
   const model = await loadPolicy(args)
   try {
     const task = preferenceTask({

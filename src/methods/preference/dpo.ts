@@ -11,7 +11,7 @@ import { dpoLoss, type DpoLossType } from './losses/index.ts'
 import { scoredLosses, smoothedLosses } from './losses/dpo.ts'
 import { halves, pairMetrics } from './metrics.ts'
 import { dpoSchema, type DpoArguments, type DpoOptions } from './options.ts'
-import { decisive, loadPolicy, loadTokenizerAndData, preparePreferenceRun, sampling, taskArguments, type PreparedPreferenceRun } from './prepare.ts'
+import { decisive, loadPolicy, loadTokenizerAndData, preparePreferenceRun, sampling, taskArguments, type PreparedPreferenceRun, type WithRows } from './prepare.ts'
 import { Reference } from '../reference.ts'
 import { batchesInOrder, perItem, preferenceTask, type Countable, type PreferenceLoss, type Window } from './task.ts'
 
@@ -41,10 +41,10 @@ export function lossTypesOf({ lossType, lossWeights, labelSmoothing, fDivergence
  * Direct preference optimisation (arXiv 2305.18290) and its kin on pairs of a preferred and a rejected completion. Options are TRL's DPOConfig in
  * camelCase. Returns the run, ready to train(); with precomputeRefLogProbs the reference has been computed.
  */
-export async function dpo(options: DpoOptions): Promise<PreparedPreferenceRun<PairExample, PairBatch>> {
+export async function dpo({ rows, evalRows, ...options }: WithRows<DpoOptions>): Promise<PreparedPreferenceRun<PairExample, PairBatch>> {
   const args = parseOptions(dpoSchema, options, 'dpo')
   lossTypesOf(args)
-  const { tokenizer, data } = await loadTokenizerAndData(args, { make: preferenceKinds.pair, tokensOf: pairTokens, longest: pairLength })
+  const { tokenizer, data } = await loadTokenizerAndData(args, { rows, evalRows, make: preferenceKinds.pair, tokensOf: pairTokens, longest: pairLength })
   const model = await loadPolicy(args)
   let reference: Reference | undefined
   try {

@@ -6,7 +6,7 @@ export {
   cpoSchema, dpoSchema, ktoSchema, orpoSchema, rewardSchema, rrhfSchema, tpoSchema, type CpoOptions, type DpoOptions, type KtoOptions, type OrpoOptions, type RewardOptions, type RrhfOptions, type TpoOptions,
 } from './options.ts'
 export { orpo } from './orpo.ts'
-export type { PreparedPreferenceRun } from './prepare.ts'
+export type { PreparedPreferenceRun, WithRows } from './prepare.ts'
 export { reward, stepwiseReward, type PreparedRewardRun, type PreparedStepwiseRun } from './reward.ts'
 export { rrhf, type RankedBatch } from './rrhf.ts'
 export { score, scoreSequences, type Score, type ScoredRow } from './score.ts'

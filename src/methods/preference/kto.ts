@@ -14,7 +14,7 @@ import { completionLogps } from './logps.ts'
 import { klEstimate, ktoLoss } from './losses/index.ts'
 import { updatedMean } from './losses/kto.ts'
 import { ktoSchema, type KtoArguments, type KtoOptions } from './options.ts'
-import { decisive, loadPolicy, loadTokenizerAndData, preparePreferenceRun, sampling, taskArguments, type PreparedPreferenceRun } from './prepare.ts'
+import { decisive, loadPolicy, loadTokenizerAndData, preparePreferenceRun, sampling, taskArguments, type PreparedPreferenceRun, type WithRows } from './prepare.ts'
 import { Reference } from '../reference.ts'
 import { batchesInOrder, preferenceTask, type Countable, type PreferenceLoss } from './task.ts'
 
@@ -48,13 +48,13 @@ export function balanceWarning(rows: readonly UnpairedExample[], { desirableWeig
  * desirable or not. Options are TRL's KTOConfig in camelCase. The rows are shuffled once, by the seed, and then come in that order in every epoch,
  * so that each keeps its partner of the KL estimate (TRL takes them in the data's order).
  */
-export async function kto(options: KtoOptions): Promise<PreparedPreferenceRun<UnpairedExample, UnpairedBatch>> {
+export async function kto({ rows, evalRows, ...options }: WithRows<KtoOptions>): Promise<PreparedPreferenceRun<UnpairedExample, UnpairedBatch>> {
   const args = parseOptions(ktoSchema, options, 'kto')
   const { lossType, maxLength } = args
   if (args.truncationMode === 'keep_end') throw new ConfigError('truncationMode: KTO cuts ends only ("keep_start"), as TRL\'s')
   if (lossType === 'kto' && args.perDeviceTrainBatchSize < 2) throw new ConfigError('perDeviceTrainBatchSize: expected at least 2, as the KL of a row is estimated from another row of its batch, got 1')
   const longest = ({ promptIds, completionIds }: UnpairedExample): number => Math.min(maxLength ?? Infinity, promptIds.length + completionIds.length)
-  const { tokenizer, data } = await loadTokenizerAndData(args, { make: preferenceKinds.unpaired, tokensOf: longest, longest })
+  const { tokenizer, data } = await loadTokenizerAndData(args, { rows, evalRows, make: preferenceKinds.unpaired, tokensOf: longest, longest })
   const warning = balanceWarning(data.train, args)
   const loaded = { ...data, warnings: [...data.warnings, ...warning === undefined ? [] : [warning]] }
   const train = Array.from(permutation(data.train.length, args.seed, 'shuffle'), (index) => data.train[index]!)

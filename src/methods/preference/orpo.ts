@@ -9,16 +9,16 @@ import { completionLogps } from './logps.ts'
 import { logSigmoid, oddsRatioLoss } from './losses/index.ts'
 import { halves, pairMetrics } from './metrics.ts'
 import { orpoSchema, type OrpoArguments, type OrpoOptions } from './options.ts'
-import { decisive, loadPolicy, loadTokenizerAndData, preparePreferenceRun, sampling, taskArguments, type PreparedPreferenceRun } from './prepare.ts'
+import { decisive, loadPolicy, loadTokenizerAndData, preparePreferenceRun, sampling, taskArguments, type PreparedPreferenceRun, type WithRows } from './prepare.ts'
 import { meanOf, perItem, preferenceTask, type PreferenceLoss, type Window } from './task.ts'
 
 /**
  * ORPO (arXiv 2403.07691): the language-model loss of chosen completions and the odds ratio of chosen to rejected ones, without a reference model.
  * Options are TRL's ORPOConfig in camelCase.
  */
-export async function orpo(options: OrpoOptions): Promise<PreparedPreferenceRun<PairExample, PairBatch>> {
+export async function orpo({ rows, evalRows, ...options }: WithRows<OrpoOptions>): Promise<PreparedPreferenceRun<PairExample, PairBatch>> {
   const args = parseOptions(orpoSchema, options, 'orpo')
-  const { tokenizer, data } = await loadTokenizerAndData(args, { make: preferenceKinds.pair, tokensOf: pairTokens, longest: pairLength })
+  const { tokenizer, data } = await loadTokenizerAndData(args, { rows, evalRows, make: preferenceKinds.pair, tokensOf: pairTokens, longest: pairLength })
   const model = await loadPolicy(args)
   try {
     const task = preferenceTask({

@@ -7,7 +7,7 @@ import type { TrainResult } from '../../train/trainer.ts'
 import type { TrainingTask } from '../../train/task.ts'
 import { decisiveModelOptions, loadModel } from '../model.ts'
 import { trainingPart } from '../options.ts'
-import { checkVocabulary, sampleTexts } from '../prepare.ts'
+import { checkVocabulary, sampleTexts, type RowsInput } from '../prepare.ts'
 import type { PreferenceArguments, RewardArguments } from './options.ts'
 import type { Windowed } from './task.ts'
 import { trainAndSave } from '../trainAndSave.ts'
@@ -23,18 +23,22 @@ export interface PreparedPreferenceRun<E = unknown, B = unknown, M extends Pretr
   dispose: () => void
 }
 
+/** The options of a method on preference data, and rows that a program has. */
+export type WithRows<Options> = Options & RowsInput
+
 type DataOptions<E> = Pick<LoadPreferenceOptions<Tokenizer, E>, 'make' | 'tokensOf'>
 type AnyArguments = PreferenceArguments | RewardArguments
 
 /** Reads the tokenizer and the data that the options name, and checks both against the model's config. */
-export async function loadTokenizerAndData<E extends object>(args: AnyArguments, options: DataOptions<E> & { longest: (example: E) => number, config?: AnyModelConfig }): Promise<{ tokenizer: Tokenizer, data: LoadedPreferences<E> }> {
+export async function loadTokenizerAndData<E extends object>(args: AnyArguments, options: DataOptions<E> & RowsInput & { longest: (example: E) => number, config?: AnyModelConfig }): Promise<{ tokenizer: Tokenizer, data: LoadedPreferences<E> }> {
   const { files, datasets, columns, evalSplit, evalFiles, truncationMode, onBadRow, maxLength, seed } = args
-  if (!files && !datasets) throw new ConfigError('files: name the training data, such as files: data/*.jsonl')
+  const { rows, evalRows } = options
+  if (!files && !datasets && !rows) throw new ConfigError('files: name the training data, such as files: data/*.jsonl, or give rows')
   const folder = args.tokenizer ?? args.model
   const config = options.config ?? await readConfig(args.model)
   const tokenizer = await Tokenizer.fromPretrained(folder)
   checkVocabulary(tokenizer, config, folder)
-  const given = Object.fromEntries(Object.entries({ files, datasets, columns, evalSplit, evalFiles }).filter(([, value]) => value !== undefined))
+  const given = Object.fromEntries(Object.entries({ files, datasets, rows, columns, evalSplit, evalFiles, evalRows }).filter(([, value]) => value !== undefined))
   const data = await loadPreferences<Tokenizer, E>({ ...given, tokenizer, truncationMode, onBadRow, maxLength, seed, make: options.make, tokensOf: options.tokensOf })
   for (const example of [...data.train, ...data.eval ?? []]) {
     const length = options.longest(example)

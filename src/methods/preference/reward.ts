@@ -9,7 +9,7 @@ import { collatePairs, pairLength, pairTokens, type PairBatch } from './dpo.ts'
 import { rewardLoss } from './losses/index.ts'
 import { halves } from './metrics.ts'
 import { rewardSchema, type RewardArguments, type RewardOptions } from './options.ts'
-import { decisive, loadTokenizerAndData, preparePreferenceRun, taskArguments, type PreparedPreferenceRun } from './prepare.ts'
+import { decisive, loadTokenizerAndData, preparePreferenceRun, taskArguments, type PreparedPreferenceRun, type WithRows } from './prepare.ts'
 import { meanOf, preferenceTask, type Countable, type PreferenceLoss } from './task.ts'
 
 /** A prepared run of a reward model. */
@@ -27,11 +27,11 @@ const withLearningRate = (args: RewardArguments): RewardArguments & { learningRa
  * A reward model from pairs of a preferred and a rejected text (Bradley-Terry, arXiv 2203.02155), with the rows' margin where they have one. Options are
  * TRL's RewardConfig in camelCase. Pairs longer than maxLength are left out, not cut. The model is saved as transformers' ForSequenceClassification.
  */
-export async function reward(options: RewardOptions & { stepwise?: false }): Promise<PreparedRewardRun> {
+export async function reward({ rows, evalRows, ...options }: WithRows<RewardOptions> & { stepwise?: false }): Promise<PreparedRewardRun> {
   const args = withLearningRate(parseOptions(rewardSchema, options, 'reward'))
   if (args.stepwise) throw new ConfigError('stepwise: a process reward model is trained by stepwiseReward()')
   const config = await readBaseConfig(args.model)
-  const { tokenizer, data } = await loadTokenizerAndData(args, { make: preferenceKinds.wholePair, tokensOf: pairTokens, longest: pairLength, config })
+  const { tokenizer, data } = await loadTokenizerAndData(args, { rows, evalRows, make: preferenceKinds.wholePair, tokensOf: pairTokens, longest: pairLength, config })
   const classifier = await loadClassifier('sequence', args, tokenizer)
   try {
     const hasAdapter = args.adapter !== undefined || args.adapterPath !== undefined
@@ -94,13 +94,13 @@ export function collateStepwise(examples: readonly StepwiseExample[]): StepwiseB
  * A process reward model: a classifier of two labels judges the last token of each step (arXiv 2211.14275). Options are TRL's PRMConfig in camelCase; the
  * loss is a mean over the judged steps of the whole optimizer step. Saved as transformers' ForTokenClassification.
  */
-export async function stepwiseReward(options: RewardOptions): Promise<PreparedStepwiseRun> {
+export async function stepwiseReward({ rows, evalRows, ...options }: WithRows<RewardOptions>): Promise<PreparedStepwiseRun> {
   const args = withLearningRate(parseOptions(rewardSchema, { ...options, stepwise: true }, 'reward'))
   if (args.centerRewardsCoefficient !== undefined) throw new ConfigError('centerRewardsCoefficient: has no meaning for a stepwise reward model, which has no pairs')
   const config = await readBaseConfig(args.model)
   const { stepSeparator, trainOnLastStepOnly: lastOnly } = args
   const length = ({ inputIds }: StepwiseExample): number => inputIds.length
-  const { tokenizer, data } = await loadTokenizerAndData(args, { make: preferenceKinds.stepwise({ stepSeparator, lastOnly }), tokensOf: length, longest: length, config })
+  const { tokenizer, data } = await loadTokenizerAndData(args, { rows, evalRows, make: preferenceKinds.stepwise({ stepSeparator, lastOnly }), tokensOf: length, longest: length, config })
   const classifier = await loadClassifier('token', args, tokenizer)
   try {
     const hasAdapter = args.adapter !== undefined || args.adapterPath !== undefined

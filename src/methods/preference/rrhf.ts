@@ -7,7 +7,7 @@ import { collateCompletions, sumOf, type CompletionBatch } from './collate.ts'
 import { completionLogps } from './logps.ts'
 import { bestOf, rankLoss } from './losses/index.ts'
 import { rrhfSchema, type RrhfArguments, type RrhfOptions } from './options.ts'
-import { decisive, loadPolicy, loadTokenizerAndData, preparePreferenceRun, sampling, taskArguments, type PreparedPreferenceRun } from './prepare.ts'
+import { decisive, loadPolicy, loadTokenizerAndData, preparePreferenceRun, sampling, taskArguments, type PreparedPreferenceRun, type WithRows } from './prepare.ts'
 import { preferenceTask, type Countable, type PreferenceLoss } from './task.ts'
 
 /** The responses of all queries one after another. */
@@ -24,10 +24,10 @@ const longestOf = (responses: readonly CompletionExample[]): number => Math.max(
  * RRHF (arXiv 2304.05302): responses of one prompt are ranked by their length-normalised log-probabilities as their scores rank them, and the best
  * one is learnt. The loss is a mean over prompts. Rows have prompt, responses and scores.
  */
-export async function rrhf(options: RrhfOptions): Promise<PreparedPreferenceRun<RankedExample, RankedBatch>> {
+export async function rrhf({ rows, evalRows, ...options }: WithRows<RrhfOptions>): Promise<PreparedPreferenceRun<RankedExample, RankedBatch>> {
   const args = parseOptions(rrhfSchema, options, 'rrhf')
   const { tokenizer, data } = await loadTokenizerAndData(args, {
-    make: preferenceKinds.ranked, tokensOf: ({ responses }) => sumOf(responses.map(({ inputIds }) => inputIds.length)), longest: ({ responses }) => longestOf(responses),
+    rows, evalRows, make: preferenceKinds.ranked, tokensOf: ({ responses }) => sumOf(responses.map(({ inputIds }) => inputIds.length)), longest: ({ responses }) => longestOf(responses),
   })
   const model = await loadPolicy(args)
   try {

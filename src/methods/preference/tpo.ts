@@ -8,7 +8,7 @@ import { completionLogps } from './logps.ts'
 import { takesMeans, tpoLoss } from './losses/index.ts'
 import { pairMetrics } from './metrics.ts'
 import { tpoSchema, type TpoArguments, type TpoOptions } from './options.ts'
-import { decisive, lengthOf, loadPolicy, loadTokenizerAndData, preparePreferenceRun, sampling, taskArguments, type PreparedPreferenceRun } from './prepare.ts'
+import { decisive, lengthOf, loadPolicy, loadTokenizerAndData, preparePreferenceRun, sampling, taskArguments, type PreparedPreferenceRun, type WithRows } from './prepare.ts'
 import { perItem, preferenceTask, type Countable, type PreferenceLoss, type Window } from './task.ts'
 
 /** The chosen completions of all pairs, the rejected ones, and unless tpoAlpha is 0 the gold ones. */
@@ -18,11 +18,11 @@ export interface TripleBatch extends CompletionBatch, Countable {}
  * TPO (arXiv 2405.16681) on pairs with a gold completion: the pair's loss without a reference model, and the gold completion's language-model loss.
  * Options are TRL's TPOConfig in camelCase. Rows have prompt, chosen, rejected and reference, the gold one.
  */
-export async function tpo(options: TpoOptions): Promise<PreparedPreferenceRun<TripleExample, TripleBatch>> {
+export async function tpo({ rows, evalRows, ...options }: WithRows<TpoOptions>): Promise<PreparedPreferenceRun<TripleExample, TripleBatch>> {
   const args = parseOptions(tpoSchema, options, 'tpo')
   if (args.labelSmoothing > 0 && (args.lossType === 'hinge' || args.lossType === 'ipo')) throw new ConfigError(`labelSmoothing: has no meaning for ${args.lossType}; it has for sigmoid, tpo-l`)
   const all = ({ chosen, rejected, reference }: TripleExample) => [chosen, rejected, reference].map(lengthOf)
-  const { tokenizer, data } = await loadTokenizerAndData(args, { make: preferenceKinds.triple, tokensOf: (example) => sumOf(all(example)), longest: (example) => Math.max(...all(example)) })
+  const { tokenizer, data } = await loadTokenizerAndData(args, { rows, evalRows, make: preferenceKinds.triple, tokensOf: (example) => sumOf(all(example)), longest: (example) => Math.max(...all(example)) })
   const model = await loadPolicy(args)
   try {
     const task = preferenceTask({

@@ -218,7 +218,7 @@ describe('composes', () => {
   test('a student that GRPO trained', async () => {
     const prompts = writeRows(join(folder, 'prompts.jsonl'), pairs.map(({ prompt }) => ({ prompt })))
     const length = rewardEach('length', ({ completionIds }) => completionIds.length)
-    const run = await grpo({ ...where, model: middle, files: prompts, maxSteps: 2, numGenerations: 4, perDeviceTrainBatchSize: 8, maxCompletionLength: 6 }, { rewards: [length] })
+    const run = await grpo({ ...where, model: middle, files: prompts, maxSteps: 2, numGenerations: 4, perDeviceTrainBatchSize: 8, maxCompletionLength: 6, rewards: [length] })
     live.push(run, run.model)
     await run.train()
     await falls({ model: where.outputDir, teacher }, 0.7)

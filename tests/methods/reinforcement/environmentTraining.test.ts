@@ -5,7 +5,7 @@ import { afterEach, expect, test } from 'vitest'
 import { grpo } from '../../../src/methods/reinforcement/policy/grpo.ts'
 import type { EnvironmentFactory } from '../../../src/methods/reinforcement/environment/environment.ts'
 import type { GrpoOptions } from '../../../src/methods/reinforcement/policy/options.ts'
-import type { PolicyInputs, PolicyRun } from '../../../src/methods/reinforcement/policy/prepare.ts'
+import type { PolicyInput, PolicyRun } from '../../../src/methods/reinforcement/policy/prepare.ts'
 import { rloo } from '../../../src/methods/reinforcement/policy/rloo.ts'
 import { rewardEach } from '../../../src/rewards/index.ts'
 import { Tokenizer } from '../../../src/tokenizers/index.ts'
@@ -38,11 +38,11 @@ async function train(run: PolicyRun<Row>, stopAt?: number): Promise<{ hash: stri
   live.push(run, run.model)
   return followed(run, stopAt)
 }
-const inputs: PolicyInputs<Row> = { rows, evalRows: rows.slice(0, 2), environment: asking }
+const inputs: PolicyInput<Row> = { rows, evalRows: rows.slice(0, 2), environment: asking }
 
 test('grpo trains on the tokens of the model in conversations, and not on those of the environment', async () => {
   const rolloutLog = join(temporaryFolder(), 'rollouts.jsonl')
-  const { logs } = await train(await grpo<Row>(options({ rolloutLog, evalStrategy: 'steps', evalSteps: 3 }), inputs))
+  const { logs } = await train(await grpo<Row>({ ...options({ rolloutLog, evalStrategy: 'steps', evalSteps: 3 }), ...inputs }))
   expect(logs[0]!['rewards/environment/mean']).toBeGreaterThan(0.25)
   expect(logs[0]!['reward']).toBe(logs[0]!['rewards/environment/mean'])
   expect(logs[0]!['gradNorm']).toBeGreaterThan(0)
@@ -65,7 +65,7 @@ test('a step without any reward is a warning, and leaves no NaN in the means of 
   let answers = 0
   // The eight conversations of the third step have none.
   const sometimes: EnvironmentFactory<Row> = () => ({ ...asking(), step: (text) => ({ done: true, ...++answers > 16 && answers <= 24 ? {} : { reward: 1 + text.length } }) })
-  const run = await grpo<Row>(options({ maxSteps: 4, loggingSteps: 2 }), { rows, environment: sometimes })
+  const run = await grpo<Row>({ ...options({ maxSteps: 4, loggingSteps: 2 }), rows, environment: sometimes })
   const warnings: string[] = []
   run.trainer.on((event) => { if (event.type === 'warning') warnings.push(event.message) })
   const { logs } = await train(run)
@@ -76,16 +76,16 @@ test('a step without any reward is a warning, and leaves no NaN in the means of 
 
 test('the environment stands beside reward functions, last', async () => {
   const short = rewardEach<Row>('short', ({ completionIds }) => -completionIds.length)
-  const { logs } = await train(await grpo<Row>(options({ maxSteps: 1, rewardWeights: [0.5, 2] }), { ...inputs, rewards: [short] }))
+  const { logs } = await train(await grpo<Row>({ ...options({ maxSteps: 1, rewardWeights: [0.5, 2] }), ...inputs, rewards: [short] }))
   expect(logs[0]!['reward']).toBeCloseTo(0.5 * logs[0]!['rewards/short/mean']! + 2 * logs[0]!['rewards/environment/mean']!, 6)
 })
 
 test.each([['grpo', grpo, { beta: 0.05 }], ['rloo', rloo, {}]] as const)('%s stopped between two updates on the same conversations ends with the same bytes', async (_, method, changed) => {
   const settings = { ...options({ numIterations: 2, maxSteps: 4 }), ...changed }
-  const whole = await train(await method<Row>({ ...settings, outputDir: temporaryFolder() }, inputs))
-  const part = await train(await method<Row>(settings, inputs), 1)
+  const whole = await train(await method<Row>({ ...settings, outputDir: temporaryFolder(), ...inputs }))
+  const part = await train(await method<Row>({ ...settings, ...inputs }), 1)
   expect(part.hash).not.toBe(whole.hash)
-  const rest = await train(await method<Row>({ ...settings, resumeFromCheckpoint: true }, inputs))
+  const rest = await train(await method<Row>({ ...settings, resumeFromCheckpoint: true, ...inputs }))
   expect(rest.hash).toBe(whole.hash)
 })
 
@@ -93,11 +93,11 @@ test.each<[string, Partial<GrpoOptions>]>([
   ['replay: it gives single answers', { replay: 'rollouts.jsonl' }], ['rolloutServer: it gives single answers', { rolloutServer: 'http://localhost:1/v1' }],
   ['rewardWeights: expected 1, one for each reward function (the environment last), got 2', { rewardWeights: [1, 2] }],
 ])('%s', async (message, changed) => {
-  await expect(grpo<Row>(options(changed), inputs)).rejects.toThrow(message)
+  await expect(grpo<Row>({ ...options(changed), ...inputs })).rejects.toThrow(message)
 })
 
 test('a conversation that begins too long for the context is refused', async () => {
   const environment: EnvironmentFactory<Row> = () => ({ reset: () => [{ role: 'user', content: 'some bread '.repeat(20) }], step: () => ({ done: true }) })
-  const run = await grpo<Row>(options(), { rows, environment })
+  const run = await grpo<Row>({ ...options(), rows, environment })
   await expect(train(run)).rejects.toThrow('lower maxCompletionLength to at most')
 })

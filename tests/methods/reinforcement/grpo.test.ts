@@ -5,7 +5,7 @@ import { afterEach, describe, expect, test } from 'vitest'
 import { ConfigError, DataError } from '../../../src/errors.ts'
 import { grpo } from '../../../src/methods/reinforcement/policy/grpo.ts'
 import type { GrpoOptions, RlooOptions } from '../../../src/methods/reinforcement/policy/options.ts'
-import type { PolicyInputs, PolicyRun } from '../../../src/methods/reinforcement/policy/prepare.ts'
+import type { PolicyInput, PolicyRun } from '../../../src/methods/reinforcement/policy/prepare.ts'
 import { rloo } from '../../../src/methods/reinforcement/policy/rloo.ts'
 import { AutoModelForCausalLM } from '../../../src/models/index.ts'
 import { rewardEach } from '../../../src/rewards/index.ts'
@@ -36,8 +36,8 @@ async function train(run: PolicyRun<Row>, stopAt?: number): Promise<{ hash: stri
   live.push(run, run.model)
   return followed(run, stopAt)
 }
-const given: PolicyInputs<Row> = { rows, rewards: [share, short] }
-const run = async (changed: Partial<GrpoOptions> = {}, inputs: PolicyInputs<Row> = given, stopAt?: number) => train(await grpo<Row>(options(changed), inputs), stopAt)
+const given: PolicyInput<Row> = { rows, rewards: [share, short] }
+const run = async (changed: Partial<GrpoOptions> = {}, inputs: PolicyInput<Row> = given, stopAt?: number) => train(await grpo<Row>({ ...options(changed), ...inputs }), stopAt)
 
 /** Of the weights before training. */
 async function startHash(): Promise<string> {
@@ -127,7 +127,7 @@ test('answers that were cut off can be left out of the loss', async () => {
 describe('RLOO', () => {
   const rlooRun = async (changed: Partial<RlooOptions> = {}) => {
     const { lossType: _, ...common } = options()
-    return train(await rloo<Row>({ ...common, ...changed }, given))
+    return train(await rloo<Row>({ ...common, ...changed, ...given }))
   }
 
   test('the reward rises', async () => {
@@ -175,7 +175,7 @@ test('evaluation gives the mean reward of held-out prompts, always with the same
 })
 
 describe('bad input', () => {
-  test.each<[string, Partial<GrpoOptions>, PolicyInputs<Row>]>([
+  test.each<[string, Partial<GrpoOptions>, PolicyInput<Row>]>([
     ['which is no multiple of numGenerations 3', { numGenerations: 3 }, given],
     ['reward: nothing judges the answers; name a reward function', {}, { rows }],
     ['rewardWeights: expected 2, one for each reward function, got 1', { rewardWeights: [1] }, given],

@@ -6,7 +6,7 @@ import { join } from 'node:path'
 import { afterAll, afterEach, beforeAll, describe, expect, test } from 'vitest'
 import { ConfigError } from '../../../src/errors.ts'
 import { collatePairs } from '../../../src/methods/preference/dpo.ts'
-import { onlineDpo, type OnlineDpoInputs } from '../../../src/methods/reinforcement/onlineDpo/onlineDpo.ts'
+import { onlineDpo, type OnlineDpoInput } from '../../../src/methods/reinforcement/onlineDpo/onlineDpo.ts'
 import type { OnlineDpoOptions } from '../../../src/methods/reinforcement/onlineDpo/options.ts'
 import { exampleOf, rankedPair } from '../../../src/methods/reinforcement/onlineDpo/pairs.ts'
 import { betaOf, onlineDpoLoss } from '../../../src/methods/reinforcement/onlineDpo/task.ts'
@@ -89,11 +89,12 @@ const letters = rewardEach<Row>('letters', ({ completion }) => (completion.match
 
 const model = sharedModel()
 
-const given: OnlineDpoInputs<Row> = { rows, rewards: [letters] }
-async function run(changed: Partial<OnlineDpoOptions> = {}, inputs: OnlineDpoInputs<Row> = given, stopAt?: number) {
+type Inputs = Pick<OnlineDpoInput<Row>, 'rewards' | 'judge' | 'rows' | 'evalRows'>
+const given: Inputs = { rows, rewards: [letters] }
+async function run(changed: Partial<OnlineDpoOptions> = {}, inputs: Inputs = given, stopAt?: number) {
   const one = await onlineDpo<Row>({
-    model, outputDir: temporaryFolder(), reportTo: [], saveStrategy: 'no', perDeviceTrainBatchSize: 8, maxNewTokens: 8, learningRate: 3e-3, lrSchedulerType: 'constant', temperature: 1, maxSteps: 4, loggingSteps: 1, ...changed,
-  }, inputs)
+    model, outputDir: temporaryFolder(), reportTo: [], saveStrategy: 'no', perDeviceTrainBatchSize: 8, maxNewTokens: 8, learningRate: 3e-3, lrSchedulerType: 'constant', temperature: 1, maxSteps: 4, loggingSteps: 1, ...changed, ...inputs,
+  })
   live.push(one, one.model)
   return followed(one, stopAt)
 }
@@ -177,10 +178,9 @@ describe('a judge', () => {
     expect(mute.logs[0]).toMatchObject({ loss: 0, gradNorm: 0, withoutReward: 8 })
   })
 
-  test.each<[string, Partial<OnlineDpoOptions>, OnlineDpoInputs<Row>]>([
+  test.each<[string, Partial<OnlineDpoOptions>, Inputs]>([
     ['judge: expected http://', { judge: 'judge.local' }, { rows }],
     ['judge: a judge ranks answers by itself', { judge: 'http://127.0.0.1:1/v1' }, given],
-    ['judge: give either a function or the URL', { judge: 'http://127.0.0.1:1/v1' }, { rows, judge: () => 0 }],
     ['missingEosPenalty: a judge gives no score', { missingEosPenalty: 1 }, { rows, judge: () => 0 }],
     ['rewardWeights: a judge says', { rewardWeights: [1] }, { rows, judge: () => 0 }],
     ['judge: it compares two answers of the same policy', { evalSplit: 2 }, { rows, judge: () => 0 }],
@@ -209,7 +209,7 @@ test('pairs without a reward are left out and counted; where none has one the st
   expect(alike.warnings[0]).toContain('both answers to every prompt have the same score')
 })
 
-test.each<[string, Partial<OnlineDpoOptions>, OnlineDpoInputs<Row>]>([
+test.each<[string, Partial<OnlineDpoOptions>, Inputs]>([
   ['maxNewTokens: expected less than maxLength 8', { maxLength: 8 }, given],
   ['reward: nothing judges the answers', {}, { rows }],
   ['rewardWeights: expected 1', { rewardWeights: [1, 2] }, given],

@@ -10,7 +10,7 @@ import { AdaptiveEntropy } from '../../../src/methods/reinforcement/policy/adapt
 import { grpo } from '../../../src/methods/reinforcement/policy/grpo.ts'
 import { policyBatch } from '../../../src/methods/reinforcement/policy/batch.ts'
 import type { GrpoOptions } from '../../../src/methods/reinforcement/policy/options.ts'
-import type { PolicyInputs } from '../../../src/methods/reinforcement/policy/prepare.ts'
+import type { PolicyInput } from '../../../src/methods/reinforcement/policy/prepare.ts'
 import { samplerWeights, type SamplerCorrection } from '../../../src/methods/reinforcement/policy/samplerCorrection.ts'
 import { Classifier } from '../../../src/models/sequenceClassification.ts'
 import { rewardEach } from '../../../src/rewards/index.ts'
@@ -26,8 +26,8 @@ const model = sharedModel()
 const live: { dispose(): void }[] = []
 afterEach(() => { for (const one of live.splice(0)) one.dispose() })
 
-async function run(changed: Partial<GrpoOptions> = {}, inputs: PolicyInputs<Row> = { rows, rewards: [letters] }, stopAt?: number) {
-  const one = await grpo<Row>({ model, outputDir: temporaryFolder(), reportTo: [], saveStrategy: 'no', numGenerations: 4, perDeviceTrainBatchSize: 8, maxCompletionLength: 6, learningRate: 3e-3, maxSteps: 2, loggingSteps: 1, ...changed }, inputs)
+async function run(changed: Partial<GrpoOptions> = {}, inputs: PolicyInput<Row> = { rows, rewards: [letters] }, stopAt?: number) {
+  const one = await grpo<Row>({ model, outputDir: temporaryFolder(), reportTo: [], saveStrategy: 'no', numGenerations: 4, perDeviceTrainBatchSize: 8, maxCompletionLength: 6, learningRate: 3e-3, maxSteps: 2, loggingSteps: 1, ...changed, ...inputs })
   live.push(one, one.model)
   return followed(one, stopAt)
 }
@@ -196,7 +196,8 @@ test("chat-template variables reach the template, a row's own before the option'
   const prompt = [{ role: 'user', content: 'the cat' }]
   const one = await grpo<object>({
     model: at, outputDir: temporaryFolder(), reportTo: [], saveStrategy: 'no', numGenerations: 2, perDeviceTrainBatchSize: 4, maxCompletionLength: 2, maxSteps: 1, chatTemplateKwargs: { ending: ' sees' },
-  }, { rows: [{ prompt }, { prompt, chat_template_kwargs: { ending: ' finds' } }], rewards: [seeing] })
+    rows: [{ prompt }, { prompt, chat_template_kwargs: { ending: ' finds' } }], rewards: [seeing],
+  })
   live.push(one, one.model)
   await one.train()
   expect(seen.sort()).toEqual(['the cat finds', 'the cat finds', 'the cat sees', 'the cat sees'])

@@ -24,7 +24,6 @@ type JudgeArguments = z.output<z.ZodObject<typeof judgeShape>> & RewardSourceArg
 /** What ranks answers: the judge of the options or of the program alone, or reward functions; a reward model comes after those. */
 export async function rankingFunctions<Row>(args: JudgeArguments, rewards: readonly RewardFunction<Row>[], judge: PairwiseJudge<Row> | undefined, evaluates: boolean): Promise<RewardFunction<Row>[]> {
   if (judge === undefined && args.judge === undefined) return rewardFunctions(args, rewards)
-  if (judge !== undefined && args.judge !== undefined) throw new ConfigError('judge: give either a function or the URL of a server, not both')
   if (rewards.length > 0 || args.reward !== undefined || args.rewardModel !== undefined) throw new ConfigError('judge: a judge ranks answers by itself, as do rewards; leave out reward, rewardModel and reward functions, or the judge')
   if (args.rewardWeights !== undefined) throw new ConfigError('rewardWeights: a judge says which answer is the better and gives no reward to weigh; leave rewardWeights out')
   if (args.missingEosPenalty !== undefined) throw new ConfigError('missingEosPenalty: a judge gives no score to take it off; leave it out, or rank by rewards')

@@ -1,4 +1,5 @@
 import { ConfigError } from '../../../errors.ts'
+import type { Rows } from '../../../data/index.ts'
 import { disableDropout, readConfig, type CausalLanguageModel } from '../../../models/index.ts'
 import { parseOptions } from '../../../options.ts'
 import { RewardRunner, type AnyRow, type PairwiseJudge, type RewardFunction } from '../../../rewards/index.ts'
@@ -18,15 +19,15 @@ import { rankingFunctions } from './judge.ts'
 import { onlineDpoSchema, type OnlineDpoArguments, type OnlineDpoOptions } from './options.ts'
 import { onlineDpoTask, type OnlineDpoBatch } from './task.ts'
 
-/** What cannot stand in a file of options. */
-export interface OnlineDpoInputs<Row extends object = AnyRow> {
+/** What onlineDpo() takes: the options that a file can hold, and what only a program has. */
+export interface OnlineDpoInput<Row extends object = AnyRow> extends Omit<OnlineDpoOptions, 'judge'> {
   /** Reward functions, before those that the option `reward` names. */
   rewards?: readonly RewardFunction<Row>[]
-  /** Says which of two answers is the better, in place of rewards. */
-  judge?: PairwiseJudge<Row>
-  /** Rows with a prompt, instead of files. */
-  rows?: readonly Row[]
-  evalRows?: readonly Row[]
+  /** Says which of two answers is the better, in place of rewards: a function, or the URL of a server whose model is asked. */
+  judge?: PairwiseJudge<Row> | string | undefined
+  /** Rows with a prompt, instead of files: an array, or an iterable, also an async one. */
+  rows?: Rows<Row>
+  evalRows?: Rows<Row>
 }
 
 /** A run of online DPO, ready to train; dispose() releases everything but the model. */
@@ -53,8 +54,10 @@ const decisiveNames = [
  *     const run = await onlineDpo({ model: './sft', files: 'prompts.jsonl', rewardModel: './reward', outputDir: './out' })
  *     await run.train()
  */
-export async function onlineDpo<Row extends object = AnyRow>(options: OnlineDpoOptions, { rewards = [], judge, rows, evalRows }: OnlineDpoInputs<Row> = {}): Promise<OnlineDpoRun<Row>> {
-  const args = parseOptions(onlineDpoSchema, options, 'online-dpo')
+export async function onlineDpo<Row extends object = AnyRow>(input: OnlineDpoInput<Row>): Promise<OnlineDpoRun<Row>> {
+  const { rewards = [], judge: given, rows, evalRows, ...options } = input
+  const [judge, named] = typeof given === 'function' ? [given] : [undefined, given]
+  const args = parseOptions(onlineDpoSchema, named === undefined ? options : { ...options, judge: named }, 'online-dpo')
   const { seed, maxNewTokens, maxLength, maxPromptLength, temperature, topP, topK, minP, repetitionPenalty, stopStrings, perDeviceTrainBatchSize, gradientAccumulationSteps, chatTemplateKwargs } = args
   if (maxNewTokens >= maxLength) throw new ConfigError(`maxNewTokens: expected less than maxLength ${maxLength}, so that some of the prompt is left in the loss, got ${maxNewTokens}`)
   const functions = await rankingFunctions(args, rewards, judge, evalRows !== undefined)

@@ -1,4 +1,5 @@
 import { ConfigError } from '../../../errors.ts'
+import type { Rows } from '../../../data/index.ts'
 import { disableDropout, readConfig, type CausalLanguageModel } from '../../../models/index.ts'
 import { RewardRunner, type AnyRow, type RewardFunction } from '../../../rewards/index.ts'
 import { Tokenizer } from '../../../tokenizers/index.ts'
@@ -25,15 +26,15 @@ import { apiKeyOf, serverSource } from '../rollouts/server.ts'
 import type { SamplerCorrection } from './samplerCorrection.ts'
 import { trainAndSave } from '../../trainAndSave.ts'
 
-/** What cannot stand in a file of options. */
-export interface PolicyInputs<Row extends object = AnyRow> {
+/** What grpo() and rloo() take beside the options that a file can hold. */
+export interface PolicyInput<Row extends object = AnyRow> {
   /** Reward functions, before those that the option `reward` names. */
-  rewards?: readonly RewardFunction<Row>[]
+  rewards?: readonly RewardFunction<Row>[] | undefined
   /** Makes the other side of each conversation; answers then are whole conversations, and what it gives stands last among the rewards. */
-  environment?: EnvironmentFactory<Row>
-  /** Rows with a prompt, instead of files. */
-  rows?: readonly Row[]
-  evalRows?: readonly Row[]
+  environment?: EnvironmentFactory<Row> | undefined
+  /** Rows with a prompt, instead of files: an array, or an iterable, also an async one. */
+  rows?: Rows<Row> | undefined
+  evalRows?: Rows<Row> | undefined
 }
 
 /** A run of GRPO or RLOO, ready to train; dispose() releases everything but the model. */
@@ -63,7 +64,7 @@ export interface PolicyMethod {
 }
 
 /** Reads model, prompts and reward functions and puts them together into a trainer. */
-export async function preparePolicy<Row extends object>(args: PolicyArguments, { rewards = [], environment, rows, evalRows }: PolicyInputs<Row>, method: PolicyMethod): Promise<PolicyRun<Row>> {
+export async function preparePolicy<Row extends object>(args: PolicyArguments, { rewards = [], environment, rows, evalRows }: PolicyInput<Row>, method: PolicyMethod): Promise<PolicyRun<Row>> {
   const { gradientAccumulationSteps, numGenerations, perDeviceTrainBatchSize } = args
   const stepsPerGeneration = stepsOf(args)
   const answers = perDeviceTrainBatchSize * stepsPerGeneration

@@ -1,4 +1,5 @@
 import { ConfigError } from '../../../errors.ts'
+import type { Rows } from '../../../data/index.ts'
 import { AutoModelForCausalLM, readConfig, type CausalLanguageModel } from '../../../models/index.ts'
 import { Classifier } from '../../../models/sequenceClassification.ts'
 import { PolicyWithValue } from '../../../models/valueHead.ts'
@@ -23,8 +24,8 @@ export interface PpoInput<Row extends object = AnyRow> extends PpoOptions {
   rewards?: readonly RewardFunction<Row>[]
   /** Makes the other side of each conversation; answers then are whole conversations. */
   environment?: EnvironmentFactory<Row>
-  /** Prompts in memory, instead of files. */
-  rows?: readonly Row[]
+  /** Rows with a prompt, instead of files: an array, or an iterable, also an async one. */
+  rows?: Rows<Row>
 }
 
 /** A prepared PPO run. */
@@ -64,7 +65,7 @@ export async function ppo<Row extends object = AnyRow>(input: PpoInput<Row>): Pr
   let model: CausalLanguageModel | undefined
   try {
     model = await loadModel(args.model, args)
-    const data = await loadPrompts({ files: args.files, rows: rows as readonly AnyRow[] | undefined, columns: args.columns, seed: args.seed, maxPromptLength: args.maxPromptLength, maxCompletionLength: args.responseLength, chatTemplateKwargs: args.chatTemplateKwargs, lengthOption: 'responseLength' }, model, tokenizer)
+    const data = await loadPrompts({ files: args.files, rows: rows as Rows<AnyRow> | undefined, columns: args.columns, seed: args.seed, maxPromptLength: args.maxPromptLength, maxCompletionLength: args.responseLength, chatTemplateKwargs: args.chatTemplateKwargs, lengthOption: 'responseLength' }, model, tokenizer)
     const bf16 = args.bf16 ?? model.device.name !== 'cpu'
     const loading = { dtype: args.dtype, device: args.device }
     const judge = args.rewardModel === undefined ? undefined : own(await loadJudge(args.rewardModel, tokenizer, loading))

@@ -1,6 +1,6 @@
 import { createHash } from 'node:crypto'
-import { normaliseRow, openReader, expandFiles, permutation, rowsReader } from '../../../data/index.ts'
-import type { Reader } from '../../../data/index.ts'
+import { jsonOfRows, listOfRows, normaliseRow, openReader, expandFiles, permutation, rowsReader } from '../../../data/index.ts'
+import type { Reader, Rows } from '../../../data/index.ts'
 import { ConfigError, DataError } from '../../../errors.ts'
 import { contextRoom } from '../../../generate/index.ts'
 import { promptIdsOf } from '../../../generate/prompts.ts'
@@ -24,11 +24,11 @@ export interface PromptData<Row = AnyRow> {
   readonly leftOut: number
 }
 
-export interface PromptSource<Row> {
+export interface PromptSource<Row extends object> {
   files?: string | string[] | undefined
-  rows?: readonly Row[] | undefined
+  rows?: Rows<Row> | undefined
   evalFiles?: string | string[] | undefined
-  evalRows?: readonly Row[] | undefined
+  evalRows?: Rows<Row> | undefined
   evalSplit?: number | undefined
   columns?: Record<string, string> | undefined
   chatTemplateKwargs?: Record<string, unknown> | undefined
@@ -54,15 +54,15 @@ export async function loadPrompts<Row extends object = AnyRow>(source: PromptSou
       for await (const at of reader.rows()) {
         const one = promptRow<Row>(at, source, model, tokenizer)
         if (!one) { leftOut++; continue }
-        hash.update(JSON.stringify(one.row))
+        hash.update(jsonOfRows(one.row))
         result.push(one)
       }
     }
     return result
   }
-  const inMemory = (given: readonly Row[]): Reader[] => [rowsReader(given as readonly AnyRow[])]
-  const all = await read(files ? await readersOf(files) : inMemory(rows!))
-  const held = await read(evalFiles ? await readersOf(evalFiles) : inMemory(evalRows ?? []))
+  const inMemory = async (given: Rows<Row>, name: string): Promise<Reader[]> => [rowsReader(await listOfRows(given, name), name)]
+  const all = await read(files ? await readersOf(files) : await inMemory(rows!, 'rows'))
+  const held = await read(evalFiles ? await readersOf(evalFiles) : await inMemory(evalRows ?? [], 'evalRows'))
   if (all.length === 0) throw new DataError(`files: no prompts to train on${leftOut > 0 ? `; all ${leftOut} are longer than maxPromptLength ${source.maxPromptLength!}` : ''}`)
   const fingerprint = (): string => hash.digest('hex')
   if (evalSplit === undefined) return { train: all, eval: held, fingerprint: fingerprint(), leftOut }
@@ -73,7 +73,7 @@ export async function loadPrompts<Row extends object = AnyRow>(source: PromptSou
   return { train: pick(order.subarray(count)), eval: pick(order.subarray(0, count)), fingerprint: fingerprint(), leftOut }
 }
 
-function promptRow<Row>(at: Parameters<typeof normaliseRow>[0], { columns, chatTemplateKwargs, maxPromptLength, maxCompletionLength, lengthOption = 'maxCompletionLength' }: PromptSource<Row>, model: CausalLanguageModel, tokenizer: Tokenizer): PromptRow<Row> | undefined {
+function promptRow<Row extends object>(at: Parameters<typeof normaliseRow>[0], { columns, chatTemplateKwargs, maxPromptLength, maxCompletionLength, lengthOption = 'maxCompletionLength' }: PromptSource<Row>, model: CausalLanguageModel, tokenizer: Tokenizer): PromptRow<Row> | undefined {
   const data = normaliseRow(at, 'prompt', columns ? { columns } : {})
   if (data.kind !== 'prompt') throw new DataError(`${at.file}: expected a row with a prompt, got one of kind ${data.kind}`)
   const promptIds = promptIdsOf(data.prompt, model, tokenizer, { tools: data.tools, chatTemplateKwargs: { ...chatTemplateKwargs, ...data.chatTemplateKwargs } })
