@@ -32,6 +32,9 @@ process.stdout.on('error', (error: NodeJS.ErrnoException) => {
 
 const { version } = JSON.parse(readFileSync(new URL('../../package.json', import.meta.url), 'utf8')) as { version: string }
 
+/** `tokenizer train`, but not the program itself. */
+const nameOf = (command: Command): string => command.parent?.parent ? `${nameOf(command.parent)} ${command.name()}` : command.name()
+
 let running: RunningCommand | undefined
 handleInterrupts(() => running)
 
@@ -47,7 +50,7 @@ const program = new Command('anneal')
   })
   .allowExcessArguments()
   // Every command that trains has a dry run.
-  .hook('preAction', (_, command) => { running = { name: command.name(), trains: command.options.some(({ long }) => long === '--dry-run') } })
+  .hook('preAction', (_, command) => { running = { name: nameOf(command), trains: command.options.some(({ long }) => long === '--dry-run') } })
 
 for (const command of [quickstartCommand(), infoCommand(), tokenizerCommand(), pretrainCommand(), sftCommand(), ...preferenceCommands(), scoreCommand(), distillCommand(), teachCommand(), ...reinforcementCommands(), bestOfNCommand(), generateCommand(), chatCommand(), fillMaskCommand(), evalCommand(), exportCommand(), quantizeCommand(), mergeCommand(), inspectCommand()]) {
   program.addCommand(command.exitOverride())

@@ -40,10 +40,10 @@ export interface CacheProgress { shards: number, rows: number, tokens: number, r
 
 const indexSchema = lazily(() => z.object({ version: z.literal(1), fingerprint: z.string(), shards: z.number().int().nonnegative() }))
 
-/** The SHA-256 of values that decide a cache's content, independent of the order of keys. */
 /** JSON of what rows may hold: whole numbers of a database or a Parquet file may be larger than JSON has. */
 export const jsonOfRows = (values: unknown): string => JSON.stringify(values, (_, value: unknown) => (typeof value === 'bigint' ? `${value}n` : value))
 
+/** The SHA-256 of values that decide a cache's content, independent of the order of keys. */
 export function fingerprintOf(values: unknown): string {
   const sorted = (value: unknown): unknown => value !== null && typeof value === 'object' && !Array.isArray(value)
     ? Object.fromEntries(Object.entries(value).filter(([, inner]) => inner !== undefined).sort(([a], [b]) => a < b ? -1 : 1).map(([key, inner]) => [key, sorted(inner)]))

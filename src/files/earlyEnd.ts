@@ -24,11 +24,21 @@ export async function endEarly(exitCode: number): Promise<never> {
   endAtOnce(exitCode)
 }
 
+/** Milliseconds for file operations that are under way, which no later one follows. */
+const underWay = 20
+
 /** The same without waiting for threads. */
 export function endAtOnce(exitCode: number): never {
+  undoAll()
+  // What was under way may have come after what was removed.
+  Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 0, underWay)
+  undoAll()
+  process.exit(exitCode)
+}
+
+function undoAll(): void {
   for (const { undo } of pending) {
     // What cannot be removed is found and removed as a leftover later.
     try { undo?.() } catch { continue }
   }
-  process.exit(exitCode)
 }
