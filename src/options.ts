@@ -1,5 +1,6 @@
 import { z } from 'zod'
 import { ConfigError } from './errors.ts'
+import { otherName } from './otherNames.ts'
 import { didYouMean } from './suggest.ts'
 
 /**
@@ -55,26 +56,26 @@ function messageOf(issue: z.core.$ZodIssue, options: unknown): string {
   return issue.message.replace(/^Invalid (?:input|option): /, '') + hint
 }
 
-/** One problem of an options object in words: the option's path, what was expected, and the right spelling where a name or a choice is unknown. */
-export function describeIssue(schema: z.ZodObject, issue: z.core.$ZodIssue, options: unknown): { path: readonly PropertyKey[]; message: string } {
-  if (issue.code !== 'unrecognized_keys') return { path: issue.path, message: messageOf(issue, options) }
-  const name = issue.keys[0]!
+/** A problem of an options object in words: an option's path, what was expected, and the right spelling where a name or a choice is unknown. */
+export interface OptionProblem { path: readonly PropertyKey[], message: string }
+
+/** The problems that one issue of a schema stands for. */
+export function describeIssue(schema: z.ZodObject, issue: z.core.$ZodIssue, options: unknown): OptionProblem[] {
+  if (issue.code !== 'unrecognized_keys') return [{ path: issue.path, message: messageOf(issue, options) }]
   let known: readonly string[] = Object.keys(schema.shape)
   for (const part of issue.path) {
     let inner = schema.shape[String(part)] as { shape?: Record<string, unknown>; unwrap?: () => never } | undefined
     while (inner && !inner.shape && inner.unwrap) inner = inner.unwrap()
     if (inner?.shape) known = Object.keys(inner.shape)
   }
-  return { path: [...issue.path, name], message: `unknown option${didYouMean(name, known)}` }
+  return issue.keys.map((name) => ({ path: [...issue.path, name], message: `unknown option${otherName(name, known) || didYouMean(name, known)}` }))
 }
 
 /** Checks options against a schema and fills in defaults; throws ConfigError naming every wrong option. */
 export function parseOptions<S extends z.ZodObject>(schema: S, options: unknown, what: string): z.output<S> {
   const parsed = schema.safeParse(options)
   if (parsed.success) return parsed.data
-  const lines = parsed.error.issues.map((issue) => {
-    const { path, message } = describeIssue(schema, issue, options)
-    return `${path.map(String).join('.') || what}: ${message}`
-  })
+  const problems = parsed.error.issues.flatMap((issue) => describeIssue(schema, issue, options))
+  const lines = problems.map(({ path, message }) => `${path.map(String).join('.') || what}: ${message}`)
   throw new ConfigError(lines.join('\n'), { cause: parsed.error })
 }

@@ -179,12 +179,11 @@ export function readOptions<S extends z.ZodObject>(schema: S, configFile: string
   for (const assignment of (flags['set'] as string[] | undefined) ?? []) setPath(options, assignment)
   const parsed = schema.safeParse(options)
   if (parsed.success) return parsed.data
-  throw new ConfigError(parsed.error.issues.map((issue) => {
-    const { path, message } = describeIssue(schema, issue, options)
+  throw new ConfigError(parsed.error.issues.flatMap((issue) => describeIssue(schema, issue, options).map(({ path, message }) => {
     const given = flags[String(path[0])] !== undefined
     const place = config && !given ? placeIn(config, path, issue.code === 'unrecognized_keys') : ''
     return `${place}${given ? `--${kebab(String(path[0]))}` : path.map(String).join('.')}: ${message}`
-  }).join('\n'), { cause: parsed.error })
+  })).join('\n'), { cause: parsed.error })
 }
 
 /** Names an unknown command with the closest known one. */
