@@ -1,12 +1,18 @@
+import { ConfigError } from '../errors.ts'
 import { createSampler, evalBatches, stepBatch } from '../data/index.ts'
 import type { Batch, Dataset } from '../data/index.ts'
 import { sum } from '../ops/index.ts'
 import type { CausalLanguageModel } from '../models/index.ts'
-import type { Tensor } from '../tensor/index.ts'
-import { scope } from '../tensor/index.ts'
+import { scope, Tensor } from '../tensor/index.ts'
 import type { Tokenizer } from '../tokenizers/index.ts'
 import type { LossResult, TrainingTask } from '../train/task.ts'
 import { modelKeeping } from './model.ts'
+
+/**
+ * A loss in place of the language model's. `numItems` is the trained tokens of the whole optimizer step, by which the sum over the batch's tokens is to be
+ * divided, so that accumulated batches equal one large one; evaluation gives 1 and divides itself. Sums that come with the loss are logged as metrics.
+ */
+export type ComputeLoss = (model: CausalLanguageModel, batch: Batch, numItems: number) => Tensor | LossResult
 
 /** What `causalTask` takes: a model and tokenized data. */
 export interface CausalTaskOptions {
@@ -24,6 +30,7 @@ export interface CausalTaskOptions {
   labelSmoothingFactor: number
   seed: number
   sample?: () => Promise<{ prompt: string; text: string }[]>
+  computeLoss?: ComputeLoss | undefined
 }
 
 /**
@@ -32,20 +39,27 @@ export interface CausalTaskOptions {
  */
 export function causalTask(options: CausalTaskOptions): TrainingTask<Batch> {
   const { name, model, tokenizer, trainDataset, evalDataset, fingerprint, labelSmoothingFactor, seed } = options
-  const { perDeviceTrainBatchSize, perDeviceEvalBatchSize, gradientAccumulationSteps } = options
+  const { perDeviceTrainBatchSize, perDeviceEvalBatchSize, gradientAccumulationSteps, computeLoss } = options
+  if (computeLoss && labelSmoothingFactor > 0) throw new ConfigError('labelSmoothingFactor: computeLoss takes the place of the loss that it smooths; leave it at 0')
   const sampler = createSampler(trainDataset.length, { perDeviceTrainBatchSize, gradientAccumulationSteps, seed })
   return {
     name, model, fingerprint,
     ...modelKeeping(model, tokenizer),
     stepsPerEpoch: sampler.stepsPerEpoch,
     batches: (step) => stepBatch(trainDataset, sampler, step),
-    loss: (batch, numItems) => causalLoss(model, batch, numItems, model.training ? labelSmoothingFactor : 0),
+    loss: (batch, numItems) => computeLoss ? ownLoss(computeLoss(model, batch, Math.max(numItems, 1))) : causalLoss(model, batch, numItems, model.training ? labelSmoothingFactor : 0),
     ...(evalDataset ? {
       *evaluation() { for (const batch of evalBatches(evalDataset, perDeviceEvalBatchSize)) yield { batch, numItems: batch.numItems } },
     } : {}),
     ...(options.sample ? { sample: options.sample } : {}),
     trace: (batch) => traceForward(model, batch),
   }
+}
+
+function ownLoss(result: Tensor | LossResult): LossResult {
+  const { loss, ...rest } = result instanceof Tensor ? { loss: result } : result
+  if (!(loss instanceof Tensor) || loss.size !== 1) throw new ConfigError(`computeLoss: expected a tensor of one number, got ${loss instanceof Tensor ? `[${loss.shape.join(', ')}]; sum it and divide by numItems` : `a value of type ${typeof loss}`}`)
+  return { loss, ...rest }
 }
 
 function causalLoss(model: CausalLanguageModel, batch: Batch, numItems: number, labelSmoothing: number): LossResult {

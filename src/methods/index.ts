@@ -1,5 +1,5 @@
 export { causalTask } from './causalTask.ts'
-export type { CausalTaskOptions } from './causalTask.ts'
+export type { CausalTaskOptions, ComputeLoss } from './causalTask.ts'
 export * from './distillation/index.ts'
 export type { PretrainArguments, PretrainOptions, SftArguments, SftOptions } from './options.ts'
 export * from './preference/index.ts'

@@ -6,7 +6,7 @@ import type { AnyModelConfig, CausalLanguageModel, PretrainedModel } from '../mo
 import { Tokenizer } from '../tokenizers/index.ts'
 import { Trainer } from '../train/trainer.ts'
 import type { Batch } from '../data/index.ts'
-import { causalTask } from './causalTask.ts'
+import { causalTask, type ComputeLoss } from './causalTask.ts'
 import { decisiveModelOptions, prepareModel } from './model.ts'
 import { trainingPart } from './options.ts'
 import type { dataShape, PretrainArguments, SftArguments } from './options.ts'
@@ -69,10 +69,10 @@ export interface PreparedRun<M extends PretrainedModel = CausalLanguageModel> {
 }
 
 /** Puts model, tokenizer and data together into a trainer. */
-export function prepareRun(name: string, args: Arguments, model: CausalLanguageModel, tokenizer: Tokenizer, data: LoadedDataset): PreparedRun {
+export function prepareRun(name: string, args: Arguments, model: CausalLanguageModel, tokenizer: Tokenizer, data: LoadedDataset, computeLoss?: ComputeLoss): PreparedRun {
   const { samplePrompts } = args
   const task = causalTask({
-    name, model, tokenizer, ...datasetPart(args, data),
+    name, model, tokenizer, ...datasetPart(args, data), computeLoss,
     ...(samplePrompts.length > 0 ? { sample: () => sampleTexts(model, tokenizer, samplePrompts) } : {}),
   })
   const trainer = new Trainer({ ...task, decisiveOptions: decisiveModelOptions(args) }, trainingPart(args))

@@ -2,14 +2,18 @@ import { readConfig } from '../models/index.ts'
 import type { CausalLanguageModel } from '../models/index.ts'
 import { parseOptions } from '../options.ts'
 import { Tokenizer } from '../tokenizers/index.ts'
+import type { ComputeLoss } from './causalTask.ts'
 import { loadModel } from './model.ts'
 import { sftSchema } from './options.ts'
 import type { SftOptions } from './options.ts'
 import { checkLengths, checkVocabulary, loadData, prepareRun } from './prepare.ts'
 import type { PreparedRun, RowsInput } from './prepare.ts'
 
-/** What sft() takes: the options that a file can hold, and rows that a program has. */
-export interface SftInput extends SftOptions, RowsInput {}
+/** What sft() takes: the options that a file can hold, and what only a program has. */
+export interface SftInput extends SftOptions, RowsInput {
+  /** A loss in place of the language model's. */
+  computeLoss?: ComputeLoss
+}
 
 /**
  * Supervised fine-tuning of a model folder on conversations, prompt–completion pairs or texts, with all parameters or some frozen. Options are
@@ -20,7 +24,7 @@ export interface SftInput extends SftOptions, RowsInput {}
  *
  * `rows` takes an array or an async iterable instead of `files`.
  */
-export async function sft({ rows, evalRows, ...options }: SftInput): Promise<PreparedRun> {
+export async function sft({ rows, evalRows, computeLoss, ...options }: SftInput): Promise<PreparedRun> {
   const args = parseOptions(sftSchema, options, 'sft')
   const config = await readConfig(args.model)
   const tokenizer = await Tokenizer.fromPretrained(args.tokenizer ?? args.model)
@@ -32,7 +36,7 @@ export async function sft({ rows, evalRows, ...options }: SftInput): Promise<Pre
     checkLengths(data, config)
     model = await loadModel(args.model, args)
     if (model.virtualTokens) checkLengths(data, config, model.virtualTokens.count)
-    return prepareRun('sft', args, model, tokenizer, data)
+    return prepareRun('sft', args, model, tokenizer, data, computeLoss)
   } catch (error) {
     model?.dispose()
     data.close()

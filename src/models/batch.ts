@@ -134,7 +134,7 @@ export function flattenBatch(input: BatchInput & { readonly tokenTypeIds?: Token
   const { inputIds, attentionMask: mask, cache, cacheSequences } = input
   const onDevice = inputIds instanceof Tensor
   if (onDevice && (inputIds.dtype !== 'int32' || inputIds.rank !== 1)) {
-    throw new ShapeError(`inputIds: a tensor must be int32 [tokens], but is ${inputIds.dtype} [${inputIds.shape.join(', ')}]`)
+    throw new ShapeError(`inputIds: a tensor must be int32 [tokens], but is ${inputIds.dtype} [${inputIds.shape.join(', ')}]; give a batch as lists, [[1, 2], [3]], or as one tensor with cuSeqlens`)
   }
   const count = onDevice ? inputIds.size : (inputIds as TokenArray).length
   const given = input.cuSeqlens && lengthsOf(input.cuSeqlens, count)

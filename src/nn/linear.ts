@@ -22,7 +22,7 @@ export interface LinearInit {
   deviation?: number
 }
 
-/** y = x weightᵀ + bias; weight [out, in], as torch.nn.Linear. */
+/** y = x weightᵀ + bias; weight [out, in], as torch.nn.Linear, but without a bias unless asked for, and with initial weights as transformers draws them. */
 export class Linear extends LinearLayer {
   weight: Parameter
   bias: Parameter | null
