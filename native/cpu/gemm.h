@@ -45,7 +45,7 @@ struct Team {
     if (alone) {
       for (int64_t i = 0; i < count; ++i) f(i);
     } else {
-      for (int64_t i; (i = pool().ticket()) < count;) f(i);
+      take_tickets(count, f);
     }
   }
   void barrier() const {
