@@ -34,7 +34,8 @@ struct Product {
   Output out;
 };
 
-// The threads that compute one product together: all of the running region, or one thread alone with its own memory.
+// The threads that compute one product together: all of the running region, or one thread alone with its own memory. One side's panels are the thread's
+// own, the other's are shared: see the schedule.
 struct Team {
   bool alone;
   uint32_t* left;   // packed panels of op(a)
