@@ -31,6 +31,10 @@ export interface Native {
   describeDevices(library: string): { name: string; compute: number; multiprocessors: number; memory: number; gemmLibrary: string }[]
   /** A double: kernels launched since the device was opened. */
   launches(device: number): Promise<ArrayBuffer>
+  /** From here on each kernel is timed, one after another. */
+  startProfile(device: number): void
+  /** Doubles: calls and seconds of each kernel in the order of `signatures`, then those of graphs that a GPU ran whole. */
+  endProfile(device: number): Promise<ArrayBuffer>
   /** Calls enqueued until endCapture() become a graph instead of running; returns its number. */
   beginCapture(device: number): void
   endCapture(device: number): number

@@ -217,6 +217,21 @@ Napi::Value launches(const Napi::CallbackInfo& info) {
   return Context::of(info.Env()).fence(device, count);
 }
 
+// startProfile(device); endProfile(device) → Promise<ArrayBuffer>: calls and seconds of each kernel, as doubles in the order of kernels.def, then of graphs
+Napi::Value start_profile(const Napi::CallbackInfo& info) {
+  Device& device = to_device(info, 0);
+  device.stream.push_always([&device] { device.exchange_profile(std::make_unique<Profile>()); });
+  return info.Env().Undefined();
+}
+Napi::Value end_profile(const Napi::CallbackInfo& info) {
+  Device& device = to_device(info, 0);
+  auto numbers = Napi::ArrayBuffer::New(info.Env(), sizeof(Profile));
+  device.stream.push_always([&device, target = numbers.Data()] {
+    if (auto profile = device.exchange_profile(nullptr)) memcpy(target, profile->of, sizeof(Profile));
+  });
+  return Context::of(info.Env()).fence(device, numbers);
+}
+
 // beginCapture(device), endCapture(device) → graph, replay(graph), releaseGraph(graph)
 Napi::Value begin_capture(const Napi::CallbackInfo& info) {
   Context::of(info.Env()).begin_capture(to_device(info, 0));
@@ -311,6 +326,8 @@ Napi::Object initialise(Napi::Env env, Napi::Object exports) {
   EXPORT("openDevice", open_device);
   EXPORT("describeDevices", describe_devices);
   EXPORT("launches", launches);
+  EXPORT("startProfile", start_profile);
+  EXPORT("endProfile", end_profile);
   EXPORT("beginCapture", begin_capture);
   EXPORT("endCapture", end_capture);
   EXPORT("replay", replay);

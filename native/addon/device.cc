@@ -90,16 +90,19 @@ void Device::finish() {
 
 void Device::begin_capture() {
   backend_->begin_capture();
+  capturing_ = true;
   throw_failure();
 }
 
 void* Device::end_capture() {
   void* graph = backend_->end_capture();
+  capturing_ = false;
   throw_failure();
   return graph;
 }
 
 void Device::replay(void* graph) {
+  if (profile_ && !capturing_) return timed(Profile::graphs, [&] { backend_->replay(graph); });
   backend_->replay(graph);
   throw_failure();
 }

@@ -1,5 +1,6 @@
 // A device as the addon sees it: a name, kernels, memory and an ordered stream of calls. The CPU is built in; others come from a library of backend.h.
 #pragma once
+#include <chrono>
 #include <memory>
 #include <string>
 
@@ -9,6 +10,17 @@
 #include "stream.h"
 
 namespace anneal {
+
+// How often each kernel of kernels.def ran and for how many seconds; the last entry is what graphs of a GPU took.
+struct Profile {
+#define KERNEL(name, params) +1
+  static constexpr size_t graphs = 0
+#include "../kernels.def"
+      ;
+#undef KERNEL
+  struct Entry { double calls = 0, seconds = 0; };
+  Entry of[graphs + 1];
+};
 
 class Device {
  public:
@@ -33,6 +45,14 @@ class Device {
   void read(void* to, const void* from, size_t bytes);
   // Waits for everything enqueued.
   void finish();
+  // A kernel, timed where a profile is being taken, and then with what is enqueued before it done.
+  template <class F> void run(size_t kernel, F&& call) {
+    if (profile_ && !capturing_) return timed(kernel, [&] { call(); });
+    call();
+    check();
+  }
+  // Starts a profile, or ends it; null where there was none.
+  std::unique_ptr<Profile> exchange_profile(std::unique_ptr<Profile> profile) { return std::exchange(profile_, std::move(profile)); }
   void begin_capture();
   void* end_capture();
   void replay(void* graph);
@@ -40,7 +60,19 @@ class Device {
   uint64_t launches() const { return backend_ ? backend_->launches() : 0; }
 
  private:
+  template <class F> void timed(size_t entry, F&& call) {
+    finish();
+    const auto start = std::chrono::steady_clock::now();
+    call();
+    check();
+    finish();
+    Profile::Entry& e = profile_->of[entry];
+    e.seconds += std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+    ++e.calls;
+  }
   void throw_failure();
+  std::unique_ptr<Profile> profile_;
+  bool capturing_ = false;
   const Backend* backend_ = nullptr;
   void* opened_ = nullptr;
   std::unique_ptr<Memory> memory_;

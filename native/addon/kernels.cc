@@ -147,8 +147,8 @@ template <> struct Argument<Numbers> {
   static Numbers pass(const Stored& stored) { return {stored.data(), static_cast<int64_t>(stored.size())}; }
 };
 
-template <auto member, class Function> struct Kernel;
-template <auto member, class... P> struct Kernel<member, void (*)(P...)> {
+template <auto member, size_t id, class Function> struct Kernel;
+template <auto member, size_t id, class... P> struct Kernel<member, id, void (*)(P...)> {
   template <size_t... I> static void enqueue(Context& context, const char* name, napi_value* arguments, std::index_sequence<I...>) {
     Call call{context, name};
     // Braces: the arguments are checked from left to right.
@@ -157,8 +157,7 @@ template <auto member, class... P> struct Kernel<member, void (*)(P...)> {
     Device& device = *call.device;
     auto function = device.kernels->*member;
     device.stream.push([function, &device, stored = std::move(stored)]() mutable {
-      function(Argument<P>::pass(std::get<I>(stored))...);
-      device.check();
+      device.run(id, [&] { function(Argument<P>::pass(std::get<I>(stored))...); });
     });
   }
   static napi_value call(napi_env env, napi_callback_info info) {
@@ -181,13 +180,19 @@ template <auto member, class... P> struct Kernel<member, void (*)(P...)> {
   }
 };
 
+#define KERNEL(name, params) id_##name,
+enum KernelId : size_t {
+#include "../kernels.def"
+};
+#undef KERNEL
+
 }  // namespace
 
 Napi::Object bind_kernels(Napi::Env env) {
   Napi::Object object = Napi::Object::New(env);
   napi_value function;
 #define KERNEL(name, params) \
-  napi_create_function(env, #name, NAPI_AUTO_LENGTH, Kernel<&KernelTable::name, decltype(KernelTable::name)>::call, const_cast<char*>(#name), &function); \
+  napi_create_function(env, #name, NAPI_AUTO_LENGTH, Kernel<&KernelTable::name, id_##name, decltype(KernelTable::name)>::call, const_cast<char*>(#name), &function); \
   object.Set(#name, Napi::Value(env, function));
 #include "../kernels.def"
 #undef KERNEL

@@ -186,13 +186,5 @@ ANNEAL_INLINE int64_t sequence_of(const int64_t* first, int64_t sequences, int64
   return low;
 }
 
-template <class F> static void take_tickets(int64_t count, int threads, F&& f) {
-  if (threads == 1) {
-    for (int64_t i = 0; i < count; ++i) f(i);
-  } else {
-    for (int64_t i; (i = pool().ticket()) < count;) f(i);
-  }
-}
-
 }  // namespace
 }  // namespace anneal::cpu

@@ -218,10 +218,10 @@ template <bool pairs, class T> void backward(const Attention& a, const Storage& 
           ? static_cast<float*>(pool().scratch(attention_sums_slot, static_cast<size_t>(plan.shared_units) * 4))
           : nullptr;
   pool().reserve_thread_scratch(bytes);
-  parallel(threads_wanted, [&](int thread, int threads) {
+  parallel(threads_wanted, [&](int thread, int) {
     Carver carver{static_cast<uint32_t*>(pool().thread_scratch(thread))};
     const BackwardMemory m = carve_backward<pairs>(carver, a, plan.blocks, plan.longest_keys);
-    take_tickets(plan.first_task[a.sequences], threads, [&](int64_t task) {
+    take_tickets(plan.first_task[a.sequences], [&](int64_t task) {
       const int64_t sequence = sequence_of(plan.first_task, a.sequences, task);
       const Span span = a.span(sequence);
       const int64_t index = task - plan.first_task[sequence], parts = plan.parts(a, span), kv_head = index / parts,

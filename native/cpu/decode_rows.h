@@ -72,13 +72,14 @@ template <class Kernel> static void decode_product(const Kernel& kernel, int64_t
   parallel(threads, [&](int thread, int) {
     float* sums = static_cast<float*>(pool().thread_scratch(thread));
     float* tile = sums + rows * panel_columns * Kernel::sum_lanes;
-    for (int64_t first; (first = pool().ticket() * in_a_row) < groups;)
-      for (int64_t group = first; group < smaller(groups, first + in_a_row); ++group) {
+    take_tickets(ceil_divide(groups, in_a_row), [&](int64_t ticket) {
+      for (int64_t group = ticket * in_a_row; group < smaller(groups, (ticket + 1) * in_a_row); ++group) {
         const int64_t column = group * panel_columns, columns = smaller(panel_columns, outputs - column);
         if (kernel.k > 0) decode_group(kernel, rows, column, columns, sums, tile);
         else memset(tile, 0, static_cast<size_t>(rows * panel_columns) * sizeof(float));
         finish_tile(tile, rows, columns, 0, column, nullptr, 0, out);
       }
+    });
   });
 }
 

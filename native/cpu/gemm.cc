@@ -26,10 +26,13 @@ template <bool pairs, class F> void multiply_batch(int64_t batch, F&& item) {
     return;
   }
   pool().reserve_thread_scratch(bytes);
-  parallel(pool().size(), [&](int thread, int count) {
+  // Several in a row, of some 3 µs together.
+  const int64_t in_a_row = larger(1, static_cast<int64_t>(2e5 * static_cast<double>(batch) / operations));
+  parallel(pool().size(), [&](int thread, int) {
     uint32_t* memory = static_cast<uint32_t*>(pool().thread_scratch(thread));
-    for (int64_t i = batch * thread / count; i < batch * (thread + 1) / count; ++i)
-      multiply_alone<pairs>(item(i), memory);
+    take_tickets(ceil_divide(batch, in_a_row), [&](int64_t ticket) {
+      for (int64_t i = ticket * in_a_row; i < smaller(batch, (ticket + 1) * in_a_row); ++i) multiply_alone<pairs>(item(i), memory);
+    });
   });
 }
 

@@ -34,7 +34,8 @@ struct Product {
   Output out;
 };
 
-// The threads that compute one product together: all of the running region, or one thread alone with its own memory.
+// The threads that compute one product together: all of the running region, or one thread alone with its own memory. One side's panels are the thread's
+// own, the other's are shared: see the schedule.
 struct Team {
   bool alone;
   uint32_t* left;   // packed panels of op(a)
@@ -45,7 +46,7 @@ struct Team {
     if (alone) {
       for (int64_t i = 0; i < count; ++i) f(i);
     } else {
-      for (int64_t i; (i = pool().ticket()) < count;) f(i);
+      take_tickets(count, f);
     }
   }
   void barrier() const {

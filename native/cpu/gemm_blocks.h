@@ -1,14 +1,14 @@
-// The schedule for large products (Goto and van de Geijn, "Anatomy of high-performance matrix multiplication", 2008): a
-// block of op(b) and a block of rows of op(a) are packed by all threads into shared memory, then the tiles of their
-// product are dealt out by tickets.
+// The schedule for large products (Goto and van de Geijn, "Anatomy of high-performance matrix multiplication", 2008): a block of op(b) is packed by all
+// threads into shared memory; then each thread takes a few rows of op(a) at a time, packs them into memory of its own, which its second cache holds, and
+// multiplies them. So what one thread packs and another reads is op(b) alone.
 #pragma once
 #include "gemm.h"
 
 namespace anneal::cpu {
 namespace {
 
-constexpr int64_t row_block = 2048 / panel_rows * panel_rows;
-constexpr int64_t column_block_in_c = 4096, column_block_in_scratch = 1024;
+constexpr int64_t column_block_in_c = 4096, column_block_in_scratch = 1024,
+                  rows_in_scratch = 2048 / panel_rows * panel_rows;
 
 ANNEAL_INLINE int64_t column_block(const Product& p, bool sums_in_scratch) {
   return smaller(sums_in_scratch ? column_block_in_scratch : column_block_in_c,
@@ -17,16 +17,25 @@ ANNEAL_INLINE int64_t column_block(const Product& p, bool sums_in_scratch) {
 template <bool pairs> static bool needs_sums(const Product& p) {
   return k_block<pairs>(p.k) < p.k && !p.out.sums_in_c();
 }
+// Panels of op(a) that a thread packs at once, at most 192 KiB: some 16 pieces for each thread. They may be larger where there are columns to deal out as
+// well, a thousand or more to a piece, which then are worth packing the same rows twice; and are where op(b) is too large to be read from a near cache once
+// for a few rows. Where memory holds a column of op(a) after the other, a piece has rows enough to be whole lines of the cache.
+template <bool pairs> static int64_t chunk_panels(const Product& p, int threads) {
+  const int64_t panels = ceil_divide(p.m, panel_rows), k = k_block<pairs>(p.k), columns = column_block(p, needs_sums<pairs>(p)),
+                most = (192 << 10) / 4 / larger(1, left_panel_units<pairs>(k)), wanted = ceil_divide(panels * larger(1, columns / 1024), 16 * threads),
+                least = columns * k > (2 << 20) / 4 ? 72 : p.a.along_k ? 12 : 48;
+  return smaller(panels, threads == 1 ? larger(1, most) : larger(smaller(wanted, most), ceil_divide(least, panel_rows)));
+}
 
 struct BlockMemory {
-  int64_t left, right, sums;  // in units of 4 bytes
+  int64_t left, right, sums;  // in units of 4 bytes; left for each thread
 };
-template <bool pairs> static BlockMemory block_memory(const Product& p) {
-  const int64_t k = k_block<pairs>(p.k), rows = smaller(row_block, p.m);
+template <bool pairs> static BlockMemory block_memory(const Product& p, int threads) {
+  const int64_t k = k_block<pairs>(p.k);
   const bool sums = needs_sums<pairs>(p);
   const int64_t columns = column_block(p, sums);
-  return {ceil_divide(rows, panel_rows) * left_panel_units<pairs>(k) + lanes,
-          columns / panel_columns * right_panel_units<pairs>(k) + lanes, sums ? rows * columns : 0};
+  return {chunk_panels<pairs>(p, threads) * left_panel_units<pairs>(k) + lanes,
+          columns / panel_columns * right_panel_units<pairs>(k) + lanes, sums ? smaller(rows_in_scratch, p.m) * columns : 0};
 }
 
 // Where one block of k stands in the whole sum.
@@ -59,49 +68,37 @@ static void multiply_tile(const Product& p, const KStep& step, const uint32_t* l
 }
 
 template <bool pairs> static void multiply_blocks(const Product& p, const Team& team, int threads) {
-  const int64_t block = k_block<pairs>(p.k), columns_at_once = column_block(p, needs_sums<pairs>(p));
+  const bool sums = needs_sums<pairs>(p);
+  const int64_t block = k_block<pairs>(p.k), columns_at_once = column_block(p, sums), rows_at_once = sums ? rows_in_scratch : p.m,
+                chunk = chunk_panels<pairs>(p, threads);
   for (int64_t column0 = 0; column0 < p.n; column0 += columns_at_once) {
     const int64_t right_panels = ceil_divide(smaller(columns_at_once, p.n - column0), panel_columns);
-    for (int64_t row0 = 0; row0 < p.m; row0 += row_block) {
-      const int64_t left_panels = ceil_divide(smaller(row_block, p.m - row0), panel_rows);
+    for (int64_t row0 = 0; row0 < p.m; row0 += rows_at_once) {
+      const int64_t row_end = smaller(p.m, row0 + rows_at_once), left_panels = ceil_divide(row_end - row0, panel_rows),
+                    chunks = ceil_divide(left_panels, chunk);
+      const int64_t groups = threads == 1 ? 1 : smaller(ceil_divide(right_panels, 2), ceil_divide(8 * threads, chunks)),
+                    group_panels = ceil_divide(right_panels, groups);
       int64_t k0 = 0;
       do {
         const int64_t k = smaller(block, p.k - k0), left_units = left_panel_units<pairs>(k),
                       right_units = right_panel_units<pairs>(k);
         const KStep step = {k0, k, k0 == 0, k0 + k >= p.k};
-        // With one block of k the packed op(b) serves all row blocks.
-        const int64_t right_wanted = row0 == 0 || block < p.k ? right_panels : 0;
-        constexpr int64_t right_chunk = 4, left_chunk = 8;
-        const int64_t right_chunks = ceil_divide(right_wanted, right_chunk),
-                      left_chunks = ceil_divide(left_panels, left_chunk);
-        team.take(right_chunks + left_chunks, [&](int64_t chunk) {
-          if (chunk < right_chunks) {
-            const int64_t j = chunk * right_chunk;
-            pack_panels<panel_columns, pairs>(p.b, column0 + j * panel_columns, p.n, k0, k,
-                                              team.right + j * right_units, smaller(right_chunk, right_wanted - j),
-                                              right_units);
-          } else {
-            const int64_t i = (chunk - right_chunks) * left_chunk;
-            pack_panels<panel_rows, pairs>(p.a, row0 + i * panel_rows, p.m, k0, k, team.left + i * left_units,
-                                           smaller(left_chunk, left_panels - i), left_units);
-          }
+        constexpr int64_t packed_together = 4;
+        team.take(ceil_divide(right_panels, packed_together), [&](int64_t ticket) {
+          const int64_t j = ticket * packed_together;
+          pack_panels<panel_columns, pairs>(p.b, column0 + j * panel_columns, p.n, k0, k, team.right + j * right_units,
+                                            smaller(packed_together, right_panels - j), right_units);
         });
         team.barrier();
-        // Groups of tiles whose left panels stay in the L2 cache, small enough to keep all threads busy.
-        int64_t rows_each = 16, columns_each = 512 / panel_columns;
-        while (threads > 1 &&
-               ceil_divide(left_panels, rows_each) * ceil_divide(right_panels, columns_each) < 6 * threads &&
-               (columns_each > 2 || rows_each > 4)) {
-          if (columns_each > 2) columns_each /= 2;
-          else rows_each /= 2;
-        }
-        const int64_t row_groups = ceil_divide(left_panels, rows_each),
-                      column_groups = ceil_divide(right_panels, columns_each);
-        team.take(row_groups * column_groups, [&](int64_t group) {
-          const int64_t i0 = group % row_groups * rows_each, j0 = group / row_groups * columns_each;
-          for (int64_t j = j0; j < smaller(right_panels, j0 + columns_each); ++j)
-            for (int64_t i = i0; i < smaller(left_panels, i0 + rows_each); ++i)
-              multiply_tile<pairs>(p, step, team.left + i * left_units, team.right + j * right_units,
+        int64_t packed = -1;
+        team.take(chunks * groups, [&](int64_t ticket) {
+          const int64_t i0 = ticket / groups * chunk, i1 = smaller(left_panels, i0 + chunk), j0 = ticket % groups * group_panels,
+                        j1 = smaller(right_panels, j0 + group_panels);
+          if (packed != i0) pack_panels<panel_rows, pairs>(p.a, row0 + i0 * panel_rows, row_end, k0, k, team.left, i1 - i0, left_units);
+          packed = i0;
+          for (int64_t j = j0; j < j1; ++j)
+            for (int64_t i = i0; i < i1; ++i)
+              multiply_tile<pairs>(p, step, team.left + (i - i0) * left_units, team.right + j * right_units,
                                    row0 + i * panel_rows, column0 + j * panel_columns,
                                    team.sums + i * panel_rows * columns_at_once + j * panel_columns, columns_at_once);
         });

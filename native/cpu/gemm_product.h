@@ -19,7 +19,7 @@ template <bool pairs> static void multiply_alone(const Product& p, uint32_t* mem
   if (p.m <= most_rows_by_columns) {
     multiply_columns<pairs>(p, {true, memory, memory + column_left_units<pairs>(p), nullptr});
   } else {
-    const BlockMemory size = block_memory<pairs>(p);
+    const BlockMemory size = block_memory<pairs>(p, 1);
     uint32_t* right = memory + size.left;
     multiply_blocks<pairs>(p, {true, memory, right, reinterpret_cast<float*>(right + size.right)}, 1);
   }
@@ -27,7 +27,7 @@ template <bool pairs> static void multiply_alone(const Product& p, uint32_t* mem
 template <bool pairs> static size_t alone_bytes(const Product& p) {
   if (p.m <= most_rows_by_columns)
     return static_cast<size_t>(column_left_units<pairs>(p) + column_thread_units<pairs>(p)) * 4;
-  const BlockMemory size = block_memory<pairs>(p);
+  const BlockMemory size = block_memory<pairs>(p, 1);
   return static_cast<size_t>(size.left + size.right + size.sums) * 4;
 }
 
@@ -42,13 +42,14 @@ template <bool pairs> static void multiply_together(const Product& p) {
     });
     return;
   }
-  const BlockMemory size = block_memory<pairs>(p);
-  uint32_t* left = static_cast<uint32_t*>(pool().scratch(left_slot, static_cast<size_t>(size.left) * 4));
+  const BlockMemory size = block_memory<pairs>(p, pool().size());
   uint32_t* right = static_cast<uint32_t*>(pool().scratch(right_slot, static_cast<size_t>(size.right) * 4));
   float* sums =
       size.sums ? static_cast<float*>(pool().scratch(sums_slot, static_cast<size_t>(size.sums) * 4)) : nullptr;
-  parallel(pool().size(),
-           [&](int, int threads) { multiply_blocks<pairs>(p, {threads == 1, left, right, sums}, threads); });
+  pool().reserve_thread_scratch(static_cast<size_t>(size.left) * 4);
+  parallel(pool().size(), [&](int thread, int threads) {
+    multiply_blocks<pairs>(p, {threads == 1, static_cast<uint32_t*>(pool().thread_scratch(thread)), right, sums}, threads);
+  });
 }
 
 }  // namespace

@@ -203,11 +203,11 @@ void sample(Out token, Out logprob, In logits, In options, MaybeIn history, In d
   const int64_t stride = padded * 12 + (bins + 7) / 8 * 64;
   const int most_threads = rows < pool().size() ? static_cast<int>(rows) : pool().size();
   char* memory = static_cast<char*>(pool().scratch(scratch_slot, static_cast<size_t>(stride * most_threads + 1)));
-  parallel(vocabulary * rows < 8192 ? 1 : most_threads, [&](int thread, int threads) {
+  parallel(vocabulary * rows < 8192 ? 1 : most_threads, [&](int thread, int) {
     char* own = memory + stride * thread;
     const TokenRow work = {vocabulary, reinterpret_cast<float*>(own), reinterpret_cast<float*>(own + padded * 4),
                            reinterpret_cast<int32_t*>(own + padded * 8), reinterpret_cast<double*>(own + padded * 12)};
-    for (int64_t row = rows * thread / threads; row < rows * (thread + 1) / threads; ++row) {
+    take_tickets(rows, [&](int64_t row) {
       const float* o = options.as<const float>() + 5 * row;
       auto run = [&](const auto* x) {
         LogSum all = row_log_sum(x, vocabulary);
@@ -221,7 +221,7 @@ void sample(Out token, Out logprob, In logits, In options, MaybeIn history, In d
       };
       if (logits.dtype == DType::f32) run(logits.as<const float>() + row * vocabulary);
       else run(logits.as<const bf16>() + row * vocabulary);
-    }
+    });
   });
   for (int64_t row = 0; row < rows; ++row)
     ANNEAL_CHECK(isfinite(logprob.as<const float>()[row]),

@@ -17,7 +17,7 @@ inline void relax() {
 struct Signal {
   static constexpr int most_spins = 16000, fewest_spins = 1000;
   alignas(64) std::atomic<uint32_t> value{0};
-  alignas(64) std::atomic<int> sleepers{0};
+  alignas(64) std::atomic<bool> asleep{false};
   std::atomic<int> spins{most_spins};
 
   void wait_change(uint32_t old) {
@@ -30,13 +30,15 @@ struct Signal {
       relax();
     }
     spins.store(budget / 2 < fewest_spins ? fewest_spins : budget / 2, std::memory_order_relaxed);
-    sleepers.fetch_add(1);
-    while (value.load() == old) value.wait(old);
-    sleepers.fetch_sub(1);
+    for (;;) {
+      asleep.store(true);
+      if (value.load() != old) return;
+      value.wait(old);
+    }
   }
   void bump() {
     value.fetch_add(1);
-    if (sleepers.load() > 0) value.notify_all();
+    if (asleep.load() && asleep.exchange(false)) value.notify_all();  // once, however long the sleepers take to come
   }
 };
 

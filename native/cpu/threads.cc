@@ -1,6 +1,6 @@
 #include "threads.h"
 
-#include "signal.h"
+#include "region.h"
 
 #include <atomic>
 #include <cstdlib>
@@ -44,32 +44,30 @@ thread_local ThreadPool* current_pool = nullptr;
 
 struct ThreadPool::State {
   std::vector<std::thread> threads;
-  Signal start, done, meet;
-  int count = 1;   // threads of the pool
-  int active = 1;  // threads of the running region
-  alignas(64) std::atomic<int> pending{0};
-  alignas(64) std::atomic<int> arrived{0};
-  alignas(64) std::atomic<int64_t> next_ticket{0};
+  int count = 1;
+  Signal start;
+  Region region;
   void (*body)(void*, int, int) = nullptr;
   void* context = nullptr;
   std::atomic<bool> stop{false};
   Memory shared[8];
   std::vector<Memory> own;
 
-  void work(int id) {
+  void work(int thread) {
     uint32_t seen = 0;
     for (;;) {
       start.wait_change(seen);
       seen = start.value.load(std::memory_order_acquire);
       if (stop.load()) return;
-      if (id < active) body(context, id, active);
-      if (pending.fetch_sub(1) == 1) done.bump();
+      if (!region.join(thread)) continue;
+      body(context, thread, region.limit());
+      region.leave();
     }
   }
 };
 
 ThreadPool::ThreadPool(int threads) : state_(new State) {
-  state_->count = threads < 1 ? 1 : threads;
+  state_->count = threads < 1 ? 1 : threads > Region::most_threads ? Region::most_threads : threads;
   state_->own = std::vector<Memory>(static_cast<size_t>(state_->count));
   try {
     for (int id = 1; id < state_->count; ++id)
@@ -97,39 +95,16 @@ int ThreadPool::size() const { return state_->count; }
 void ThreadPool::run(int threads, void (*body)(void*, int, int), void* context) {
   State& s = *state_;
   if (threads > s.count) threads = s.count;
-  s.next_ticket.store(0, std::memory_order_relaxed);
-  if (threads <= 1) {
-    s.active = 1;
-    body(context, 0, 1);
-    return;
-  }
   s.body = body;
   s.context = context;
-  s.active = threads;
-  uint32_t before = s.done.value.load();
-  s.pending.store(s.count - 1, std::memory_order_relaxed);
-  s.start.bump();
+  s.region.open(threads < 1 ? 1 : threads);
+  if (threads > 1) s.start.bump();
   body(context, 0, threads);
-  s.done.wait_change(before);
+  s.region.close();
 }
 
-void ThreadPool::barrier() {
-  State& s = *state_;
-  if (s.active == 1) {
-    s.next_ticket.store(0, std::memory_order_relaxed);
-    return;
-  }
-  uint32_t generation = s.meet.value.load();
-  if (s.arrived.fetch_add(1) == s.active - 1) {
-    s.arrived.store(0);
-    s.next_ticket.store(0);
-    s.meet.bump();
-  } else {
-    s.meet.wait_change(generation);
-  }
-}
-
-int64_t ThreadPool::ticket() { return state_->next_ticket.fetch_add(1, std::memory_order_relaxed); }
+void ThreadPool::barrier() { state_->region.barrier(); }
+int64_t ThreadPool::ticket() { return state_->region.ticket(); }
 void* ThreadPool::scratch(int slot, size_t bytes) { return state_->shared[slot].get(bytes); }
 void ThreadPool::reserve_thread_scratch(size_t bytes) {
   for (Memory& memory : state_->own) memory.get(bytes);

@@ -1,4 +1,4 @@
-// The CPU stream's threads. A kernel runs on the stream's thread and may spread a region over the pool; waits spin briefly, then sleep.
+// The CPU stream's threads. A kernel runs on the stream's thread and may spread a region over the pool (region.h); waits spin briefly, then sleep.
 #pragma once
 #include <cstddef>
 #include <cstdint>
@@ -13,9 +13,10 @@ class ThreadPool {
   ThreadPool& operator=(const ThreadPool&) = delete;
 
   int size() const;
-  // Runs body(context, thread, threads) on min(threads, size()) threads and returns when all are done; the caller is thread 0. body must not throw.
+  // Runs body(context, thread, threads) on the calling thread, 0, and on those of 1 … min(threads, size()) - 1 that come while it runs; returns when all are
+  // done. So body takes its work by tickets, and may do it all. It must not throw.
   void run(int threads, void (*body)(void* context, int thread, int threads), void* context);
-  // Inside run: waits for all of the region's threads, then starts the tickets at 0 again.
+  // Inside run: waits for all who have come, then starts the tickets at 0 again.
   void barrier();
   // Inside run: the next unclaimed ticket: 0, 1, 2, …
   int64_t ticket();
@@ -46,15 +47,22 @@ template <class F> static inline void parallel(int threads, F&& f) {
   pool().run(threads, Call::body, const_cast<void*>(static_cast<const void*>(function)));
 }
 
-// f(begin, end) over [0, items) in contiguous pieces of at least `grain` items, one per thread.
+// Inside parallel: f(ticket) for this thread's share of the tickets 0 … count - 1.
+template <class F> static inline void take_tickets(int64_t count, F&& f) {
+  for (int64_t ticket; (ticket = pool().ticket()) < count;) f(ticket);
+}
+
+// f(begin, end) over [0, items) in contiguous pieces of at least `grain` items, as many as there are threads.
 template <class F> static inline void parallel_for(int64_t items, int64_t grain, F&& f) {
   if (items <= 0) return;
-  int64_t wanted = grain > 0 ? (items + grain - 1) / grain : items;
-  int threads = static_cast<int>(wanted < pool().size() ? wanted : pool().size());
-  if (threads <= 1) { f(int64_t{0}, items); return; }
-  parallel(threads, [&](int thread, int count) {
-    int64_t begin = items * thread / count, end = items * (thread + 1) / count;
-    if (begin < end) f(begin, end);
+  const int64_t wanted = grain > 0 ? (items + grain - 1) / grain : items;
+  const int pieces = static_cast<int>(wanted < pool().size() ? wanted : pool().size());
+  if (pieces <= 1) { f(int64_t{0}, items); return; }
+  parallel(pieces, [&](int, int) {
+    take_tickets(pieces, [&](int64_t piece) {
+      const int64_t begin = items * piece / pieces, end = items * (piece + 1) / pieces;
+      if (begin < end) f(begin, end);
+    });
   });
 }
 

@@ -76,19 +76,19 @@ void top_k(Out value, Out index, In x) {
   const int64_t stride = padded * 8 + sorted * 16 + token_bins * static_cast<int64_t>(sizeof(double));
   const int threads = size * rows < 4096 ? 1 : rows < pool().size() ? static_cast<int>(rows) : pool().size();
   char* memory = static_cast<char*>(pool().scratch(scratch_slot, static_cast<size_t>(stride * threads)));
-  parallel(threads, [&](int thread, int count) {
+  parallel(threads, [&](int thread, int) {
     char* own = memory + stride * thread;
     double* bins = reinterpret_cast<double*>(own + padded * 8 + sorted * 16);
     const TokenRow row = {size, reinterpret_cast<float*>(own), nullptr, reinterpret_cast<int32_t*>(own + padded * 4), bins};
     const SortRoom room = {reinterpret_cast<uint64_t*>(own + padded * 8), reinterpret_cast<uint64_t*>(own + padded * 8 + sorted * 8),
                            reinterpret_cast<int32_t*>(bins)};
-    for (int64_t r = rows * thread / count; r < rows * (thread + 1) / count; ++r) {
+    take_tickets(rows, [&](int64_t r) {
       auto run = [&]<class T>(T* out) {
         largest(out + r * k, index.as<int32_t>() + r * k, x.as<const T>() + r * size, k, row, room);
       };
       if (x.dtype == DType::f32) run(value.as<float>());
       else run(value.as<bf16>());
-    }
+    });
   });
 }
 
