@@ -1,6 +1,7 @@
 import { QuantizedTensor } from '../ops/index.ts'
 import { noGrad, scope, Tensor, unscoped } from '../tensor/index.ts'
 import { inverseFactor } from './cholesky.ts'
+import { Turns } from '../turns.ts'
 import { toHalf } from './half.ts'
 
 /** Columns whose errors are passed on together. */
@@ -31,7 +32,7 @@ export async function gptqFactor(gram: Tensor, dampPercent: number): Promise<Gpt
     trace += h[i * n + i]!
   }
   for (let i = 0; i < n; i++) h[i * n + i]! += dampPercent * trace / n
-  return { u: inverseFactor(h, n), dead }
+  return { u: await inverseFactor(h, n), dead }
 }
 
 /** How the numbers of a block are rounded: code = clamp(round(w / scale) + zero). */
@@ -55,8 +56,9 @@ export async function gptqQuantize(weight: Tensor, { u, dead }: GptqFactor, opti
   const [scales, zeros] = [new Float32Array(outputs * groups), new Uint8Array(outputs * groups)]
   const range = format === 'int8' ? { low: -128, high: 127, steps: 255 } : { low: 0, high: 15, steps: 15 }
   const middle = format === 'int8' ? 0 : 8
+  const turns = new Turns()
   try {
-    let grid: Grid | undefined = wholeRows ? gridOf(await columns.data() as Float32Array, outputs, 0, inputs, range.steps, zeroPoints, middle) : undefined
+    let grid: Grid | undefined = wholeRows ? await turns.run(gridOf(await columns.data() as Float32Array, outputs, 0, inputs, range.steps, zeroPoints, middle)) : undefined
     for (let begin = 0; begin < inputs; begin += panel) {
       const count = Math.min(panel, inputs - begin)
       const rows = unscoped(() => columns.viewAs([count, outputs], begin * outputs))
@@ -65,7 +67,7 @@ export async function gptqQuantize(weight: Tensor, { u, dead }: GptqFactor, opti
       const errors = new Float32Array(count * outputs)
       for (let c = 0; c < count; c++) {
         const column = begin + c
-        if (!wholeRows && column % block === 0) grid = gridOf(w, outputs, c, block, range.steps, zeroPoints, middle)
+        if (!wholeRows && column % block === 0) grid = await turns.run(gridOf(w, outputs, c, block, range.steps, zeroPoints, middle))
         const g = Math.floor(column / block)
         const step = 1 / u[column * inputs + column]!
         const isDead = dead.includes(column)
@@ -77,6 +79,7 @@ export async function gptqQuantize(weight: Tensor, { u, dead }: GptqFactor, opti
           if (column % block === 0) [scales[o * groups + g], zeros[o * groups + g]] = [scale, zero]
           errors[c * outputs + o] = -(value - (code - zero) * scale) * step
         }
+        if (turns.due) await turns.take()
         for (let next = c + 1; next < count; next++) {
           const factor = u[column * inputs + begin + next]!
           if (factor !== 0) for (let o = 0; o < outputs; o++) w[next * outputs + o]! += errors[c * outputs + o]! * factor
@@ -87,8 +90,9 @@ export async function gptqQuantize(weight: Tensor, { u, dead }: GptqFactor, opti
   } finally {
     columns.dispose()
   }
+  const bytes = await turns.run(packed(codes, inputs, outputs, format))
   return unscoped(() => new QuantizedTensor(
-    [outputs, inputs], format, block, Tensor.from(packed(codes, inputs, outputs, format), [outputs, format === 'int8' ? inputs : inputs / 2], { device }),
+    [outputs, inputs], format, block, Tensor.from(bytes, [outputs, format === 'int8' ? inputs : inputs / 2], { device }),
     Tensor.from(scales, [outputs, groups], { device }), zeroPoints ? Tensor.from(zeros, [outputs, groups], { device }) : null))
 }
 
@@ -108,7 +112,7 @@ function passOn(columns: Tensor, u: Float64Array, errors: Float32Array, begin: n
 }
 
 /** The grid of `block` rows of w [columns, out] from row `first` on. */
-function gridOf(w: Float32Array, outputs: number, first: number, block: number, steps: number, zeroPoints: boolean, middle: number): Grid {
+function* gridOf(w: Float32Array, outputs: number, first: number, block: number, steps: number, zeroPoints: boolean, middle: number): Generator<undefined, Grid> {
   const [low, high] = [new Float32Array(outputs), new Float32Array(outputs)]
   for (let r = first; r < first + block; r++) {
     for (let o = 0; o < outputs; o++) {
@@ -116,6 +120,7 @@ function gridOf(w: Float32Array, outputs: number, first: number, block: number, 
       if (value < low[o]!) low[o] = value
       if (value > high[o]!) high[o] = value
     }
+    yield
   }
   const [scales, zeros] = [new Float32Array(outputs), new Uint8Array(outputs).fill(middle)]
   for (let o = 0; o < outputs; o++) {
@@ -127,7 +132,7 @@ function gridOf(w: Float32Array, outputs: number, first: number, block: number, 
 }
 
 /** Codes [in, out] as the bytes of rows [out, in]: two in a byte for int4, the earlier in the high half. */
-function packed(codes: Uint8Array, inputs: number, outputs: number, format: 'int4' | 'int8'): Uint8Array {
+function* packed(codes: Uint8Array, inputs: number, outputs: number, format: 'int4' | 'int8'): Generator<undefined, Uint8Array> {
   const perByte = format === 'int4' ? 2 : 1
   const width = inputs / perByte
   const bytes = new Uint8Array(outputs * width)
@@ -135,6 +140,7 @@ function packed(codes: Uint8Array, inputs: number, outputs: number, format: 'int
     for (let o = 0; o < outputs; o++) {
       bytes[o * width + i / perByte] = perByte === 1 ? codes[i * outputs + o]! : codes[i * outputs + o]! << 4 | codes[(i + 1) * outputs + o]!
     }
+    yield
   }
   return bytes
 }

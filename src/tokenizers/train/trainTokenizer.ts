@@ -3,6 +3,7 @@ import { during } from '../../activity.ts'
 import { TokenizerError } from '../../errors.ts'
 import { fillFolder } from '../../files/index.ts'
 import type { Tokenizer } from '../tokenizer.ts'
+import { lastBorder } from './pieces.ts'
 import { trainBpe, type TrainBpeOptions } from './trainBpe.ts'
 import { bertSpecialTokens, unigramSpecialTokens } from './specialTokens.ts'
 import { trainUnigram, type TrainUnigramOptions } from './trainUnigram.ts'
@@ -73,7 +74,7 @@ export async function* readTexts(files: readonly string[], splitLines: boolean):
           rest = lines.pop() ?? ''
           yield* lines
         } else if (rest.length > chunkLength) {
-          const cut = lastLineStart(rest)
+          const cut = lastBorder(rest)
           if (cut > 0) {
             yield rest.slice(0, cut)
             rest = rest.slice(cut)
@@ -85,12 +86,4 @@ export async function* readTexts(files: readonly string[], splitLines: boolean):
     }
     if (rest !== '') yield rest
   }
-}
-
-/** Start of the last line that begins with a letter or digit. */
-function lastLineStart(text: string): number {
-  for (let at = text.lastIndexOf('\n'); at > 0; at = text.lastIndexOf('\n', at - 1)) {
-    if (/^[\p{L}\p{N}]/u.test(text.slice(at + 1, at + 3))) return at + 1
-  }
-  return 0
 }
