@@ -18,7 +18,7 @@ export interface DrawnSteps {
 }
 
 /** The most steps that run between two readings of what they drew. */
-export const mostSteps = 8
+export const mostSteps = 16
 
 /**
  * The decode step of a fixed number of sequences as a graph: a small model's dozens of calls cost the processor one. Several steps run one after another
