@@ -57,7 +57,7 @@ export async function runTraining(run: TrainableRun): Promise<void> {
   try {
     const result = await run.train({ signal: interruptSignal })
     progress.close()
-    if (result.reason === 'aborted') print(`stopped at step ${result.step}; go on with --resume-from-checkpoint`)
+    if (result.reason === 'aborted') print(result.lastCheckpoint === undefined ? 'stopped before the first step; nothing was trained' : `stopped at step ${result.step}; go on with --resume-from-checkpoint`)
     else print(`done: ${run.trainer.args.outputDir}`)
     process.exitCode = interruptCode()
   } finally {

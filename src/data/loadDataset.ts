@@ -96,6 +96,7 @@ async function prepareDataset<T extends TextTokenizer>(options: LoadDatasetOptio
     const sources = sourcesOf(options)
     for (const [i, source] of sources.entries()) opened.push(await loadSource(source, options, strategy, options.datasets ? `datasets[${i}]` : 'files'))
     const stats = opened.reduce((sum, source) => { addStats(sum, source.stats); return sum }, emptyStats())
+    if (stats.rows === 0 && stats.badRows === 0) throw new DataError(`${whereOf(options)}: expected rows to train on, got none; the data is empty`)
     if (stats.examples === 0) throw new DataError(`no example is left to train on: ${stats.emptyMask} of ${stats.rows} rows have no trained token, ${stats.badRows} were malformed; ${emptyMaskAdvice}`)
     const split = evalSplit === undefined ? undefined : splitSources(opened.map(({ dataset }) => dataset), evalSplit, seed)
     const parts = opened.map(({ dataset }, i) => {
@@ -141,6 +142,9 @@ async function prepareDataset<T extends TextTokenizer>(options: LoadDatasetOptio
     throw error
   }
 }
+
+/** The data as it was named. */
+const whereOf = ({ files, rows, datasets }: Pick<LoadDatasetOptions, 'files' | 'rows' | 'datasets'>): string => datasets ? 'datasets' : rows ? 'rows' : [files ?? 'files'].flat().join(', ')
 
 /** Splits each source before they are mixed, so that a row that a mixture repeats is never in both. Each source gives its share. */
 function splitSources(datasets: readonly Dataset[], evalSplit: number, seed: number): { train: Dataset[], eval: Dataset } {

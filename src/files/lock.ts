@@ -4,7 +4,7 @@ import { hostname } from 'node:os'
 import { join } from 'node:path'
 import { randomUUID } from 'node:crypto'
 import { z } from 'zod'
-import { LockedError } from '../errors.ts'
+import { FileAccessError, LockedError } from '../errors.ts'
 import { lazily } from '../options.ts'
 import { onEarlyEnd } from './earlyEnd.ts'
 import { errnoOf, isMissing, writeError } from './filesystem.ts'
@@ -100,6 +100,7 @@ export async function lockDirectory(folder: string): Promise<DirectoryLock> {
       await unlink(draft)
     }
   } catch (error) {
+    if (errnoOf(error) === 'EEXIST' || errnoOf(error) === 'ENOTDIR') throw new FileAccessError(`${folder}: expected a folder to write into, got a file; choose another output directory`, { cause: error })
     throw writeError(error, path)
   }
 }

@@ -1,3 +1,4 @@
+import { resolve } from 'node:path'
 import { ConfigError } from '../errors.ts'
 import { activeAdapters, addAdapter, hasAdapters, loadAdapter, loadAdapterWeights, saveAdapter } from '../adapters/index.ts'
 import { AutoModelForCausalLM, AutoModelForMaskedLM, weightBytes } from '../models/index.ts'
@@ -9,20 +10,28 @@ import type { ModelArguments } from './options.ts'
 
 type Freezing = Pick<ModelArguments, 'trainable' | 'freeze'>
 
-type Loading = ModelArguments & { gradientCheckpointing: boolean, seed: number }
+type Loading = ModelArguments & { gradientCheckpointing: boolean, seed: number, outputDir?: string }
 
 /** The causal language model of a folder, as a method's options say, ready to be trained. */
 export async function loadModel(folder: string, args: Loading): Promise<CausalLanguageModel> {
   const { quantize } = args
+  checkOutput(folder, args)
   checkAdapterChoice(args)
   return adapted(await AutoModelForCausalLM.fromPretrained(folder, { dtype: args.dtype, device: args.device, ...(quantize === undefined ? {} : { quantize }) }), folder, args)
 }
 
 /** The masked language model of a folder, ready to be trained. */
 export async function loadMaskedModel(folder: string, args: Loading): Promise<MaskedLanguageModel> {
+  checkOutput(folder, args)
   checkAdapterChoice(args)
   if (args.quantize !== undefined) throw new ConfigError('quantize: an encoder is trained in full precision; leave quantize out')
   return adapted(await AutoModelForMaskedLM.fromPretrained(folder, { dtype: args.dtype, device: args.device }), folder, args)
+}
+
+/** The trained model would take the place of the one it starts from; an adapter lies beside it. */
+function checkOutput(folder: string, { outputDir, adapter, adapterPath }: Loading): void {
+  if (outputDir === undefined || adapter || adapterPath !== undefined || resolve(outputDir) !== resolve(folder)) return
+  throw new ConfigError(`outputDir: expected another folder than that of the model, ${folder}, which would be lost`)
 }
 
 function checkAdapterChoice({ adapter, adapterPath }: Pick<ModelArguments, 'adapter' | 'adapterPath'>): void {
@@ -58,7 +67,7 @@ export function prepareModel(model: PretrainedModel, args: Freezing & { gradient
 }
 
 /** Leaves only the parameters that are to be trained with requiresGrad. */
-export function applyFreezing(model: PretrainedModel, { trainable, freeze }: Freezing): void {
+function applyFreezing(model: PretrainedModel, { trainable, freeze }: Freezing): void {
   if (hasAdapters(model) && (trainable || freeze.length)) throw new ConfigError('trainable, freeze: an adapter says itself what is trained; leave them out, or choose adapter: { type: "freeze" }')
   if (trainable) {
     model.requiresGrad_(false)

@@ -1,6 +1,7 @@
-import { join } from 'node:path'
+import { access } from 'node:fs/promises'
+import { basename, join } from 'node:path'
 import { z } from 'zod'
-import { ConfigError } from '../errors.ts'
+import { ConfigError, FileAccessError } from '../errors.ts'
 import { readJsonObject, type JsonValue } from '../files/index.ts'
 import { lazily } from '../options.ts'
 import { didYouMean } from '../suggest.ts'
@@ -90,13 +91,21 @@ export function parseEncoderConfig(raw: RawConfig, where = 'config'): EncoderCon
 /** Reads and checks config.json of a Hugging Face folder with a causal language model. */
 export async function readConfig(folder: string): Promise<ModelConfig> {
   const path = join(folder, 'config.json')
-  return parseConfig(await readJsonObject(path), path)
+  return parseConfig(await readModelJson(folder, path), path)
+}
+
+/** config.json; a name that stands for a model of the Hugging Face Hub is told how to become a folder. */
+async function readModelJson(folder: string, path: string): ReturnType<typeof readJsonObject> {
+  if (/^[\w-][\w.-]*\/[\w.-]+$/.test(folder) && !await access(folder).then(() => true, () => false)) {
+    throw new FileAccessError(`${folder}: there is no such folder. Models are read from disk; one of the Hugging Face Hub comes there with: hf download ${folder} --local-dir ${basename(folder)}`)
+  }
+  return readJsonObject(path)
 }
 
 /** The same of an encoder. */
 export async function readEncoderConfig(folder: string): Promise<EncoderConfig> {
   const path = join(folder, 'config.json')
-  return parseEncoderConfig(await readJsonObject(path), path)
+  return parseEncoderConfig(await readModelJson(folder, path), path)
 }
 
 /** Option names for a new model: config.json's keys in camelCase, such as `hiddenSize`, or as they stand there. */

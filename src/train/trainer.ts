@@ -168,6 +168,7 @@ export class Trainer<B> {
     let running: Promise<StepNumbers> | null = null
     let batch = this.step < this.totalSteps ? await this.task.batches(this.step) : null
     let runningBatch = batch
+    const begin = this.step
     const settle = async (): Promise<void> => {
       if (!running) return
       const numbers = await running
@@ -177,7 +178,8 @@ export class Trainer<B> {
     while (this.step < this.totalSteps) {
       if (signal?.aborted) {
         await settle()
-        await this.#save()
+        // Before the first step there is nothing to keep that is not there already.
+        if (this.step > begin) await this.#save()
         return 'aborted'
       }
       const next = this.#enqueueStep(batch!)

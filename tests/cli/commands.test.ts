@@ -110,7 +110,7 @@ describe('sft', () => {
   test.each<[NodeJS.Signals, number]>([['SIGINT', 130], ['SIGTERM', 143]])('%s finishes the step, saves and exits with %d; resuming gives what was interrupted', async (signal, exitCode) => {
     const [whole, cut] = [temporaryFolder(), temporaryFolder()]
     const running = start(args, { cwd: cut })
-    await running.saw('trained (100%)')
+    await running.saw('1/1000 ·')
     running.signal(signal)
     const stopped = await running.ended
     expect(stopped, stopped.stderr).toMatchObject({ code: exitCode, stdout: expect.stringMatching(/stopped at step \d+; go on with --resume-from-checkpoint/) as string })

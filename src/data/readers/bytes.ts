@@ -10,6 +10,17 @@ export const maxRecordBytes = 64 * 2 ** 20
 
 const utf16 = (chunk: Buffer): boolean => (chunk[0] === 0xff && chunk[1] === 0xfe) || (chunk[0] === 0xfe && chunk[1] === 0xff)
 
+/** What begins the files of packers. */
+const packers: readonly (readonly [magic: Buffer, advice: string])[] = [
+  [Buffer.of(0x1f, 0x8b, 8), 'gzipped data; let its name end in .gz'], [Buffer.of(0x28, 0xb5, 0x2f, 0xfd), 'Zstandard data; unpack it with zstd -d'],
+  [Buffer.of(0xfd, 0x37, 0x7a, 0x58, 0x5a), 'xz data; unpack it with xz -d'], [Buffer.of(0x50, 0x4b, 3, 4), 'a zip archive; unpack it'],
+]
+
+function refusePacked(file: string, chunk: Buffer): void {
+  const packer = packers.find(([magic]) => chunk.subarray(0, magic.length).equals(magic))
+  if (packer) throw new DataError(`${file}: expected text, got ${packer[1]}`)
+}
+
 /** The bytes of a file, unpacked if its name ends in `.gz`, without a UTF-8 byte order mark. */
 export async function* readBytes(file: string): AsyncGenerator<Buffer> {
   const source = createReadStream(file, { highWaterMark: 1 << 18 })
@@ -18,6 +29,7 @@ export async function* readBytes(file: string): AsyncGenerator<Buffer> {
   try {
     for await (const chunk of stream as AsyncIterable<Buffer>) {
       if (first && utf16(chunk)) throw new DataError(`${file}: expected UTF-8, got UTF-16; convert it, for example with iconv -f UTF-16 -t UTF-8`)
+      if (first) refusePacked(file, chunk)
       const bom = first && chunk[0] === 0xef && chunk[1] === 0xbb && chunk[2] === 0xbf
       first = false
       yield bom ? chunk.subarray(3) : chunk

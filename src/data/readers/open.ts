@@ -55,10 +55,20 @@ export interface OpenOptions {
   sampleBy?: SampleBy
 }
 
+/** Compressed files that are not read, by their ending, and what unpacks them. */
+const packed: Record<string, string> = { zst: 'zstd -d', xz: 'xz -d', bz2: 'bzip2 -d', lz4: 'lz4 -d', zip: 'unzip', tgz: 'tar -xzf', tar: 'tar -xf', '7z': '7z x' }
+
+/** What to do with a file of an unknown ending. */
+function unknownEnding(file: string): DataError {
+  const unpack = packed[file.slice(file.lastIndexOf('.') + 1).toLowerCase()]
+  if (unpack !== undefined) return new DataError(`${file}: expected plain or gzipped data, got another compression; unpack it first, for example with ${unpack}`)
+  return new DataError(`${file}: unknown ending; expected .${Object.keys(extensions).join(', .')}, or say what it is with fileType`)
+}
+
 /** The reader for a file, by its ending or by `fileType`. */
 export function openReader(file: string, options: OpenOptions = {}): Reader {
   const type = options.fileType ?? fileTypeOf(file)
-  if (type === undefined) throw new DataError(`${file}: unknown ending; expected .${Object.keys(extensions).join(', .')}, or say what it is with fileType`)
+  if (type === undefined) throw unknownEnding(file)
   if (type === 'parquet' && /\.gz$/i.test(file)) throw new DataError(`${file}: a gzipped Parquet file cannot be read; unpack it (Parquet compresses by itself)`)
   switch (type) {
     case 'text': return textReader(file, options.sampleBy)
