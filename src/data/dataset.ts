@@ -1,4 +1,5 @@
 import { ConfigError, DataError } from '../errors.ts'
+import { Turns } from '../turns.ts'
 import { packGroup, type PackingStrategy } from './packing.ts'
 import { permutation } from './random.ts'
 import type { Dataset, Example } from './types.ts'
@@ -62,9 +63,19 @@ export interface PackedDataset extends Dataset {
 
 /** Packs a dataset. With 'bfd' and 'bfd_split' each piece is a sequence of its own; with 'wrapped' a row is one sequence. */
 export function packDataset(source: Dataset, options: PackOptions): PackedDataset {
-  const { maxLength, strategy, groupSize = 1000 } = options
-  if (groupSize !== Infinity && !(Number.isInteger(groupSize) && groupSize >= 1)) throw new ConfigError(`packing groupSize: expected a whole number from 1, or Infinity, got ${groupSize}`)
-  const plan = planRows(source, maxLength, strategy, groupSize)
+  const planning = planRows(source, options)
+  for (;;) {
+    const { done, value } = planning.next()
+    if (done) return packedDataset(source, options, value)
+  }
+}
+
+/** The same, giving way to the event loop now and then. */
+export async function packInTurns(source: Dataset, options: PackOptions): Promise<PackedDataset> {
+  return packedDataset(source, options, await new Turns().run(planRows(source, options)))
+}
+
+function packedDataset(source: Dataset, { maxLength, strategy }: PackOptions, plan: Plan): PackedDataset {
   const length = plan.rows.length - 1
   const lengthOf = (index: number): number => {
     checkIndex(dataset, index)
@@ -97,7 +108,9 @@ export function packDataset(source: Dataset, options: PackOptions): PackedDatase
 /** Row r is pieces rows[r] … rows[r + 1] - 1. */
 interface Plan { rows: Uint32Array, examples: Uint32Array, starts: Uint32Array, lengths: Uint32Array }
 
-function planRows(source: Dataset, maxLength: number, strategy: PackingStrategy, groupSize: number): Plan {
+/** Yields after each group. */
+function* planRows(source: Dataset, { maxLength, strategy, groupSize = 1000 }: PackOptions): Generator<undefined, Plan> {
+  if (groupSize !== Infinity && !(Number.isInteger(groupSize) && groupSize >= 1)) throw new ConfigError(`packing groupSize: expected a whole number from 1, or Infinity, got ${groupSize}`)
   const rows = new GrowingArray()
   const examples = new GrowingArray()
   const starts = new GrowingArray()
@@ -109,6 +122,7 @@ function planRows(source: Dataset, maxLength: number, strategy: PackingStrategy,
       for (const piece of row) { examples.push(piece.index); starts.push(piece.start); lengths.push(piece.length) }
       rows.push(examples.length)
     }
+    yield
   }
   return { rows: rows.take(), examples: examples.take(), starts: starts.take(), lengths: lengths.take() }
 }

@@ -5,7 +5,7 @@ import { ConfigError, DataError } from '../errors.ts'
 import { fingerprintOf, openCache, type CacheProgress } from './cache.ts'
 import { defaultCacheDir } from './cacheDir.ts'
 import { readChunks } from './chunks.ts'
-import { checkEvalSize, memoryDataset, packDataset, shuffleDataset, splitDataset } from './dataset.ts'
+import { checkEvalSize, memoryDataset, packInTurns, shuffleDataset, splitDataset } from './dataset.ts'
 import { addStats, emptyMaskAdvice, emptyStats, type ExampleOptions, type ExampleStats, type Tokenization } from './examples.ts'
 import { checkFormatOptions } from './formats.ts'
 import { mixDatasets, type MixStrategy } from './mixture.ts'
@@ -114,11 +114,11 @@ async function prepareDataset<T extends TextTokenizer>(options: LoadDatasetOptio
       if (held.length === 0) throw new DataError(`evalFiles: no example is left to evaluate on: ${loaded.stats.emptyMask} of ${loaded.stats.rows} rows have no trained token; ${emptyMaskAdvice}`)
     }
     if (options.shuffleDataset) train = shuffleDataset(train, seed)
-    const pack = (dataset: Dataset): Dataset & { density?: number } => strategy
-      ? packDataset(dataset, { maxLength: maxLength!, strategy, groupSize: options.packingGroupSize ?? 1000 })
+    const pack = async (dataset: Dataset): Promise<Dataset & { density?: number }> => strategy
+      ? packInTurns(dataset, { maxLength: maxLength!, strategy, groupSize: options.packingGroupSize ?? 1000 })
       : dataset
-    const packed = pack(train)
-    const evaluated = held && pack(held)
+    const packed = await pack(train)
+    const evaluated = held && await pack(held)
     return {
       train: packed,
       ...evaluated && { eval: evaluated },
