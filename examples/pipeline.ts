@@ -57,10 +57,10 @@ async function train(stage: string, name: string, prepare: (outputDir: string) =
 }
 
 /** Draws answers to questions and writes those that are kept; returns them question by question. */
-async function draw(name: string, options: Omit<BestOfNInput<Sum>, 'output'>): Promise<{ sum: Sum, texts: string[] }[]> {
+async function draw(name: string, options: Omit<BestOfNInput<Sum>, 'output' | 'rows'> & { rows: readonly Sum[] }): Promise<{ sum: Sum, texts: string[] }[]> {
   const output = path(name)
   await bestOfN<Sum>({ ...long, seed, ...options, output })
-  const kept = new Map(options.rows!.map((sum) => [sum.prompt[0]!.content, { sum, texts: [] as string[] }]))
+  const kept = new Map(options.rows.map((sum) => [sum.prompt[0]!.content, { sum, texts: [] as string[] }]))
   for (const line of readFileSync(output, 'utf8').trim().split('\n')) {
     const { messages: [question, answer] } = JSON.parse(line) as { messages: [{ content: string }, { content: string }] }
     kept.get(question.content)!.texts.push(answer.content)
