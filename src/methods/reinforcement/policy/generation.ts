@@ -108,9 +108,9 @@ export async function makeGeneration<Row>(options: GenerationOptions<Row>, index
 export interface Failures { failed: number[], errors: (string | undefined)[] }
 
 /** A share that fails is a number in the log; all failing is worth a word. */
-function warningsOf(names: readonly string[], { failed, errors }: Failures, { rewards, withoutSpread }: Advantages, groups: number): string[] {
+function warningsOf(names: readonly string[], { failed, errors, answers }: Failures & { answers: number }, { rewards, withoutSpread }: Advantages, groups: number): string[] {
   return [
-    ...names.flatMap((name, f) => failed[f]! >= rewards.length ? [`reward function ${name} failed for every answer, which count as having no reward from it: ${errors[f] ?? ''}`] : []),
+    ...names.flatMap((name, f) => failed[f]! >= answers ? [`reward function ${name} failed for every answer, which count as having no reward from it: ${errors[f] ?? ''}`] : []),
     ...(rewards.every(Number.isNaN) ? ['no answer has a reward, so this generation teaches nothing; a reward function gives null, or an environment no reward, where there is nothing to judge']
       : withoutSpread === groups ? ['the rewards of every group are all alike, so this generation teaches nothing; make the task easier or harder, raise numGenerations, or set dynamicSamplingRounds'] : []),
   ]
@@ -122,7 +122,7 @@ const isAlike = (values: Float64Array, weights: readonly number[]): boolean => {
 }
 
 /** Generates until there are enough groups whose rewards differ, or no rounds are left; groups dropped before then fill what is missing. */
-async function sampleGroups<Row>(options: GenerationOptions<Row>, index: number, step: number): Promise<Failures & { groups: Group<Row>[], rounds: number, dropped: number }> {
+async function sampleGroups<Row>(options: GenerationOptions<Row>, index: number, step: number): Promise<Failures & { groups: Group<Row>[], rounds: number, dropped: number, answers: number }> {
   const { prompts, promptsPerGeneration, dynamicSamplingRounds, runner, rewardWeights } = options
   const first = promptsOf(prompts, promptsPerGeneration, options.sampling.seed, index, options.shuffle ?? true)
   const used = new Set(first)
@@ -135,7 +135,7 @@ async function sampleGroups<Row>(options: GenerationOptions<Row>, index: number,
     asked += next.length
     for (const group of made) (dynamicSamplingRounds > 0 && isAlike(group.values, rewardWeights) ? dropped : kept).push(group)
     const missing = promptsPerGeneration - kept.length
-    if (missing === 0 || rounds === dynamicSamplingRounds || spare.length === 0) return { groups: [...kept, ...dropped.slice(0, missing)], ...failures, rounds, dropped: dropped.length }
+    if (missing === 0 || rounds === dynamicSamplingRounds || spare.length === 0) return { groups: [...kept, ...dropped.slice(0, missing)], ...failures, rounds, dropped: dropped.length, answers: asked * options.sampling.numGenerations }
     next = spare.splice(0, missing)
     rounds++
   }
