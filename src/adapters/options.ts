@@ -11,7 +11,7 @@ const targetShape = lazily(() => ({
 } as const))
 
 /** LoRA (Hu et al. 2021), rsLoRA (Kalajdzievski 2023), DoRA (Liu et al. 2024), PiSSA (Meng et al. 2024) and LoRA+ (Hayou et al. 2024): PEFT's LoraConfig. */
-export const loraSchema = lazily(() => z.strictObject({
+const loraSchema = lazily(() => z.strictObject({
   type: z.literal('lora'),
   r: z.int().min(1).default(8).describe('Rank of the update'),
   loraAlpha: z.number().positive().default(8).describe('The update is scaled by loraAlpha / r'),
@@ -30,7 +30,7 @@ export const loraSchema = lazily(() => z.strictObject({
 }))
 
 /** IA³ (Liu et al. 2022): PEFT's IA3Config. */
-export const ia3Schema = lazily(() => z.strictObject({
+const ia3Schema = lazily(() => z.strictObject({
   type: z.literal('ia3'),
   ...targetShape,
   feedforwardModules: names.optional().describe('Those of the target modules whose input is scaled, not their output'),
@@ -38,7 +38,7 @@ export const ia3Schema = lazily(() => z.strictObject({
 }))
 
 /** LN tuning (Zhao et al. 2023): the norms alone. PEFT's LNTuningConfig. */
-export const lnTuningSchema = lazily(() => z.strictObject({
+const lnTuningSchema = lazily(() => z.strictObject({
   type: z.literal('lntuning'),
   targetModules: names.optional().describe('Names of the norms to train, or a regular expression for whole paths; by default what PEFT takes for the model'),
   excludeModules: names.optional().describe('Norms to leave out, in the same notation'),
@@ -46,7 +46,7 @@ export const lnTuningSchema = lazily(() => z.strictObject({
 }))
 
 /** Bottleneck adapters after the sub-layers: of Houlsby et al. (2019), or after the feed-forward part only, of Pfeiffer et al. (2020). */
-export const bottleneckSchema = lazily(() => z.strictObject({
+const bottleneckSchema = lazily(() => z.strictObject({
   type: z.literal('bottleneck'),
   architecture: z.enum(['houlsby', 'pfeiffer']).default('houlsby').describe('After attention and feed-forward (houlsby), or after feed-forward only (pfeiffer)'),
   reductionFactor: z.number().positive().default(16).describe('Hidden size over the width of the bottleneck'),
@@ -55,10 +55,10 @@ export const bottleneckSchema = lazily(() => z.strictObject({
 }))
 
 /** Only the biases are trained (Ben Zaken et al. 2022). */
-export const bitfitSchema = lazily(() => z.strictObject({ type: z.literal('bitfit') }))
+const bitfitSchema = lazily(() => z.strictObject({ type: z.literal('bitfit') }))
 
 /** Only some layers are trained, as LLaMA-Factory's freeze tuning. */
-export const freezeSchema = lazily(() => z.strictObject({
+const freezeSchema = lazily(() => z.strictObject({
   type: z.literal('freeze'),
   freezeTrainableLayers: z.int().default(2).describe('How many of the last layers are trained; of the first where negative'),
   freezeTrainableModules: z.array(z.string()).default([]).describe('Which modules of those layers, such as mlp; all by default'),
@@ -70,7 +70,7 @@ const virtualTokensShape = lazily(() => ({
 } as const))
 
 /** Prefix tuning (Li and Liang 2021): keys and values of every layer. PEFT's PrefixTuningConfig. */
-export const prefixSchema = lazily(() => z.strictObject({
+const prefixSchema = lazily(() => z.strictObject({
   type: z.literal('prefix'),
   ...virtualTokensShape,
   prefixProjection: z.boolean().default(false).describe('Train an embedding and two layers that make the prefix from it; what they make is saved'),
@@ -79,7 +79,7 @@ export const prefixSchema = lazily(() => z.strictObject({
 }))
 
 /** Prompt tuning (Lester et al. 2021): embeddings. PEFT's PromptTuningConfig. */
-export const promptSchema = lazily(() => z.strictObject({
+const promptSchema = lazily(() => z.strictObject({
   type: z.literal('prompt'),
   ...virtualTokensShape,
   promptTuningInit: z.enum(['RANDOM', 'TEXT', 'SAMPLE_VOCAB']).default('RANDOM').describe("Start from a normal distribution, from the tokens of a text, or from those of tokens drawn from the vocabulary"),
@@ -88,7 +88,7 @@ export const promptSchema = lazily(() => z.strictObject({
 }))
 
 /** P-tuning (Liu et al. 2021): embeddings that three layers make from trained ones. PEFT's PromptEncoderConfig. */
-export const pTuningSchema = lazily(() => z.strictObject({
+const pTuningSchema = lazily(() => z.strictObject({
   type: z.literal('ptuning'),
   ...virtualTokensShape,
   encoderReparameterizationType: z.enum(['MLP', 'LSTM']).default('MLP').describe('What makes the embeddings. LSTM is only loaded, not trained'),

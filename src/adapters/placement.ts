@@ -16,7 +16,7 @@ function setAt(model: Module, path: string, layer: LinearLayer): void {
 }
 
 /** The layer of that class among those around the layer at a path, outermost first. */
-export function wrapperAt<P extends AdapterPart, L extends AdapterLayer<P>>(model: Module, path: string, kind: LayerClass<P, L>): L | undefined {
+function wrapperAt<P extends AdapterPart, L extends AdapterLayer<P>>(model: Module, path: string, kind: LayerClass<P, L>): L | undefined {
   for (let layer = layerAt(model, path); layer instanceof AdapterLayer; layer = layer.base_layer) if (layer instanceof kind) return layer
   return undefined
 }

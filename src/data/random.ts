@@ -27,7 +27,7 @@ function multiplyHigh(a: number, b: number): number {
 }
 
 /** What a random sequence is for; sequences of different purposes do not meet. */
-export const randomPurpose = { shuffle: 1, split: 2, mixture: 3, buffer: 4, packing: 5, masking: 6, evalMasking: 7 } as const
+const randomPurpose = { shuffle: 1, split: 2, mixture: 3, buffer: 4, packing: 5, masking: 6, evalMasking: 7 } as const
 
 /** A sequence of random numbers that is a pure function of (seed, purpose, stream, index). Seeds are whole numbers below 2^53. */
 export class RandomSequence {

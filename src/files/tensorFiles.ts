@@ -7,7 +7,7 @@ import { Tensor, unscoped, type Device, type DType } from '../tensor/index.ts'
 
 /** Float dtypes of safetensors that become parameters. */
 export const floatDtypes: Partial<Record<SafetensorsDtype, DType>> = { F32: 'float32', BF16: 'bfloat16', F16: 'float16', F64: 'float64' }
-export const storedDtypes: Partial<Record<DType, SafetensorsDtype>> = { float32: 'F32', bfloat16: 'BF16', float16: 'F16', float64: 'F64', uint8: 'U8' }
+const storedDtypes: Partial<Record<DType, SafetensorsDtype>> = { float32: 'F32', bfloat16: 'BF16', float16: 'F16', float64: 'F64', uint8: 'U8' }
 
 export const shapeText = (shape: readonly number[]): string => `[${shape.join(', ')}]`
 

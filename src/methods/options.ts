@@ -83,9 +83,6 @@ export type PretrainOptions = OptionsOf<typeof pretrainSchema>
 /** The options of pretraining with every default filled in. */
 export type PretrainArguments = z.output<typeof pretrainSchema>
 
-/** What the two have in common. */
-export type LanguageModelArguments = Omit<SftArguments, 'model' | 'maxLength' | 'assistantOnlyLoss' | 'completionOnlyLoss' | 'packing'>
-
 /** The training loop's part of a method's options. */
 export function trainingPart<A extends object>(args: A): Pick<A, keyof typeof trainingShape & keyof A> {
   return Object.fromEntries(Object.entries(args).filter(([name]) => Object.hasOwn(trainingShape, name))) as Pick<A, keyof typeof trainingShape & keyof A>

@@ -11,7 +11,7 @@ import type { PreparedRun, RowsInput } from './prepare.ts'
 import { pretrainMasked, type PreparedMaskedRun } from './pretrainMasked.ts'
 
 /** The config of a new model: the user's, with the tokenizer's vocabulary and special tokens. */
-export function newModelConfig(modelConfig: Readonly<Record<string, unknown>>, tokenizer: Tokenizer, maxLength: number): ModelConfig {
+function newModelConfig(modelConfig: Readonly<Record<string, unknown>>, tokenizer: Tokenizer, maxLength: number): ModelConfig {
   const { bosTokenId, eosTokenId, padTokenId } = tokenizer
   return createConfig({
     modelType: 'llama', vocabSize: tokenizer.embeddingRows, maxPositionEmbeddings: maxLength,
@@ -21,7 +21,7 @@ export function newModelConfig(modelConfig: Readonly<Record<string, unknown>>, t
 }
 
 /** Reads the config, or makes that of a new model. */
-export async function pretrainConfig(args: PretrainArguments, tokenizer: Tokenizer): Promise<ModelConfig> {
+async function pretrainConfig(args: PretrainArguments, tokenizer: Tokenizer): Promise<ModelConfig> {
   if (args.model !== undefined && args.modelConfig) throw new ConfigError('model and modelConfig: give model to continue, or modelConfig to start from scratch, not both')
   if (args.model === undefined && !args.modelConfig) throw new ConfigError('model: give a model folder to continue from, or modelConfig for a new model')
   return args.model === undefined ? newModelConfig(args.modelConfig!, tokenizer, args.maxLength) : readConfig(args.model)

@@ -12,7 +12,7 @@ const headFile = 'value_head.safetensors'
 const valueFolder = 'value_model'
 
 /** A linear layer from the policy's hidden states to values, float32. */
-export class ValueHead extends Module {
+class ValueHead extends Module {
   readonly score: Linear
 
   constructor({ config, device }: CausalLanguageModel, seed: number) {

@@ -103,7 +103,7 @@ function mask(span: Span, { causal, window }: Attributes, like: Tensor): Tensor 
 }
 
 /** @internal Attention in primitives; the second result is each sequence's probabilities [heads, queries, keys]. */
-export function attentionDefinition(q: Tensor, k: Tensor, v: Tensor, attributes: Attributes): { out: Tensor; lse: Tensor; probabilities: Tensor[] } {
+function attentionDefinition(q: Tensor, k: Tensor, v: Tensor, attributes: Attributes): { out: Tensor; lse: Tensor; probabilities: Tensor[] } {
   const [, heads, width] = q.shape as [number, number, number]
   const group = heads / k.dim(1)
   const probabilities: Tensor[] = []

@@ -13,7 +13,7 @@ const minLr = lazily(() => ({ minLr: z.number().min(0).optional(), minLrRate: z.
 const curve = lazily(() => z.enum(['linear', 'cosine', '1-sqrt']))
 
 /** What `lrSchedulerKwargs` may hold, by schedule; names and defaults are transformers', in camelCase. */
-export const lrSchedulerKwargsSchemas = {
+const lrSchedulerKwargsSchemas = {
   linear: none,
   /** `numCycles`: waves, 0.5 falls once from the peak to 0. */
   cosine: lazily(() => z.strictObject({ numCycles: cycles.default(0.5) })),

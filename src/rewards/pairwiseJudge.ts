@@ -25,7 +25,7 @@ export interface PairwiseJudgeOptions<Row = AnyRow> extends ChatServerOptions {
 }
 
 /** {prompt}, {response0} and {response1} stand for the texts. */
-export const defaultJudgePrompt = `Two answers to the same prompt follow. Decide which of them a careful reader would prefer: the one that is more correct, more helpful and better to the point.
+const defaultJudgePrompt = `Two answers to the same prompt follow. Decide which of them a careful reader would prefer: the one that is more correct, more helpful and better to the point.
 
 <prompt>
 {prompt}

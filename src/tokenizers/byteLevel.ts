@@ -2,7 +2,7 @@
 export const byteToChar: readonly string[] = makeTable()
 
 /** The byte that a character of the table stands for. */
-export const charToByte: ReadonlyMap<string, number> = new Map(byteToChar.map((char, byte) => [char, byte]))
+const charToByte: ReadonlyMap<string, number> = new Map(byteToChar.map((char, byte) => [char, byte]))
 
 function makeTable(): string[] {
   const table: string[] = []

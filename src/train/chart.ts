@@ -16,7 +16,7 @@ export const escapeHtml = (text: string): string => text.replace(/[&<>"']/g, (c)
 const [width, height, left, right, top, bottom] = [560, 240, 56, 22, 10, 28]
 
 /** At most about 2 × `buckets` points: the lowest and the highest of every bucket, so that no peak is lost. */
-export function thin(points: readonly Point[], buckets = 400): Point[] {
+function thin(points: readonly Point[], buckets = 400): Point[] {
   if (points.length <= 2 * buckets) return [...points]
   const kept: Point[] = []
   for (let b = 0; b < buckets; b++) {

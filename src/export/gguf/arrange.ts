@@ -1,7 +1,7 @@
 import type { Arrangement } from './tensors.ts'
 
 /** The row of the parameter that stands in each row of the file, of `rows` rows in whole heads: 0, d/2, 1, d/2 + 1, … of each head. */
-export function headRows(rows: number, headDim: number): Int32Array {
+function headRows(rows: number, headDim: number): Int32Array {
   const half = headDim / 2
   return Int32Array.from({ length: rows }, (_, row) => row - (row % headDim) + ((row % headDim) >> 1) + (row % 2) * half)
 }

@@ -3,7 +3,7 @@ import { fromHalf, halfFromBits, toHalf } from './half.ts'
 const { abs, floor, fround, min, trunc } = Math
 
 /** Numbers of one scale in Q8_0 and Q4_0. */
-export const blockSize = 32
+const blockSize = 32
 
 /** How ggml stores a tensor: `code` is its number in the file, `bytes` those of `block` numbers. */
 export interface TensorFormat {

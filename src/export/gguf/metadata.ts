@@ -6,7 +6,7 @@ import { ropeMetadata } from './rope.ts'
 import { fileTypes, type GgufType } from './tensors.ts'
 
 /** llama.cpp's name for what the model computes: Mistral is its `llama`. */
-export const architectureOf = (config: ModelConfig): string => (config.modelType === 'mistral' ? 'llama' : config.modelType)
+const architectureOf = (config: ModelConfig): string => (config.modelType === 'mistral' ? 'llama' : config.modelType)
 
 /** Refuses what llama.cpp's graph of this architecture would compute otherwise. */
 function checkArchitecture(config: ModelConfig): void {

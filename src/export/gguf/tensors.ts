@@ -26,7 +26,7 @@ const plain: Arrangement = { kind: 'plain' }
 const transpose: Arrangement = { kind: 'transpose' }
 
 /** llama.cpp's rope of this architecture turns neighbouring entries, transformers' turns entry i with entry i + headDim / 2. */
-export const interleavesHeads = (config: DecoderConfig): boolean => config.modelType === 'llama' || config.modelType === 'mistral'
+const interleavesHeads = (config: DecoderConfig): boolean => config.modelType === 'llama' || config.modelType === 'mistral'
 
 function decoderLayer(config: DecoderConfig, layer: number): TensorPlan[] {
   const { hiddenSize, intermediateSize, headDim, numAttentionHeads, numKeyValueHeads, qkvBias, outputBias, mlpBias, qkNorm } = config

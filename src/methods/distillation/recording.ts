@@ -35,7 +35,7 @@ type Header = z.output<typeof headerSchema>
 export interface RecordedRow { topK: number; ids: Int32Array; logprobs: Float32Array }
 
 /** Ties shards to what they are of. */
-export const fingerprintOfSubject = (subject: Subject): string => createHash('sha256').update(JSON.stringify(subject)).digest('hex')
+const fingerprintOfSubject = (subject: Subject): string => createHash('sha256').update(JSON.stringify(subject)).digest('hex')
 export const shardPath = (folder: string, number: number): string => join(folder, `shard-${String(number).padStart(6, '0')}.bin`)
 export const indexPath = (folder: string): string => join(folder, 'recording.json')
 

@@ -28,7 +28,7 @@ export const pairLength = ({ chosen, rejected }: PairExample): number => Math.ma
 export const pairTokens = ({ chosen, rejected }: PairExample): number => chosen.inputIds.length + rejected.inputIds.length
 
 /** The loss types of the options as a list, checked together with what belongs to them. */
-export function lossTypesOf({ lossType, lossWeights, labelSmoothing, fDivergenceType }: Pick<DpoArguments, 'lossType' | 'lossWeights' | 'labelSmoothing' | 'fDivergenceType'>): readonly DpoLossType[] {
+function lossTypesOf({ lossType, lossWeights, labelSmoothing, fDivergenceType }: Pick<DpoArguments, 'lossType' | 'lossWeights' | 'labelSmoothing' | 'fDivergenceType'>): readonly DpoLossType[] {
   const types = [lossType].flat()
   if (lossWeights && lossWeights.length !== types.length) throw new ConfigError(`lossWeights: expected ${types.length}, one for each of lossType, got ${lossWeights.length}`)
   if (labelSmoothing > 0 && !types.some((type) => smoothedLosses.has(type))) throw new ConfigError(`labelSmoothing: has no meaning for ${types.join(', ')}; it has for ${[...smoothedLosses].join(', ')}`)

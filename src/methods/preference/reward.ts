@@ -74,7 +74,7 @@ export interface StepwiseBatch extends Countable {
   labels: Int32Array
 }
 
-export function collateStepwise(examples: readonly StepwiseExample[]): StepwiseBatch {
+function collateStepwise(examples: readonly StepwiseExample[]): StepwiseBatch {
   const cuSeqlens = new Int32Array(examples.length + 1)
   examples.forEach(({ inputIds }, i) => { cuSeqlens[i + 1] = cuSeqlens[i]! + inputIds.length })
   const inputIds = new Int32Array(cuSeqlens.at(-1)!)

@@ -13,7 +13,7 @@ import { preferenceTask, type Countable, type PreferenceLoss } from './task.ts'
 /** The responses of all queries one after another. */
 export interface RankedBatch extends CompletionBatch, Countable { queries: readonly RankedExample[] }
 
-export function collateRanked(queries: readonly RankedExample[]): RankedBatch {
+function collateRanked(queries: readonly RankedExample[]): RankedBatch {
   const batch = collateCompletions(queries.flatMap(({ responses }) => responses))
   return { ...batch, queries, items: queries.length, labelled: sumOf(batch.lengths), tokens: batch.inputIds.length }
 }

@@ -33,7 +33,7 @@ export type Score = number | Record<string, number> | null
 export type ScoredRow = { score: Score } | { chosen: Score, rejected: Score }
 
 /** Tokens of a text as reward training has them: texts end with EOS, conversations as their template writes them. */
-export function rewardTokens(tokenizer: Tokenizer, prompt: Content | undefined, completion: Content): number[] {
+function rewardTokens(tokenizer: Tokenizer, prompt: Content | undefined, completion: Content): number[] {
   if (typeof completion === 'string') {
     const ids = tokenizer.encode(((prompt ?? '') as string) + completion)
     if (tokenizer.eosTokenId !== undefined && ids.at(-1) !== tokenizer.eosTokenId) ids.push(tokenizer.eosTokenId)

@@ -43,7 +43,7 @@ function doubles(number: number, values: readonly number[]): Buffer {
 }
 
 /** A TFRecord: length, its checksum, data, its checksum. */
-export function tfRecord(data: Uint8Array): Buffer {
+function tfRecord(data: Uint8Array): Buffer {
   const head = Buffer.alloc(12)
   head.writeBigUInt64LE(BigInt(data.length), 0)
   head.writeUInt32LE(maskedCrc32c(head.subarray(0, 8)), 8)

@@ -1,7 +1,7 @@
 import { ConfigError } from '../../../errors.ts'
 
 /** How a model writes the calls of functions: Hermes and Qwen between `<tool_call>` tags; Llama 3 as one JSON object, after `<|python_tag|>` or alone. */
-export const toolCallFormats = ['hermes', 'llama3'] as const
+const toolCallFormats = ['hermes', 'llama3'] as const
 /** The name of a way that models write calls of tools. */
 export type ToolCallFormat = (typeof toolCallFormats)[number]
 

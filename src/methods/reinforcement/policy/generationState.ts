@@ -7,7 +7,7 @@ import { lazily } from '../../../options.ts'
 import type { Generation } from './generation.ts'
 import type { TrainedRollout } from './batch.ts'
 
-export const generationsName = 'rollouts.json'
+const generationsName = 'rollouts.json'
 
 /** JSON has no NaN and no infinity. */
 const number = lazily(() => z.union([z.number(), z.enum(['NaN', 'Infinity', '-Infinity']).transform(Number)]))

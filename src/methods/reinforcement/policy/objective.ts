@@ -28,7 +28,7 @@ export interface ObjectiveOptions {
 export type PolicyObjectiveOptions = Pick<PolicyLossOptions, 'objective' | 'level' | 'beta' | 'correctedKl'>
 
 /** The objective of the policy_loss kernel. */
-export function objectiveOf(options: ObjectiveOptions): PolicyObjectiveOptions {
+function objectiveOf(options: ObjectiveOptions): PolicyObjectiveOptions {
   const { lossType, epsilon, epsilonHigh = epsilon, delta, beta, importanceSamplingLevel } = options
   const level: RatioLevel = lossType === 'rloo' ? 'sequence_sum' : importanceSamplingLevel === 'sequence' ? 'sequence_mean' : 'token'
   // RLOO takes the KL off the reward.
@@ -83,7 +83,7 @@ export function policyObjective(input: ObjectiveInput, options: ObjectiveOptions
 }
 
 /** log p and entropy of the batch's completions under the model, at the sampling temperature. */
-export const batchLogprobs = (model: CausalLanguageModel, { inputIds, shiftLabels }: Pick<PolicyBatch, 'inputIds' | 'shiftLabels'>, temperature: number): LogprobResult =>
+const batchLogprobs = (model: CausalLanguageModel, { inputIds, shiftLabels }: Pick<PolicyBatch, 'inputIds' | 'shiftLabels'>, temperature: number): LogprobResult =>
   model.logprobs({ inputIds, shiftLabels, temperature })
 
 /** The loss of a micro-batch under the model: log-probabilities come from hidden states, so logits of all tokens never exist. */

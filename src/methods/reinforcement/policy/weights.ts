@@ -29,7 +29,7 @@ export function tokenWeight(length: number, options: WeightOptions): number {
 }
 
 /** torch.quantile(values, q) with linear interpolation, in float32 as TRL takes it; NaN for no values. */
-export function quantile(values: readonly number[], q: number): number {
+function quantile(values: readonly number[], q: number): number {
   const sorted = values.map(Math.fround).sort((a, b) => a - b)
   const at = Math.fround(q) * (sorted.length - 1)
   const [low, high] = [sorted[Math.floor(at)] ?? NaN, sorted[Math.ceil(at)] ?? NaN]
