@@ -40,7 +40,7 @@ void* open_device(const Backend& backend, int index) {
 Device::Device(const cpu::Isa* isa, int threads) : name("cpu"), kernels(isa->kernels), memory_(new HostMemory), stream(threads), allocator(*memory_) {}
 
 Device::Device(const Backend& backend, int index)
-    : name(index == 0 ? backend.name : backend.name + (":" + std::to_string(index))),
+    : name(index == 0 ? backend.name : std::string(backend.name).append(":").append(std::to_string(index))),
       kernels(backend.kernels),
       backend_(&backend),
       opened_(open_device(backend, index)),

@@ -110,19 +110,22 @@ template <class T> static Logprob row_logprob(const T* row, int64_t n, float sca
   return {to_float(row[id]) * scale - lse, all.entropy(), lse};
 }
 
-// The gradient of dlogprob * logprob[id] + dentropy * entropy wrt the logits, times the slope of the cap.
+// The gradient of dlogprob * logprob[id] + dentropy * entropy wrt the logits, times the slope of the cap. The row may be a part of the logits, and id
+// outside of it.
 struct LogprobGradient {
   float scale, lse, entropy, dlogprob, dentropy, inverse_cap;
 };
 template <class T>
-static void row_logprob_gradient(T* out, const T* row, int64_t n, int32_t id, const LogprobGradient& g) {
-  const float logit = to_float(row[id]), d = g.dlogprob * g.scale, dh = g.dentropy * g.scale;
+static void row_logprob_gradient(T* out, const T* row, int64_t n, int64_t id, const LogprobGradient& g) {
+  const bool inside = id >= 0 && id < n;
+  const float logit = inside ? to_float(row[id]) : 0, d = g.dlogprob * g.scale, dh = g.dentropy * g.scale;
   // p log p is 0 for p = 0, also where log p = -inf.
   auto value = [&](vf log_p, vf p) { return -p * (d + dh * (max(splat(-100.f), log_p) + g.entropy)); };
   auto map = [&](auto f) { map_probabilities(out, row, n, g.scale, g.lse, f); };
   if (g.inverse_cap == 0 && dh == 0) map([&](vf, vf, vf p) { return p * -d; });
   else if (g.inverse_cap == 0) map([&](vf, vf log_p, vf p) { return value(log_p, p); });
   else map([&](vf z, vf log_p, vf p) { return value(log_p, p) * cap_slope(z, g.inverse_cap); });
+  if (!inside) return;
   vf log_p = splat(logit * g.scale - g.lse);
   float at_id = d + value(log_p, exp_low(log_p))[0];
   put(out + id, g.inverse_cap == 0 ? at_id : at_id * cap_slope(splat(logit), g.inverse_cap)[0]);

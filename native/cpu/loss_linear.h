@@ -10,7 +10,7 @@ namespace {
 
 // Logits of a chunk: about this many bytes, unless the vocabulary is so large that too few rows would be left for the
 // matrix products.
-constexpr int64_t chunk_bytes = 32 << 20, fewest_rows = 104;
+constexpr int64_t chunk_bytes = 56 << 20, fewest_rows = 104;
 
 struct LinearHead {
   const char* kernel;
@@ -146,12 +146,20 @@ static int64_t count_labels(const LinearHead& head) {
   return valid;
 }
 
-// body(chunk), for at most `most` tokens that count at a time, with their logits, which the call turns into their
-// gradient where gradients are wanted.
+// Tokens that count, some at a time, with their hidden states; `spare` has room for a f32 matrix of their shape.
+struct Rows {
+  int64_t count;
+  const int64_t* token;
+  Tensor hidden;
+  void* spare;
+  bool first;
+};
+
+// body(rows), for at most `most` tokens that count at a time. Gradients that nothing will be written to are cleared.
 template <class F>
-static void each_chunk(const LinearHead& head, const HeadGradients& gradients, bool accumulate, int64_t valid,
-                       int64_t most, F body) {
-  const int64_t tokens = head.tokens(), width = head.width(), vocabulary = head.vocabulary();
+static void each_rows(const LinearHead& head, const HeadGradients& gradients, bool accumulate, int64_t valid,
+                      int64_t most, F body) {
+  const int64_t tokens = head.tokens(), width = head.width();
   const int32_t* labels = head.labels.as<int32_t>();
   auto clear = [](Tensor& x) { memset(x.data, 0, static_cast<size_t>(x.bytes())); };
   if (gradients.hidden && valid < tokens) clear(*gradients.hidden);
@@ -162,24 +170,34 @@ static void each_chunk(const LinearHead& head, const HeadGradients& gradients, b
   }
   const int64_t hidden_bytes = most * width * bytes_of(head.hidden.dtype);
   const int64_t aligned_hidden = (hidden_bytes + 63) / 64 * 64, spare_bytes = most * width * 4;
-  float* logits = static_cast<float*>(pool().scratch(4, static_cast<size_t>(most * vocabulary * 4)));
   char* memory = static_cast<char*>(pool().scratch(5, static_cast<size_t>(aligned_hidden + spare_bytes + most * 8)));
-  void* spare = memory + aligned_hidden;
   int64_t* token = reinterpret_cast<int64_t*>(memory + aligned_hidden + spare_bytes);
 
   int64_t next = 0;
   for (int64_t done = 0; done < valid;) {
-    Chunk chunk = {0, token, {}, {}};
-    for (; chunk.count < most && next < tokens; ++next)
-      if (labels[next] != ignored) token[chunk.count++] = next;
-    chunk.hidden = rows_at(head.hidden, token, chunk.count, memory);
-    chunk.logits = matrix(logits, DType::f32, chunk.count, vocabulary);
+    Rows rows = {0, token, {}, memory + aligned_hidden, done == 0};
+    for (; rows.count < most && next < tokens; ++next)
+      if (labels[next] != ignored) token[rows.count++] = next;
+    rows.hidden = rows_at(head.hidden, token, rows.count, memory);
+    body(rows);
+    done += rows.count;
+  }
+}
+
+// body(chunk), for at most `most` tokens that count at a time, with their logits, which the call turns into their
+// gradient where gradients are wanted.
+template <class F>
+static void each_chunk(const LinearHead& head, const HeadGradients& gradients, bool accumulate, int64_t valid,
+                       int64_t most, F body) {
+  const int64_t vocabulary = head.vocabulary();
+  each_rows(head, gradients, accumulate, valid, most, [&](const Rows& rows) {
+    float* logits = static_cast<float*>(pool().scratch(4, static_cast<size_t>(most * vocabulary * 4)));
+    Chunk chunk = {rows.count, rows.token, rows.hidden, matrix(logits, DType::f32, rows.count, vocabulary)};
     gemm(chunk.logits, nullptr, chunk.hidden, head.weight, head.bias, false, true, false,
          static_cast<int64_t>(Activation::none), head.half);
     body(chunk);
-    if (gradients.wanted()) add_gradients(head, gradients, chunk, spare, accumulate || done > 0);
-    done += chunk.count;
-  }
+    if (gradients.wanted()) add_gradients(head, gradients, chunk, rows.spare, accumulate || !rows.first);
+  });
 }
 
 // Rows that a thread takes at a time.
