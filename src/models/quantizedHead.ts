@@ -28,7 +28,7 @@ export function headToQuantize(model: PretrainedModel, config: HeadChoice): Head
   if (isTied && embeddings.constructor !== Embedding) return refuse('the embeddings carry an adapter; quantise the model before adapters are added')
   const { block } = headConfig(model, config)
   if (block !== undefined && layer.inFeatures % block !== 0) {
-    throw new ConfigError(`quantize.headBlock: expected a divisor of the ${layer.inFeatures} numbers in a row of ${headName}, got ${block}; choose another, or ${"head: 'int8'"}, which has a scale for each row`)
+    throw new ConfigError(`quantize.headBlock: expected a divisor of the ${layer.inFeatures} numbers in a row of ${headName}, got ${block}; choose another, or head: 'int8', which has a scale for each row`)
   }
   const name = embeddingsName(model)
   return { head: layer, ...(isTied ? { parameter: `${name}.weight`, embeddings: { name, layer: embeddings } } : { parameter: `${headName}.weight`, embeddings: undefined }) }

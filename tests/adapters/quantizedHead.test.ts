@@ -30,8 +30,9 @@ async function load({ family = 'qwen2', dtype = 'float32', adapter = lora, quant
 }
 
 const distill: LossOptions = {
-  objective: 'divergence', beta: 0.5, temperature: 1.5, scaleByTemperature: true, alpha: 0.3, tail: 'bucket', rklAdvantage: false, singleStepDecomposition: false, vocabulary: 160, hiddenLayers: [], attentionLayers: [],
-} as LossOptions
+  objective: 'divergence', beta: 0.5, temperature: 1.5, scaleByTemperature: true, alpha: 0.3, tail: 'bucket', rklAdvantage: false, singleStepDecomposition: false, vocabulary: 160, gamma: 0, lengthNormalization: false,
+  hiddenLayers: [], hiddenWeight: 0, hiddenLoss: 'mse', attentionLayers: [], attentionWeight: 0,
+}
 const batch = (): DistillBatch => ({ inputIds: Int32Array.from(flat), labels: Int32Array.from(flat, (id, i) => cuSeqlens.includes(i) ? -100 : id), cuSeqlens, numItems: 6 }) as unknown as DistillBatch
 
 /** Losses that take the output layer in chunks. */
@@ -46,7 +47,7 @@ const losses: Record<string, (model: CausalLanguageModel, teacher: CausalLanguag
   'distillation': (model, teacher) => distillationLoss({ student: model, teacher, projections: [] }, batch(), 6, distill).loss,
   'distillation from recorded tokens': (model) => distillationLoss({ student: model, teacher: undefined, projections: [] }, {
     ...batch(), recorded: [5, 3].map((length) => ({ ids: Int32Array.from({ length: 2 * (length - 1) }, (_, i) => i), logprobs: new Float32Array(2 * (length - 1)).fill(Math.log(0.4)), topK: 2 })),
-  } as unknown as DistillBatch, 6, distill).loss,
+  }, 6, distill).loss,
 }
 
 async function gradients(model: CausalLanguageModel, teacher: CausalLanguageModel, loss: (model: CausalLanguageModel, teacher: CausalLanguageModel) => Tensor): Promise<{ loss: number, gradients: Map<string, Float32Array> }> {
@@ -57,7 +58,7 @@ async function gradients(model: CausalLanguageModel, teacher: CausalLanguageMode
   })
   const all = new Map<string, Float32Array>()
   for (const [name, parameter] of model.namedParameters()) if (parameter.requiresGrad && parameter.grad) all.set(name.replace('.base_layer', ''), await parameter.grad.data() as Float32Array)
-  return { loss: await kept(value).item() as number, gradients: all }
+  return { loss: await kept(value).item(), gradients: all }
 }
 
 describe('gradients through a quantised head are those through its numbers', () => {
@@ -85,7 +86,7 @@ describe('gradients through a quantised head are those through its numbers', () 
     const direction = values.map((_, i) => Math.sin(i + 1))
     const along = async (step: number): Promise<number> => {
       parameter.tensor.copy_(values.map((value, i) => value + step * direction[i]!))
-      return await kept(noGrad(() => loss(model, model))).item() as number
+      return await kept(noGrad(() => loss(model, model))).item()
     }
     const numeric = (await along(0.02) - await along(-0.02)) / 0.04
     const exact = gradient.reduce((total, value, i) => total + value * direction[i]!, 0)

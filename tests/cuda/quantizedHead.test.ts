@@ -2,8 +2,8 @@
 import { afterEach, expect, test } from 'vitest'
 import { addAdapter, mergeAndUnload } from '../../src/adapters/index.ts'
 import { GenerationEngine, resolveGenerationConfig } from '../../src/generate/index.ts'
-import { AutoModelForCausalLM, type CausalLanguageModel, type QuantizeOption } from '../../src/models/index.ts'
-import { QuantizedLinear } from '../../src/nn/index.ts'
+import { AutoModelForCausalLM, quantizedLayers, type CausalLanguageModel, type QuantizeOption } from '../../src/models/index.ts'
+import type { QuantizedLinear } from '../../src/nn/index.ts'
 import { dequantize, quantizedEmbedding } from '../../src/ops/index.ts'
 import { cpu, setDefaultDevice, Tensor, type Device } from '../../src/tensor/index.ts'
 import { temporaryFolder } from '../files/helpers.ts'
@@ -19,6 +19,7 @@ afterEach(() => {
   for (const one of live.splice(0)) one.dispose()
 })
 
+const headOf = (model: CausalLanguageModel): QuantizedLinear => quantizedLayers(model).get('lm_head')!
 const inputIds = [[5, 9, 30, 77, 100], [12, 14, 3]]
 
 async function load(device: Device, family: string, quantize: QuantizeOption, dtype: 'float32' | 'bfloat16' = 'float32'): Promise<CausalLanguageModel> {
@@ -29,8 +30,8 @@ async function load(device: Device, family: string, quantize: QuantizeOption, dt
 test.each([['llama3', { format: 'nf4', head: 'int8' }], ['gpt2', { format: 'int8', head: 'int4', headBlock: 8 }], ['llama2', { format: 'nf4', head: 'nf4', headBlock: 32 }]] as const)('%s %o', async (family, quantize) => {
   for (const [dtype, tolerance] of [['float32', 1e-5], ['bfloat16', 3e-2]] as const) {
     const [expected, actual] = [await load(cpu, family, quantize, dtype), await load(tested, family, quantize, dtype)]
-    const head = actual.lm_head as QuantizedLinear
-    expect(await head.weight.codes.data()).toEqual(await (expected.lm_head as QuantizedLinear).weight.codes.data())
+    const head = headOf(actual)
+    expect(await head.weight.codes.data()).toEqual(await headOf(expected).weight.codes.data())
     const ids = [159, 0, 7, 7]
     const table = await kept(dequantize(head.weight, dtype)).data()
     const taken = await kept(quantizedEmbedding(head.weight, kept(Tensor.from(ids, [4], { dtype: 'int32', device: tested })), dtype)).data()
