@@ -5,7 +5,7 @@ import { expect, expectDtype, shapeText } from './op.ts'
 import { dequantize, QuantizedTensor } from './quantization.ts'
 
 /** Whether rows of it can be taken: two axes, codes and scales that lie within rows. */
-export const hasRows = ({ shape, codes, scales }: QuantizedTensor): boolean => shape.length === 2 && codes.rank === 2 && scales.rank === 2
+const hasRows = ({ shape, codes, scales }: QuantizedTensor): boolean => shape.length === 2 && codes.rank === 2 && scales.rank === 2
 
 /**
  * Rows of a quantised table [vocabulary, width] for id int32 [tokens]: those of dequantize(table, dtype), bit for bit, without the others. The table is
