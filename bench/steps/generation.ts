@@ -45,10 +45,10 @@ const prompt = 128
 const more = 16
 
 /** A token of greedy search after a prompt of 128, with all that generate() does: what 17 tokens take, less what the first does. */
-function decode(format: StepDType | 'nf4' | 'int4' | 'int8'): Step {
-  const quantize = format === 'float32' || format === 'bfloat16' ? undefined : format
+function decode(format: StepDType | 'nf4' | 'int4' | 'int8', head?: 'int8'): Step {
+  const quantize = format === 'float32' || format === 'bfloat16' ? undefined : { format, head }
   const dtype = format === 'float32' ? 'float32' : 'bfloat16'
-  const name = `qwen-decode-${format}`
+  const name = `qwen-decode-${format}${head === undefined ? '' : '-head8'}`
   return {
     name, dtype, peers: [...quantize === undefined ? torchPeers('steps.py', name, { compile: false }) : [], ...llamaPeers('decode', format)],
     async prepare() {
@@ -65,5 +65,5 @@ function decode(format: StepDType | 'nf4' | 'int4' | 'int8'): Step {
 }
 
 export const generationSteps: readonly Step[] = [
-  prefill('float32'), prefill('bfloat16'), decode('float32'), decode('bfloat16'), decode('nf4'), decode('int4'), decode('int8'),
+  prefill('float32'), prefill('bfloat16'), decode('float32'), decode('bfloat16'), decode('nf4'), decode('nf4', 'int8'), decode('int4'), decode('int8'),
 ]

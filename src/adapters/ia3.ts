@@ -1,5 +1,5 @@
 import { ConfigError } from '../errors.ts'
-import { Embedding, type Module } from '../nn/index.ts'
+import { EmbeddingLayer, type Module } from '../nn/index.ts'
 import type { Device } from '../tensor/index.ts'
 import type { Adapter } from './adapter.ts'
 import { Ia3Linear, Ia3Part } from './ia3Layer.ts'
@@ -14,7 +14,7 @@ export function createIa3(model: Module, name: string, options: Ia3Options, { se
   const wanted = modulesOwning(model, options.modulesToSave)
   const feedforward = options.feedforwardModules ?? (options.targetModules === undefined ? usualTargetsOf(model, 'feedforward') : [])
   const layers = targets.map(([path, target]) => {
-    if (target instanceof Embedding) throw new ConfigError(`targetModules: IA³ scales linear layers, but ${path} is an embedding`)
+    if (target instanceof EmbeddingLayer) throw new ConfigError(`targetModules: IA³ scales linear layers, but ${path} is an embedding`)
     const isFeedforward = matchesTarget(feedforward, path)
     const part = new Ia3Part(isFeedforward ? target.inFeatures : target.outFeatures, isFeedforward, options.initIa3Weights)
     part.ia3_l.initialise(`${path}.ia3_l`, seed, 'float32', device)

@@ -1,7 +1,8 @@
 import { ConfigError } from '../errors.ts'
-import { type Conv1D, Embedding, type Linear, type Module, type Parameter, QuantizedLinear } from '../nn/index.ts'
+import { type Conv1D, Embedding, EmbeddingLayer, type Linear, type LinearLayer, type Module, type Parameter, QuantizedLinear } from '../nn/index.ts'
 import { CausalLanguageModel } from '../models/index.ts'
-import { plainLayer } from '../models/dequantize.ts'
+import { plainLayer, untieEmbeddings } from '../models/dequantize.ts'
+import { sharesEmbeddings } from '../models/quantizedHead.ts'
 import { unscoped, type Device } from '../tensor/index.ts'
 import type { Adapter, QuantizedMerge } from './adapter.ts'
 import { LoraEmbedding, LoraEmbeddingPart } from './loraEmbedding.ts'
@@ -43,11 +44,18 @@ function biases(model: Module, bias: LoraOptions['bias'], paths: ReadonlySet<str
   return new OwnParameters(model, (name) => name.endsWith('.bias') && (bias === 'all' || paths.has(name.slice(0, -'.bias'.length))))
 }
 
+/** Throws ConfigError where nothing says how to merge into a quantised layer, or that would change another. */
+function checkMerge(model: Module, path: string, base: LinearLayer, quantized: QuantizedMerge | undefined): void {
+  if (!(base instanceof QuantizedLinear)) return
+  if (quantized === undefined) throw new ConfigError('quantized: the base is quantised; say whether a merge rounds to its format again ("requantize") or widens it first ("dequantize")')
+  if (quantized === 'requantize' && sharesEmbeddings(model, base)) throw new ConfigError(`quantized: the embeddings share the quantised weight of ${path}, so that a merge with "requantize" would change them too; use "dequantize", which gives each a weight of its own`)
+}
+
 /** A plain float32 layer in the place of a quantised one, where that is wanted. */
 function widenedLayer(model: Module, path: string, base: QuantizedLinear, quantized: QuantizedMerge | undefined): Linear | Conv1D | undefined {
-  if (quantized === undefined) throw new ConfigError('quantized: the base is quantised; say whether a merge rounds to its format again ("requantize") or widens it first ("dequantize")')
   if (quantized === 'requantize' || !(model instanceof CausalLanguageModel)) return undefined
   const plain = plainLayer(model, base, 'float32')
+  untieEmbeddings(model, base)
   substitute(model, path, base, plain)
   base.weight.dispose()
   return plain
@@ -62,7 +70,8 @@ export async function createLora(model: Module, name: string, options: LoraOptio
   const embeddings: EmbeddingSite[] = []
   for (const [path, target] of targets) {
     const own = partOptions(path, options)
-    if (target instanceof Embedding) {
+    if (target instanceof EmbeddingLayer) {
+      if (!(target instanceof Embedding)) throw new ConfigError(`targetModules: ${path} shares the head's quantised weight, which takes no LoRA update as an embedding; leave it out, or leave head out of quantize`)
       if (own.useDora || own.init === 'pissa') throw new ConfigError(`targetModules: ${path} is an embedding, which takes plain LoRA only; leave it out, or use neither useDora nor "pissa"`)
       const part = new LoraEmbeddingPart(target.weight.shape as [number, number], own.rank, own.scale)
       const layer = loraEmbeddingAt(model, path, target)
@@ -109,6 +118,7 @@ export async function createLora(model: Module, name: string, options: LoraOptio
       tokens?.activate(on)
     },
     merge(quantized: QuantizedMerge | undefined) {
+      for (const { path, layer } of linears) checkMerge(model, path, innermost(layer), quantized)
       for (const { path, layer, part } of linears) {
         const base = innermost(layer)
         const widened = base instanceof QuantizedLinear ? widenedLayer(model, path, base, quantized) : undefined

@@ -1,7 +1,7 @@
 import { ConfigError } from '../errors.ts'
 import type { CausalLanguageModel } from '../models/index.ts'
 import type { Module } from '../nn/index.ts'
-import { embedding, mul, toDtype } from '../ops/index.ts'
+import { mul, toDtype } from '../ops/index.ts'
 import { noGrad, scope, Tensor, unscoped } from '../tensor/index.ts'
 import type { Adapter } from './adapter.ts'
 import type { PromptOptions } from './options.ts'
@@ -35,7 +35,7 @@ export async function createPromptTuning(model: Module, options: PromptOptions, 
     const { device } = context
     const scale = owner.config.kind === 'decoder' ? owner.config.embeddingScale : 1
     tokens.embedding.weight.replace(unscoped(() => noGrad(() => scope(() =>
-      mul(toDtype(embedding(owner.getInputEmbeddings().weight.tensor, Tensor.from(ids, [numVirtualTokens], { dtype: 'int32', device })), 'float32'), scale)))))
+      mul(toDtype(owner.getInputEmbeddings().forward(Tensor.from(ids, [numVirtualTokens], { dtype: 'int32', device })), 'float32'), scale)))))
   }
   return virtualTokensAdapter(owner, options, tokens, context)
 }

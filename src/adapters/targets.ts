@@ -1,6 +1,6 @@
 import { ConfigError } from '../errors.ts'
 import { PretrainedModel } from '../models/index.ts'
-import { AdapterLayer, AdapterPart, Embedding, LinearLayer, Module } from '../nn/index.ts'
+import { AdapterLayer, AdapterPart, EmbeddingLayer, LinearLayer, Module, QuantizedEmbedding, QuantizedLinear } from '../nn/index.ts'
 import { didYouMean } from '../suggest.ts'
 
 type Names = string | readonly string[]
@@ -89,8 +89,8 @@ export interface TargetOptions {
 const heads = new Set(['lm_head', 'score', 'classifier'])
 
 /** The layers that the options name, in the model's order. Throws naming what could be meant where nothing fits. */
-export function resolveTargets(model: Module, usual: 'lora' | 'ia3', { targetModules, excludeModules, layersToTransform, layersPattern }: TargetOptions): [string, LinearLayer | Embedding][] {
-  const candidates = [...sites(model)].filter((site): site is [string, LinearLayer | Embedding] => site[1] instanceof LinearLayer || site[1] instanceof Embedding)
+export function resolveTargets(model: Module, usual: 'lora' | 'ia3', { targetModules, excludeModules, layersToTransform, layersPattern }: TargetOptions): [string, LinearLayer | EmbeddingLayer][] {
+  const candidates = [...sites(model)].filter((site): site is [string, LinearLayer | EmbeddingLayer] => site[1] instanceof LinearLayer || site[1] instanceof EmbeddingLayer)
   const names = targetModules ?? usualTargetsOf(model, usual)
   const output = model instanceof PretrainedModel ? model.getOutputEmbeddings() : undefined
   const isMeant = names === 'all-linear'
@@ -117,5 +117,11 @@ export function modulesOwning(model: Module, names: readonly string[]): (paramet
     throw new ConfigError(`modulesToSave: the model has no module ${JSON.stringify(name)}${didYouMean(name, known)}; it has ${known.join(', ')}`)
   }
   const meant = paths.filter((path) => matchesTarget(names, path))
+  for (const [path, site] of sites(model)) {
+    const module = site instanceof LinearLayer ? innermost(site) : site
+    if (!(module instanceof QuantizedLinear || module instanceof QuantizedEmbedding) || !meant.some((one) => path === one || path.startsWith(`${one}.`))) continue
+    const isHead = module instanceof QuantizedEmbedding || path === 'lm_head'
+    throw new ConfigError(`modulesToSave: ${path} is quantised, and quantised weights are not trained themselves; leave it out, or ${isHead ? 'leave head out of quantize' : 'name it in skipModules of quantize'}`)
+  }
   return (parameter) => meant.some((path) => parameter.startsWith(`${path}.`))
 }

@@ -1,6 +1,6 @@
 import { ConfigError } from '../errors.ts'
 import { PretrainedModel } from '../models/index.ts'
-import { Embedding, Linear, LinearLayer, type Module, type Parameter } from '../nn/index.ts'
+import { Embedding, EmbeddingLayer, Linear, LinearLayer, QuantizedEmbedding, QuantizedLinear, type Module, type Parameter } from '../nn/index.ts'
 import type { Device } from '../tensor/index.ts'
 import { didYouMean } from '../suggest.ts'
 import { displace, place } from './placement.ts'
@@ -25,8 +25,8 @@ function parentOf(model: Module, path: string): Module {
 }
 
 /** The tables that the indices mean, by path. */
-function tablesOf(model: Module, indices: TokenIndices): [string, Embedding | LinearLayer, readonly number[]][] {
-  const all = [...sites(model)].filter((site): site is [string, Embedding | LinearLayer] => site[1] instanceof Embedding || site[1] instanceof LinearLayer)
+function tablesOf(model: Module, indices: TokenIndices): [string, EmbeddingLayer | LinearLayer, readonly number[]][] {
+  const all = [...sites(model)].filter((site): site is [string, EmbeddingLayer | LinearLayer] => site[1] instanceof EmbeddingLayer || site[1] instanceof LinearLayer)
   if (Array.isArray(indices)) {
     const table = model instanceof PretrainedModel ? model.getInputEmbeddings() : undefined
     const site = all.find(([, module]) => module === table)
@@ -48,7 +48,7 @@ function checked(path: string, ids: readonly number[], vocabulary: number): read
 }
 
 /** A table some rows of which are to be trained. */
-interface TokenTable { readonly path: string, readonly module: Embedding | LinearLayer, readonly ids: readonly number[], readonly weight: Parameter }
+interface TokenTable { readonly path: string, readonly module: EmbeddingLayer | LinearLayer, readonly ids: readonly number[], readonly weight: Parameter }
 
 /** The output layer's path where it is tied to a table. */
 function tiedHead(model: Module, table: Parameter): string | undefined {
@@ -60,7 +60,8 @@ function tiedHead(model: Module, table: Parameter): string | undefined {
 /** Finds the tables and checks that their rows can be trained beside layers that the adapter changes otherwise. Nothing is changed yet. */
 export function tokenTables(model: Module, indices: TokenIndices, adapted: ReadonlySet<string>): TokenTable[] {
   return tablesOf(model, indices).map(([path, module, ids]) => {
-    const base = module instanceof Embedding ? module : innermost(module)
+    const base = module instanceof EmbeddingLayer ? module : innermost(module)
+    if (base instanceof QuantizedEmbedding || base instanceof QuantizedLinear) throw new ConfigError(`trainableTokenIndices: ${path} is quantised, so that none of its rows can be trained; leave head out of quantize`)
     if (!(base instanceof Embedding || base instanceof Linear)) throw new ConfigError(`trainableTokenIndices: ${path} is neither an embedding nor a plain output layer`)
     const { weight } = base
     const taken = [path, tiedHead(model, weight)].find((one) => one !== undefined && adapted.has(one))

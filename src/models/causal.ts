@@ -1,5 +1,5 @@
 import { ConfigError, ShapeError } from '../errors.ts'
-import { Linear, type LinearLayer } from '../nn/index.ts'
+import type { LinearLayer } from '../nn/index.ts'
 import { crossEntropy, embedding, linearCrossEntropy, linearLogprob, mul, reshape, selectiveLogSoftmax, slice, sum, withPlans, type LogprobResult } from '../ops/index.ts'
 import { isRecording } from '../tensor/autograd.ts'
 import { decoding, noGrad, scope, Tensor } from '../tensor/index.ts'
@@ -9,6 +9,7 @@ import type { KeyValueCache } from './cache.ts'
 import type { ModelConfig } from './config.ts'
 import type { RunOptions } from './layers.ts'
 import { logitsOf } from './logits.ts'
+import { plainHead } from './outputLayer.ts'
 import { PretrainedModel, type BaseOutput, type OutputChoice } from './pretrainedModel.ts'
 import { resizeTokenEmbeddings } from './resize.ts'
 import { dropVirtual, virtualContext } from './virtualTokens.ts'
@@ -119,10 +120,8 @@ export abstract class CausalLanguageModel extends PretrainedModel {
     // Without a single label the sum is 0, and so is the loss.
     const items = numItems ?? (numLabels === undefined ? undefined : Math.max(numLabels, 1))
     if (items === undefined) throw new ShapeError('numItems: expected the number of labels that count, as shiftLabels is a tensor')
-    const head = this.lm_head
-    if (head instanceof Linear) {
-      return { ...linearCrossEntropy(hidden, head.weight.tensor, labels, { numItems: items, labelSmoothing, bias: head.bias?.tensor ?? null }), numLabels }
-    }
+    const head = plainHead(this.lm_head, hidden)
+    if (head) return { ...linearCrossEntropy(hidden, head.weight, labels, { numItems: items, labelSmoothing, bias: head.bias ?? null }), numLabels }
     const nll = crossEntropy(this.logits(hidden), labels, { labelSmoothing })
     return { loss: mul(sum(nll), 1 / items), nll, numLabels }
   }
@@ -142,8 +141,8 @@ export abstract class CausalLanguageModel extends PretrainedModel {
       const batch = flattenBatch(named, this.config.vocabSize, this.device, this.virtualTokens)
       const { hidden } = this.#run(input, batch)
       const { temperature = 1 } = input
-      const head = this.lm_head
-      if (head instanceof Linear) return linearLogprob(hidden, head.weight.tensor, batch.labels!, { temperature, bias: head.bias?.tensor ?? null })
+      const head = plainHead(this.lm_head, hidden)
+      if (head) return linearLogprob(hidden, head.weight, batch.labels!, { temperature, bias: head.bias ?? null })
       return selectiveLogSoftmax(this.logits(hidden), batch.labels!, { temperature })
     })
   }

@@ -1,4 +1,4 @@
-import { Embedding, Linear, type LinearLayer, Module, RMSNorm } from '../nn/index.ts'
+import { Embedding, type EmbeddingLayer, Linear, type LinearLayer, Module, RMSNorm } from '../nn/index.ts'
 import { gatedActivation, mul, reshape, ropePair } from '../ops/index.ts'
 import type { Tensor } from '../tensor/index.ts'
 import { selfAttention, type LayerContext } from './attention.ts'
@@ -6,6 +6,7 @@ import type { FlatBatch } from './batch.ts'
 import { CausalLanguageModel } from './causal.ts'
 import type { DecoderConfig } from './config.ts'
 import { preNormLayer, runLayers, type LayerOutput, type ResidualLayer, type RunOptions } from './layers.ts'
+import { outputLayer } from './outputLayer.ts'
 import { RopeTables } from './ropeTables.ts'
 import { joinEmbeddings } from './virtualTokens.ts'
 
@@ -116,7 +117,7 @@ class DecoderLayer extends Module implements ResidualLayer {
 }
 
 class DecoderModel extends Module {
-  readonly embed_tokens: Embedding
+  embed_tokens: EmbeddingLayer
   readonly layers: DecoderLayer[]
   readonly norm: RMSNorm
   #tables: RopeTables | undefined
@@ -133,7 +134,7 @@ class DecoderModel extends Module {
 
   forward(batch: FlatBatch, shared: Omit<LayerContext, 'rope'>, options: RunOptions): Tensor {
     const { rope, localRope } = this.#config
-    const { device } = this.embed_tokens.weight
+    const { device } = this.embed_tokens
     this.#tables ??= new RopeTables(rope, device)
     if (localRope) this.#localTables ??= new RopeTables(localRope, device)
     const context: LayerContext = { ...shared, rope: this.#tables.lookup(batch), localRope: this.#localTables?.lookup(batch) }
@@ -166,12 +167,10 @@ export class DecoderForCausalLM extends CausalLanguageModel {
     super()
     this.config = config
     this.model = new DecoderModel(config)
-    const head = new Linear(config.hiddenSize, config.vocabSize, { deviation: config.initializerRange })
-    if (config.tieWordEmbeddings) head.weight = this.model.embed_tokens.weight
-    this.lm_head = head
+    this.lm_head = outputLayer(config, this.model.embed_tokens)
   }
 
-  override getInputEmbeddings(): Embedding { return this.model.embed_tokens }
+  override getInputEmbeddings(): EmbeddingLayer { return this.model.embed_tokens }
 
   protected override hidden(batch: FlatBatch, context: Omit<LayerContext, 'rope'>, options: RunOptions): Tensor {
     return this.model.forward(batch, context, options)

@@ -1,5 +1,5 @@
 import { ShapeError } from '../errors.ts'
-import { Conv1D, Embedding, LayerNorm, Linear, type LinearLayer, Module } from '../nn/index.ts'
+import { Conv1D, Embedding, type EmbeddingLayer, LayerNorm, type LinearLayer, Module } from '../nn/index.ts'
 import { add, dropout, reshape, split } from '../ops/index.ts'
 import type { Tensor } from '../tensor/index.ts'
 import { selfAttention, type LayerContext } from './attention.ts'
@@ -7,6 +7,7 @@ import type { FlatBatch } from './batch.ts'
 import { CausalLanguageModel } from './causal.ts'
 import type { Gpt2Config } from './config.ts'
 import { preNormLayer, runLayers, type LayerOutput, type ResidualLayer, type RunOptions } from './layers.ts'
+import { outputLayer } from './outputLayer.ts'
 import { joinEmbeddings } from './virtualTokens.ts'
 
 /** The projections that end a residual branch start smaller by the square root of their number (Radford et al. 2019). */
@@ -75,7 +76,7 @@ class Gpt2Block extends Module implements ResidualLayer {
 }
 
 class Gpt2Model extends Module {
-  readonly wte: Embedding
+  wte: EmbeddingLayer
   readonly wpe: Embedding
   readonly h: Gpt2Block[]
   readonly ln_f: LayerNorm
@@ -112,12 +113,10 @@ export class Gpt2LMHeadModel extends CausalLanguageModel {
     super()
     this.config = config
     this.transformer = new Gpt2Model(config)
-    const head = new Linear(config.hiddenSize, config.vocabSize, { deviation: config.initializerRange })
-    if (config.tieWordEmbeddings) head.weight = this.transformer.wte.weight
-    this.lm_head = head
+    this.lm_head = outputLayer(config, this.transformer.wte)
   }
 
-  override getInputEmbeddings(): Embedding { return this.transformer.wte }
+  override getInputEmbeddings(): EmbeddingLayer { return this.transformer.wte }
 
   protected override hidden(batch: FlatBatch, context: Omit<LayerContext, 'rope'>, options: RunOptions): Tensor {
     return this.transformer.forward(batch, { ...context, rope: undefined }, options)

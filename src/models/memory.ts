@@ -1,10 +1,12 @@
+import type { LinearLayer } from '../nn/index.ts'
 import { bytesOf, type DType } from '../tensor/index.ts'
 import { buildMaskedModel } from './autoModels.ts'
 import type { AnyModelConfig } from './config.ts'
 import { buildModel } from './pretrained.ts'
 import type { PretrainedModel } from './pretrainedModel.ts'
 import { resolveQuantization, type QuantizationConfig, type QuantizeOption } from './quantizedConfig.ts'
-import { layersToQuantize, withBlock } from './quantizedLayers.ts'
+import { headConfig, headToQuantize, withBlocks } from './quantizedHead.ts'
+import { layersToQuantize } from './quantizedLayers.ts'
 
 /** What `memoryEstimate` has to know of a run. */
 export interface MemoryOptions {
@@ -53,16 +55,17 @@ function layerBytes(config: AnyModelConfig, bytes: number, sequenceLength: numbe
   return { kept: (shared + 3 * inner) * bytes + statistics + normed + after + plain, working: working + plain }
 }
 
-/** Numbers in the layers that are quantised, and the bytes of their codes, scales and zero points in memory. */
+/** Numbers in the layers that are quantised, head and embeddings included, and the bytes of their codes, scales and zero points in memory. */
 function quantizedSize(model: PretrainedModel, config: QuantizationConfig): { numbers: number, bytes: number } {
-  const { format, zeroPoints, doubleQuant, block } = withBlock(model, config)
-  const perBlock = 4 + (zeroPoints || doubleQuant ? 1 : 0)
   let [numbers, bytes] = [0, 0]
-  for (const { inFeatures, outFeatures } of layersToQuantize(model, config).values()) {
+  const count = ({ inFeatures, outFeatures }: LinearLayer, { format, zeroPoints, doubleQuant, block = inFeatures }: QuantizationConfig): void => {
     const size = inFeatures * outFeatures
     numbers += size
-    bytes += Math.ceil(format === 'int8' ? size : size / 2) + perBlock * Math.ceil(size / (block ?? inFeatures))
+    bytes += Math.ceil(format === 'int8' ? size : size / 2) + (4 + (zeroPoints || doubleQuant ? 1 : 0)) * Math.ceil(size / block)
   }
+  const whole = withBlocks(model, config)
+  for (const layer of layersToQuantize(model, config).values()) count(layer, whole)
+  if (config.head !== undefined) count(headToQuantize(model, config).head, headConfig(model, config))
   return { numbers, bytes }
 }
 

@@ -32,7 +32,7 @@ export interface FromPretrainedOptions {
   dtype?: ModelDtype | 'auto'
   /** Default: defaultDevice(). */
   device?: DeviceLike | undefined
-  /** Rounds the linear layers to a few bits as they are read: a format, or all of quantizeSchema. Embeddings, norms and the head stay as they are. */
+  /** Rounds the linear layers to a few bits as they are read: a format, or all of quantizeSchema. Embeddings, norms and, where `head` says nothing, the head stay as they are. */
   quantize?: QuantizeOption | undefined
   /** Fields of config.json to read instead of the file's, by the names that stand there. */
   config?: RawConfig

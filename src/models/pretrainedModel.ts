@@ -1,5 +1,5 @@
 import type { JsonValue } from '../files/index.ts'
-import { type Embedding, type LinearLayer, Module } from '../nn/index.ts'
+import { type EmbeddingLayer, type LinearLayer, Module, QuantizedEmbedding } from '../nn/index.ts'
 import type { Device, DType, Tensor } from '../tensor/index.ts'
 import type { BatchInput } from './batch.ts'
 import type { AnyModelConfig } from './config.ts'
@@ -46,14 +46,21 @@ export abstract class PretrainedModel extends Module {
   gradientCheckpointingDisable(): void { this.gradientCheckpointing = false }
 
   /** Token ids to hidden states. */
-  abstract getInputEmbeddings(): Embedding
+  abstract getInputEmbeddings(): EmbeddingLayer
   /** Hidden states to tokens, in a language model. */
   abstract getOutputEmbeddings(): LinearLayer | undefined
 
   /** Where the model computes. */
-  get device(): Device { return this.getInputEmbeddings().weight.device }
+  get device(): Device { return this.getInputEmbeddings().device }
   /** The dtype of the embeddings, and of what flows between layers. */
-  get dtype(): DType { return this.getInputEmbeddings().weight.dtype }
+  get dtype(): DType { return this.getInputEmbeddings().dtype }
+
+  override to(dtype: DType): this {
+    super.to(dtype)
+    const embeddings = this.getInputEmbeddings()
+    if (embeddings instanceof QuantizedEmbedding) embeddings.dtype = dtype
+    return this
+  }
 
   /** Runs the layers alone. */
   abstract base(input: BatchInput & OutputChoice): BaseOutput

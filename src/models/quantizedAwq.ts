@@ -3,7 +3,7 @@ import { Tensor, unscoped, type Device } from '../tensor/index.ts'
 import type { LayerTensors } from './quantizedBitsandbytes.ts'
 import { groupOf, PackedLayer } from './quantizedGptq.ts'
 import type { QuantizedWeight } from './quantizedLayers.ts'
-import type { StoredQuantization } from './quantizedStored.ts'
+import type { StoredLayerFormat } from './quantizedStored.ts'
 
 // AWQ's gemm layout: qweight int32 [in, out / 8] and qzeros int32 [groups, out / 8], codes along the outputs; scales float16 [groups, out].
 // A weight is (code - zero) · scale.
@@ -12,7 +12,7 @@ import type { StoredQuantization } from './quantizedStored.ts'
 const shifts = [0, 4, 1, 5, 2, 6, 3, 7].map((nibble) => 4 * nibble)
 
 /** Reads a layer of `shape` [out, in]. Throws FileFormatError naming the tensor that does not fit. */
-export async function readAwq(prefix: string, tensors: LayerTensors, [outputs, inputs]: readonly [number, number], { groupSize }: Extract<StoredQuantization, { method: 'awq' }>, device: Device): Promise<QuantizedWeight> {
+export async function readAwq(prefix: string, tensors: LayerTensors, [outputs, inputs]: readonly [number, number], { groupSize }: Extract<StoredLayerFormat, { method: 'awq' }>, device: Device): Promise<QuantizedWeight> {
   const layer = new PackedLayer(prefix, tensors)
   const group = groupOf(layer, groupSize, inputs)
   const [groups, perRow] = [inputs / group, outputs / 8]

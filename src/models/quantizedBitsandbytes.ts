@@ -96,10 +96,10 @@ export async function bitsandbytesSources(name: string, { weight, nested }: Quan
 }
 
 /** `quantization_config` of config.json. transformers' llm_int8_threshold is left to its default: it must be 6.0 there, which JSON.stringify cannot write. `skipped` are the linear layers left in full. */
-export function bitsandbytesConfig({ format, doubleQuant }: QuantizationConfig, dtype: string, skipped: readonly string[]): { [key: string]: JsonValue } {
+export function bitsandbytesConfig({ format, doubleQuant }: QuantizationConfig, dtype: string, skipped: readonly string[], withHead: boolean): { [key: string]: JsonValue } {
   return {
     quant_method: 'bitsandbytes', load_in_4bit: true, load_in_8bit: false,
     bnb_4bit_quant_type: format, bnb_4bit_use_double_quant: doubleQuant, bnb_4bit_compute_dtype: dtype, bnb_4bit_quant_storage: 'uint8',
-    llm_int8_enable_fp32_cpu_offload: false, llm_int8_has_fp16_weight: false, llm_int8_skip_modules: ['lm_head', ...skipped],
+    llm_int8_enable_fp32_cpu_offload: false, llm_int8_has_fp16_weight: false, llm_int8_skip_modules: [...(withHead ? [] : ['lm_head']), ...skipped],
   }
 }

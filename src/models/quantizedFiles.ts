@@ -1,7 +1,7 @@
 import { ConfigError, FileFormatError } from '../errors.ts'
 import type { CheckpointTensor, CheckpointWeights, JsonValue, TensorSource } from '../files/index.ts'
 import { Conv1D, Linear, NestedScales, QuantizedLinear, RowMaxima } from '../nn/index.ts'
-import type { Device } from '../tensor/index.ts'
+import type { Device, DType } from '../tensor/index.ts'
 import type { PretrainedModel } from './pretrainedModel.ts'
 import { readAwq } from './quantizedAwq.ts'
 import { bitsandbytesConfig, bitsandbytesSources, isBitsandbytes, readBitsandbytes, type LayerTensors } from './quantizedBitsandbytes.ts'
@@ -9,12 +9,16 @@ import type { QuantizationConfig } from './quantizedConfig.ts'
 import { gptqConfig, gptqSources, isPacked, readGptq } from './quantizedGptq.ts'
 import { int8Config, int8Sources, isInt8, readInt8 } from './quantizedInt8.ts'
 import { linearLayers, quantizedLayers, replaceByQuantized } from './quantizedLayers.ts'
+import { headApart, headName } from './quantizedHead.ts'
+import { findStoredHead, headSources, namesInFile, readStoredHead, type StoredHeadTensors } from './quantizedHeadFile.ts'
 import type { StoredQuantization } from './quantizedStored.ts'
 
 /** The layers of a checkpoint that lie there quantised. */
 export interface StoredLayers {
   /** By the layer's name: its name in the file, and its tensors by their names after that. */
   readonly layers: ReadonlyMap<string, { readonly prefix: string, readonly tensors: LayerTensors }>
+  /** The head, where anneal has saved it in a format of its own. */
+  readonly head: StoredHeadTensors | undefined
   /** Names in the file that belong to them. */
   readonly claimed: ReadonlySet<string>
   /** Names of the parameters in whose place they stand. */
@@ -43,49 +47,76 @@ export function findStoredLayers(model: PretrainedModel, weights: CheckpointWeig
   for (const [prefix, tensors] of byPrefix) {
     const kind = isBitsandbytes(tensors) || isInt8(tensors) ? 'bitsandbytes' : isPacked(tensors) ? 'gptq or awq' : undefined
     if (!kind) continue
-    if (!stored || !kind.includes(stored.method)) throw new FileFormatError(`${weights.folder}: layer ${JSON.stringify(prefix)} is quantised as ${kind} does it, but quantization_config of config.json says ${stored?.method ?? 'nothing'}; fetch the model again`)
+    const method = stored?.layers?.method
+    if (method === undefined || !kind.includes(method)) throw new FileFormatError(`${weights.folder}: layer ${JSON.stringify(prefix)} is quantised as ${kind} does it, but quantization_config of config.json says ${method ?? 'nothing'}; fetch the model again`)
     layers.set(prefixes.get(prefix)!, { prefix, tensors })
     for (const key of tensors.keys()) if (key !== 'bias') claimed.add(`${prefix}.${key}`)
   }
+  const head = stored?.head && findStoredHead(model, weights, stored.head)
+  if (head) for (const name of namesInFile(head)) claimed.add(name)
   for (const name of quantizedLayers(model).keys()) {
     if (!layers.has(name)) throw new FileFormatError(`${weights.folder}: no quantised weight for ${JSON.stringify(name)} in the checkpoint, which the model has quantised`)
   }
-  return { layers, claimed, weights: new Set([...layers.keys()].map((name) => `${name}.weight`)) }
+  const taken = [...layers.keys(), ...(head ? [headName] : [])].map((name) => `${name}.weight`)
+  return { layers, head, claimed, weights: new Set(head ? [...taken, head.site.parameter] : taken) }
 }
 
-/** Reads the quantised layers one after another and puts them in place. */
-export async function readStoredLayers(model: PretrainedModel, { layers }: StoredLayers, stored: StoredQuantization | undefined, device: Device): Promise<void> {
-  if (!stored) return
-  for (const [name, { prefix, tensors }] of layers) {
+/** Reads the quantised layers one after another and puts them in place; `dtype` is that of embeddings that share a quantised head. */
+export async function readStoredLayers(model: PretrainedModel, { layers, head }: StoredLayers, stored: StoredQuantization | undefined, dtype: DType | 'auto', device: Device): Promise<void> {
+  const format = stored?.layers
+  for (const [name, { prefix, tensors }] of format ? layers : []) {
     const layer = model.getModule(name) as Linear | Conv1D | QuantizedLinear
     const shape = [layer.outFeatures, layer.inFeatures] as const
     replaceByQuantized(model, name,
-      stored.method === 'bitsandbytes' ? await (isInt8(tensors) ? readInt8 : readBitsandbytes)(prefix, tensors, shape, device)
-        : stored.method === 'gptq' ? await readGptq(prefix, tensors, shape, stored, device)
-          : await readAwq(prefix, tensors, shape, stored, device))
+      format!.method === 'bitsandbytes' ? await (isInt8(tensors) ? readInt8 : readBitsandbytes)(prefix, tensors, shape, device)
+        : format!.method === 'gptq' ? await readGptq(prefix, tensors, shape, format!, device)
+          : await readAwq(prefix, tensors, shape, format!, device))
   }
+  if (head) readStoredHead(model, head, dtype, device)
 }
 
 /** The names of the linear layers that are not quantised. */
 const plainLayers = (model: PretrainedModel): string[] =>
   [...linearLayers(model)].filter(([, layer]) => !(layer instanceof QuantizedLinear)).map(([name]) => name)
 
+/** The quantised layers but the head, by name; the head where there are no others. */
+function bodyLayers(model: PretrainedModel): Map<string, QuantizedLinear> {
+  const layers = quantizedLayers(model)
+  if (layers.size > 1) layers.delete(headName)
+  return layers
+}
+
 /** How a model that was read is quantised, from its layers. */
 export function storedConfig(model: PretrainedModel): QuantizationConfig | undefined {
-  const layers = [...quantizedLayers(model).values()]
+  const layers = [...bodyLayers(model).values()]
   const first = layers[0]
   if (!first) return undefined
   const { format, block } = first.weight
   const wholeRows = format.startsWith('int') && layers.every(({ weight, inFeatures }) => weight.block === inFeatures)
+  const head = quantizedLayers(model).get(headName)?.weight
   return {
     format: format as QuantizationConfig['format'], block: wholeRows ? undefined : block,
     doubleQuant: first.nested instanceof NestedScales, zeroPoints: layers.some(({ weight }) => weight.zeros !== null), skipModules: plainLayers(model),
+    ...(head ? { head: head.format as QuantizationConfig['format'], headBlock: head.format === 'int8' && head.block === head.shape[1] ? undefined : head.block } : {}),
   }
 }
 
-/** What to write of the quantised layers, and what config.json says of them. Throws ConfigError where formats are mixed that no file holds together. */
-export async function quantizedSources(model: PretrainedModel, dtype: string): Promise<{ tensors: TensorSource[], config: { [key: string]: JsonValue } }> {
-  const layers = quantizedLayers(model)
+interface Sources { tensors: TensorSource[], config: { [key: string]: JsonValue } }
+
+/**
+ * What to write of the quantised layers and the head, and what config.json says of them: in the format of bitsandbytes or GPTQ, and where that cannot hold the
+ * head, in anneal's around it. Throws ConfigError where formats are mixed that no file holds together.
+ */
+export async function quantizedSources(model: PretrainedModel, dtype: string): Promise<Sources> {
+  const apart = headApart(model)
+  const layers = new Map([...quantizedLayers(model)].filter(([, layer]) => layer !== apart))
+  const own = layers.size ? await layerSources(model, layers, dtype) : undefined
+  if (!apart) return own!
+  const head = headSources(model, apart)
+  return { tensors: [...own?.tensors ?? [], ...head.tensors], config: { quant_method: 'anneal', ...(own ? { layers: own.config } : {}), head: head.config } }
+}
+
+async function layerSources(model: PretrainedModel, layers: ReadonlyMap<string, QuantizedLinear>, dtype: string): Promise<Sources> {
   const config = storedConfig(model)!
   const withZeros = config.zeroPoints
   // A model that was read from LLM.int8() is written so again.
@@ -102,7 +133,8 @@ export async function quantizedSources(model: PretrainedModel, dtype: string): P
     }
   }
   const skipped = plainLayers(model)
+  const withHead = layers.has(headName)
   const bitsandbytes = config.format === 'nf4' || config.format === 'fp4'
-  if (asInt8) return { tensors, config: int8Config(skipped) }
-  return { tensors, config: bitsandbytes ? bitsandbytesConfig(config, dtype, skipped) : gptqConfig(config, withZeros, [...layers.values()].some(({ weight }) => weight.order !== null), skipped) }
+  if (asInt8) return { tensors, config: int8Config(skipped, withHead) }
+  return { tensors, config: bitsandbytes ? bitsandbytesConfig(config, dtype, skipped, withHead) : gptqConfig(config, withZeros, [...layers.values()].some(({ weight }) => weight.order !== null), skipped, withHead) }
 }

@@ -6,14 +6,14 @@ import { noGrad, Tensor, unscoped, type Device } from '../tensor/index.ts'
 import type { LayerTensors } from './quantizedBitsandbytes.ts'
 import type { QuantizationConfig } from './quantizedConfig.ts'
 import type { QuantizedWeight } from './quantizedLayers.ts'
-import type { StoredQuantization } from './quantizedStored.ts'
+import type { StoredLayerFormat } from './quantizedStored.ts'
 import { flipSigns, movedColumns, swapNibbles, transposeWords } from './quantizedWords.ts'
 import { floatDtypes, placeOfTensor, readTensor, shapeText } from '../files/tensorFiles.ts'
 
 // GPTQ's layout: qweight int32 [in · bits / 32, out], codes along the inputs, the first in the lowest bits; qzeros int32 [groups, out · bits / 32];
 // scales float16 [groups, out]; g_idx int32 [in], the group of each input. A weight is (code - zero) · scale.
 
-type Gptq = Extract<StoredQuantization, { method: 'gptq' }>
+type Gptq = Extract<StoredLayerFormat, { method: 'gptq' }>
 
 /** Whether these are the tensors of a layer in GPTQ's or AWQ's layout. */
 export const isPacked = (tensors: LayerTensors): boolean => tensors.has('qweight')
@@ -175,9 +175,9 @@ async function halfScales(scales: Tensor): Promise<Uint8Array> {
 }
 
 /** `quantization_config` of config.json. `skipped` are the linear layers left in full, which GPTQModel reads from `dynamic`. */
-export function gptqConfig({ format, block }: QuantizationConfig, withZeros: boolean, actOrder: boolean, skipped: readonly string[]): { [key: string]: JsonValue } {
+export function gptqConfig({ format, block }: QuantizationConfig, withZeros: boolean, actOrder: boolean, skipped: readonly string[], withHead: boolean): { [key: string]: JsonValue } {
   return {
-    quant_method: 'gptq', bits: format === 'int8' ? 8 : 4, group_size: block ?? -1, sym: !withZeros, desc_act: actOrder, lm_head: false,
+    quant_method: 'gptq', bits: format === 'int8' ? 8 : 4, group_size: block ?? -1, sym: !withZeros, desc_act: actOrder, lm_head: withHead,
     checkpoint_format: withZeros ? 'gptq_v2' : 'gptq',
     ...(skipped.length ? { dynamic: Object.fromEntries(skipped.map((name) => [`-:^${name.replace(/\./g, '\\.')}$`, {}])) } : {}),
   }

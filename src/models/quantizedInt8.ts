@@ -44,7 +44,7 @@ export async function int8Sources(name: string, { weight, nested }: QuantizedLin
 }
 
 /** `quantization_config` of config.json. `skipped` are the linear layers left in full. transformers' llm_int8_threshold is left to its default. */
-export const int8Config = (skipped: readonly string[]): { [key: string]: JsonValue } => ({
+export const int8Config = (skipped: readonly string[], withHead: boolean): { [key: string]: JsonValue } => ({
   quant_method: 'bitsandbytes', load_in_4bit: false, load_in_8bit: true,
-  llm_int8_enable_fp32_cpu_offload: false, llm_int8_has_fp16_weight: false, llm_int8_skip_modules: ['lm_head', ...skipped],
+  llm_int8_enable_fp32_cpu_offload: false, llm_int8_has_fp16_weight: false, llm_int8_skip_modules: [...(withHead ? [] : ['lm_head']), ...skipped],
 })

@@ -1,7 +1,7 @@
 import { ConfigError, KernelError, NonFiniteError } from '../errors.ts'
 import { Conv1D, Linear, matchesName, NestedScales, QuantizedLinear, type RowMaxima, type LinearLayer, type Module } from '../nn/index.ts'
 import { quantize, QuantizedTensor, transpose } from '../ops/index.ts'
-import { bytesOf, noGrad, Tensor, unscoped } from '../tensor/index.ts'
+import { noGrad, Tensor, unscoped } from '../tensor/index.ts'
 import { didYouMean } from '../suggest.ts'
 import type { PretrainedModel } from './pretrainedModel.ts'
 import type { QuantizationConfig } from './quantizedConfig.ts'
@@ -46,14 +46,19 @@ export function layersToQuantize(model: PretrainedModel, { format, block, skipMo
 /** What int4 takes where no block is given: one for all layers, as GPTQ files have it. */
 const usualInt4Blocks = [128, 64, 32, 16] as const
 
-/** The config with the block that int4 takes where none was given. Throws ConfigError naming the layer that no usual one divides. */
+/** The largest usual block that divides the inputs of every layer. Throws ConfigError naming the layer that none divides. */
+export function blockOfInt4(layers: readonly (readonly [name: string, inputs: number])[], field: 'block' | 'headBlock'): number {
+  const block = usualInt4Blocks.find((size) => layers.every(([, inputs]) => inputs % size === 0))
+  if (block !== undefined) return block
+  const [name, inputs] = layers.find(([, one]) => one % 16 !== 0)!
+  const instead = field === 'block' ? 'leave the layer out with skipModules' : "head: 'int8', which has a scale for each row"
+  throw new ConfigError(`quantize.${field}: none of ${usualInt4Blocks.join(', ')} divides the ${inputs} inputs of ${name}; choose a block that does, or ${instead}`)
+}
+
+/** The config with the block that int4 takes where none was given. */
 export function withBlock(model: PretrainedModel, config: QuantizationConfig): QuantizationConfig {
   if (config.format !== 'int4' || config.block !== undefined) return config
-  const layers = [...layersToQuantize(model, config)]
-  const block = usualInt4Blocks.find((size) => layers.every(([, { inFeatures }]) => inFeatures % size === 0))
-  if (block !== undefined) return { ...config, block }
-  const [name, { inFeatures }] = layers.find(([, layer]) => layer.inFeatures % 16 !== 0)!
-  throw new ConfigError(`quantize.block: none of ${usualInt4Blocks.join(', ')} divides the ${inFeatures} inputs of ${name}; choose a block that does, or leave the layer out with skipModules`)
+  return { ...config, block: blockOfInt4([...layersToQuantize(model, config)].map(([name, { inFeatures }]) => [name, inFeatures]), 'block') }
 }
 
 /** W [out, in] of a layer's stored weight: GPT-2 stores its transpose. The result is `weight` itself or a new tensor. */
@@ -99,21 +104,6 @@ export function replaceByQuantized(model: PretrainedModel, name: string, { weigh
   if (layer.weight.isMaterialised) layer.weight.dispose()
 }
 
-/** Rounds every chosen layer of a loaded model to the nearest codes, one after another. */
-export async function quantizeLayers(model: PretrainedModel, given: QuantizationConfig): Promise<void> {
-  const config = withBlock(model, given)
-  for (const [name, layer] of layersToQuantize(model, config)) {
-    const stored = layer.weight.tensor
-    const weight = outputsFirst(layer, stored)
-    try {
-      replaceByQuantized(model, name, await quantizeWeight(weight, config, `${name}.weight`))
-    } finally {
-      if (weight !== stored) weight.dispose()
-    }
-  }
-  model.quantizationConfig = config
-}
-
 /** Bytes of the codes, scales and zero points of a quantised weight as they are saved: GPTQ has float16 scales, and a zero point as long as a code. */
 export function savedBytes({ weight, nested }: QuantizedLinear): number {
   const { format, codes, scales } = weight
@@ -121,14 +111,6 @@ export function savedBytes({ weight, nested }: QuantizedLinear): number {
   if (nested) return codes.size + 4 * scales.size
   if (format === 'int4' || format === 'int8') return codes.size + scales.size * (format === 'int4' ? 2.5 : 3)
   return weight.bytes
-}
-
-/** Bytes of the parameters and quantised weights below a module, as they are saved. */
-export function weightBytes(module: Module): number {
-  let bytes = 0
-  for (const parameter of module.parameters()) bytes += parameter.size * bytesOf(parameter.dtype)
-  for (const [, layer] of quantizedLayers(module)) bytes += savedBytes(layer)
-  return bytes
 }
 
 /** The quantised layers below a module, by name. */

@@ -1,13 +1,20 @@
 import { z } from 'zod'
 import { ConfigError } from '../errors.ts'
 import { lazily } from '../options.ts'
-import { flag, optional, parseFields, refuse, text, type RawConfig } from './configs/common.ts'
+import { flag, object, optional, parseFields, refuse, text, type RawConfig } from './configs/common.ts'
+import { weightFormats, type WeightFormat } from './quantizedConfig.ts'
 
-/** What `quantization_config` of a checkpoint's config.json says about how its weights lie in the file. */
-export type StoredQuantization =
+/** How the layers of a checkpoint lie in the file. */
+export type StoredLayerFormat =
   | { readonly method: 'bitsandbytes' }
   | { readonly method: 'gptq', readonly bits: 4 | 8, readonly groupSize: number, /** Whether zero points are stored as they are; else as one less. */ readonly plainZeros: boolean, /** Whether inputs may be in groups in any order. */ readonly actOrder: boolean }
   | { readonly method: 'awq', readonly groupSize: number }
+
+/** How anneal has saved a quantised head. */
+export interface StoredHead { readonly format: WeightFormat, readonly block: number, /** Of the embeddings' rows, where they share it. */ readonly dtype: 'float32' | 'bfloat16' }
+
+/** What `quantization_config` of a checkpoint's config.json says about how its weights lie in the file. */
+export interface StoredQuantization { readonly layers: StoredLayerFormat | undefined, readonly head: StoredHead | undefined }
 
 const whole = lazily(() => z.custom<number>((value) => typeof value === 'number' && Number.isSafeInteger(value), { error: 'a whole number' }))
 const fields = lazily(() => z.object({
@@ -20,12 +27,23 @@ const fields = lazily(() => z.object({
   desc_act: optional(flag, false),
   version: optional(text, 'gemm'),
 }))
+const ownFields = lazily(() => z.object({ layers: optional(object, undefined), head: object }))
+const headFields = lazily(() => z.object({
+  format: z.enum(weightFormats, { error: weightFormats.join(', ') }), block: z.int({ error: 'a whole number of 2 or more' }).min(2, { error: 'a whole number of 2 or more' }),
+  dtype: z.enum(['float32', 'bfloat16'], { error: 'float32 or bfloat16' }),
+}))
 
 const within = 'quantization_config'
 const instead = '; fetch the model before it was quantized, and quantize it with anneal'
 
 /** Checks `quantization_config`. Throws ConfigError naming the field where anneal does not read such weights. */
 export function parseStoredQuantization(raw: RawConfig, where: string): StoredQuantization {
+  if (raw['quant_method'] !== 'anneal') return { layers: parseLayers(raw, where, within), head: undefined }
+  const { layers, head } = parseFields(ownFields, raw, where, within)
+  return { layers: layers && parseLayers(layers, where, `${within}.layers`), head: parseFields(headFields, head, where, `${within}.head`) }
+}
+
+function parseLayers(raw: RawConfig, where: string, within: string): StoredLayerFormat {
   const read = parseFields(fields, raw, where, within)
   const method = read.quant_method ?? (read.load_in_4bit || read.load_in_8bit ? 'bitsandbytes' : undefined)
   const field = (name: string): string => `${within}.${name}`

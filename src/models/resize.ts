@@ -1,5 +1,5 @@
 import { ConfigError } from '../errors.ts'
-import { Linear, Parameter } from '../nn/index.ts'
+import { Embedding, Linear, Parameter, QuantizedEmbedding, QuantizedLinear } from '../nn/index.ts'
 import { broadcastTo, mean, toDtype } from '../ops/index.ts'
 import { noGrad, scope, Tensor, unscoped } from '../tensor/index.ts'
 import type { CausalLanguageModel } from './causal.ts'
@@ -29,6 +29,8 @@ export function resizeTokenEmbeddings(model: CausalLanguageModel, count: number)
   if (!Number.isSafeInteger(count) || count < 1) throw new ConfigError(`resizeTokenEmbeddings: expected a whole number of 1 or more, got ${count}`)
   const embeddings = model.getInputEmbeddings()
   const head = model.lm_head
+  if (head instanceof QuantizedLinear || embeddings instanceof QuantizedEmbedding) throw new ConfigError('resizeTokenEmbeddings: the head is quantised; call dequantizeModel() first, or resize the model before it is quantised')
+  if (!(embeddings instanceof Embedding)) throw new ConfigError('resizeTokenEmbeddings: the embeddings are no plain table; resize before adapters are added')
   if (!(head instanceof Linear)) throw new ConfigError('resizeTokenEmbeddings: lm_head is no plain linear layer; resize before adapters are added')
   if (count === model.config.vocabSize) return
   const replaced = new Map<Parameter, Parameter>()

@@ -4,6 +4,7 @@ import { Linear, Module } from '../nn/index.ts'
 import { embedding, linearLogprob, reshape, selectiveLogSoftmax, toDtype, type LogprobResult } from '../ops/index.ts'
 import { bytesOf, scope, Tensor } from '../tensor/index.ts'
 import type { CausalLanguageModel } from './causal.ts'
+import { plainHead } from './outputLayer.ts'
 import type { Classifier } from './sequenceClassification.ts'
 import { loadWeights } from './weights.ts'
 
@@ -51,8 +52,8 @@ export function chosenLogprobs(model: CausalLanguageModel, hidden: Tensor, { pol
   return scope(() => {
     const rows = rowsOf(hidden, policyRows)
     const ids = Tensor.from(nextIds, [nextIds.length], { device: hidden.device })
-    const head = model.lm_head
-    if (head instanceof Linear) return linearLogprob(rows, head.weight.tensor, ids, { temperature, bias: head.bias?.tensor ?? null })
+    const head = plainHead(model.lm_head, rows)
+    if (head) return linearLogprob(rows, head.weight, ids, { temperature, bias: head.bias ?? null })
     return selectiveLogSoftmax(model.logits(rows), ids, { temperature })
   })
 }

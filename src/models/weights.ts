@@ -12,7 +12,8 @@ import { configToJson } from './config.ts'
 import type { PretrainedModel } from './pretrainedModel.ts'
 import type { RawConfig } from './configs/common.ts'
 import type { QuantizationConfig } from './quantizedConfig.ts'
-import { layersToQuantize, outputsFirst, quantizeWeight, quantizedLayers, replaceByQuantized, withBlock } from './quantizedLayers.ts'
+import { headConfig, headToQuantize, replaceHead, withBlocks } from './quantizedHead.ts'
+import { layersToQuantize, outputsFirst, quantizeWeight, quantizedLayers, replaceByQuantized } from './quantizedLayers.ts'
 import { findStoredLayers, quantizedSources, readStoredLayers, storedConfig, type StoredLayers } from './quantizedFiles.ts'
 import { parseStoredQuantization, type StoredQuantization } from './quantizedStored.ts'
 import { floatDtypes, placeOfTensor, readTensor, shapeText, tensorSource } from '../files/tensorFiles.ts'
@@ -87,7 +88,7 @@ function dtypeToQuantize(entry: CheckpointTensor, dtype: DType | 'auto'): DType 
 
 /**
  * Fills the parameters from a model folder, tensor by tensor: at no time are there more than the weights and one tensor of the file.
- * `dtype` 'auto' keeps each tensor's own, with float32 for float16. With `given` the linear layers are rounded to codes as they are read. Layers that
+ * `dtype` 'auto' keeps each tensor's own, with float32 for float16. With `given` the linear layers, and the head where it says so, are rounded to codes as they are read. Layers that
  * lie in the folder quantised, as bitsandbytes, GPTQ or AWQ write them, are read as they are. Parameters whose names `fresh` has, those of a new head,
  * may be missing and get initial values. Throws FileFormatError naming the tensor that is missing, unknown or of another shape.
  */
@@ -99,15 +100,25 @@ export function loadWeights(
 
 async function readWeights(...[model, folder, dtype, device, given, fresh]: Parameters<typeof loadWeights>): Promise<void> {
   const stored = await readStored(folder)
-  if (given && stored) throw new ConfigError(`quantize: the weights of ${folder} are quantised already, by ${stored.method}; leave quantize out, or start from the model before it was quantised`)
+  if (given && stored) throw new ConfigError(`quantize: the weights of ${folder} are quantised already, by ${stored.layers?.method ?? 'anneal'}; leave quantize out, or start from the model before it was quantised`)
   const weights = await openCheckpoint(folder)
   try {
-    const quantize = given && withBlock(model, given)
+    const quantize = given && withBlocks(model, given)
     const layers = findStoredLayers(model, weights, stored)
     const parameters = new Map(model.namedParameters())
     const chosen = new Map([...quantize ? layersToQuantize(model, quantize) : []].map(([name, layer]) => [`${name}.weight`, { name, layer }]))
+    const head = quantize?.head === undefined ? undefined : headToQuantize(model, quantize)
     const matched = matchTensors(model, weights, layers, fresh?.names)
     for (const [name, entry] of matched.found) {
+      if (name === head?.parameter) {
+        const read = readTensor(entry, dtypeToQuantize(entry, dtype), device)
+        try {
+          replaceHead(model, head, await quantizeWeight(read, headConfig(model, quantize!), placeOfTensor(entry, name)), dtype === 'auto' ? ownDtype(entry) : dtype)
+        } finally {
+          read.dispose()
+        }
+        continue
+      }
       const target = chosen.get(name)
       if (!target) {
         parameters.get(name)!.replace(unscoped(() => readTensor(entry, dtype === 'auto' ? ownDtype(entry) : dtype, device)))
@@ -123,7 +134,7 @@ async function readWeights(...[model, folder, dtype, device, given, fresh]: Para
       }
     }
     for (const name of matched.fresh) parameters.get(name)!.initialise(name, fresh!.seed, dtype === 'auto' ? model.dtype : dtype, device)
-    await readStoredLayers(model, layers, stored, device)
+    await readStoredLayers(model, layers, stored, dtype, device)
     await device.fence()
     if (quantize) model.quantizationConfig = quantize
     else if (stored) model.quantizationConfig = storedConfig(model)
@@ -164,7 +175,8 @@ const json = (value: unknown): string => `${JSON.stringify(value, undefined, 2)}
 
 /**
  * Writes config.json, generation_config.json and the weights into a folder; each file appears complete or not at all. Quantised layers are written as
- * bitsandbytes (nf4, fp4) or GPTQ (int4, int8) has them, so that transformers loads them.
+ * bitsandbytes (nf4, fp4) or GPTQ (int4, int8) has them, so that transformers loads them; a quantised head that those cannot hold makes it a folder
+ * that only anneal reads.
  */
 export async function savePretrained(model: PretrainedModel, folder: string, options: SaveOptions = {}): Promise<void> {
   if (model.virtualTokens || [...model.namedModules()].some(([, module]) => module instanceof AdapterPart)) {

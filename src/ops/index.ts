@@ -24,6 +24,7 @@ export {
 } from './primitives.ts'
 export { dequantize, quantize, QuantizedTensor } from './quantization.ts'
 export type { QuantizeOptions } from './quantization.ts'
+export { quantizedEmbedding } from './quantizedEmbedding.ts'
 export { quantizedMatmul } from './quantizedMatmul.ts'
 export { rope, ropePair } from './rope.ts'
 export type { RopeOptions } from './rope.ts'

@@ -1,3 +1,4 @@
+import type { DType } from '../tensor/dtype.ts'
 import type { Tensor } from '../tensor/tensor.ts'
 import { sizeOf } from '../tensor/tensor.ts'
 import { usesDecoding, usesHalf } from './compute.ts'
@@ -9,9 +10,9 @@ import type { QuantizedTensor } from './quantization.ts'
 
 interface Attributes { weight: QuantizedTensor; half: boolean }
 
-/** y = x Wᵀ + bias of flat x, in x's dtype. */
-export function quantizedForward(x: Tensor, weight: QuantizedTensor, bias: Tensor | null, half: boolean): Tensor {
-  const y = emptyLike(x, [x.dim(0), weight.shape[0]!])
+/** y = x Wᵀ + bias of flat x, in x's dtype where no other is given. */
+export function quantizedForward(x: Tensor, weight: QuantizedTensor, bias: Tensor | null, half: boolean, dtype: DType = x.dtype): Tensor {
+  const y = emptyLike(x, [x.dim(0), weight.shape[0]!], dtype)
   const { kernels } = x.device
   const ordered = weight.order ? weight.order.toWeight(x) : x
   const [zeros, added, format] = [weight.zeros?.handle ?? 0, bias?.handle ?? 0, quantizedFormats[weight.format]]

@@ -6,7 +6,8 @@ import { ConfigError } from '../errors.ts'
 import { perplexityOfFiles } from '../eval/index.ts'
 import { fillFolder } from '../files/index.ts'
 import { AutoModelForCausalLM, quantizedLayers, resolveQuantization, weightBytes, type CausalLanguageModel, type TokenArray } from '../models/index.ts'
-import { savedBytes } from '../models/quantizedLayers.ts'
+import { headName } from '../models/quantizedHead.ts'
+import { quantizedBytes } from '../models/weightBytes.ts'
 import { parseOptions, type OptionsOf } from '../options.ts'
 import { Tokenizer } from '../tokenizers/index.ts'
 import { quantizeFolderSchema, type quantizeModelSchema } from './options.ts'
@@ -23,8 +24,10 @@ export interface QuantizationReport {
   /** Numbers that share a scale; undefined: a row. */
   block: number | undefined
   method: string
-  /** Linear layers quantised. */
+  /** Linear layers quantised, the head included. */
   layers: number
+  /** The format of the head; undefined: it stayed as it was. */
+  head: string | undefined
   parameters: number
   /** Bytes of all weights, as saved. */
   byteLength: number
@@ -36,7 +39,7 @@ export interface QuantizationReport {
   perplexity?: { before: number, after: number }
 }
 
-/** Writes a model folder with its linear layers quantised, in bitsandbytes' format for nf4 and fp4 and GPTQ's for int4 and int8, and measures what that does. */
+/** Writes a model folder with its linear layers quantised, in bitsandbytes' format for nf4 and fp4 and GPTQ's for int4 and int8 (a quantised head that they cannot hold in anneal's), and measures what that does. */
 export async function quantizeFolder(options: QuantizeFolderOptions): Promise<QuantizationReport> {
   const { onProgress, ...rest } = options
   const args = parseOptions(quantizeFolderSchema, rest, 'quantize')
@@ -71,8 +74,11 @@ export async function quantizeFolder(options: QuantizeFolderOptions): Promise<Qu
   }
 }
 
-function quantizationOf({ format, block, doubleQuant, zeroPoints, skipModules }: Arguments): Omit<z.output<typeof quantizeModelSchema>, 'method' | 'dampPercent'> {
-  return { format, doubleQuant, zeroPoints, skipModules, ...(block === undefined ? {} : { block }) }
+function quantizationOf({ format, block, doubleQuant, zeroPoints, skipModules, head, headBlock }: Arguments): Omit<z.output<typeof quantizeModelSchema>, 'method' | 'dampPercent'> {
+  return {
+    format, doubleQuant, zeroPoints, skipModules,
+    ...(block === undefined ? {} : { block }), ...(head === undefined ? {} : { head }), ...(headBlock === undefined ? {} : { headBlock }),
+  }
 }
 
 /** The tokenizer, which is copied; a model without one can be rounded to nearest all the same. */
@@ -92,9 +98,10 @@ async function calibrationOf({ calibrationFiles, calibrationSamples, calibration
 }
 
 function describe(model: CausalLanguageModel, { output, format, method }: Arguments): Omit<QuantizationReport, 'perplexity'> {
-  const layers = [...quantizedLayers(model).values()]
+  const quantized = quantizedLayers(model)
+  const layers = [...quantized.values()]
   const byteLength = weightBytes(model)
   const parameters = model.numParameters()
-  const [bytes, weights] = [layers.reduce((sum, layer) => sum + savedBytes(layer), 0), layers.reduce((sum, { frozenSize }) => sum + frozenSize, 0)]
-  return { output, format, block: model.quantizationConfig?.block, method, layers: layers.length, parameters, byteLength, bitsPerWeight: 8 * bytes / weights, bitsPerParameter: 8 * byteLength / parameters }
+  const [bytes, weights] = [quantizedBytes(model), layers.reduce((sum, { frozenSize }) => sum + frozenSize, 0)]
+  return { output, format, block: model.quantizationConfig?.block, method, layers: layers.length, head: quantized.get(headName)?.weight.format, parameters, byteLength, bitsPerWeight: 8 * bytes / weights, bitsPerParameter: 8 * byteLength / parameters }
 }

@@ -1,7 +1,8 @@
 import { during } from '../activity.ts'
 import { ConfigError } from '../errors.ts'
 import { quantizeLayers, resolveQuantization, type CausalLanguageModel, type QuantizationConfig, type TokenArray } from '../models/index.ts'
-import { layersToQuantize, outputsFirst, quantizeWeight, replaceByQuantized, withBlock, type QuantizedWeight } from '../models/quantizedLayers.ts'
+import { headToQuantize, quantizeHeadOf, withBlocks } from '../models/quantizedHead.ts'
+import { layersToQuantize, outputsFirst, quantizeWeight, replaceByQuantized, type QuantizedWeight } from '../models/quantizedLayers.ts'
 import { toDtype } from '../ops/index.ts'
 import { noGrad, scope, unscoped, type Tensor } from '../tensor/index.ts'
 import { parseOptions, type OptionsOf } from '../options.ts'
@@ -19,7 +20,7 @@ export type QuantizeModelOptions = OptionsOf<typeof quantizeModelSchema> & {
 }
 
 /**
- * Quantises the linear layers of a loaded model, but for its head, in place. 'rtn' rounds each weight to the nearest; 'gptq' (int4, int8) and 'awq' (every
+ * Quantises the linear layers of a loaded model in place, its head, always to the nearest, only where `head` says so. 'rtn' rounds each weight to the nearest; 'gptq' (int4, int8) and 'awq' (every
  * format) calibrate with text, layer by layer. Parameters that stay, such as biases, are the same objects, but for norms that AWQ scales. Throws
  * ConfigError for a model that is quantised already.
  */
@@ -30,8 +31,9 @@ export function quantizeModel(model: CausalLanguageModel, options: QuantizeModel
 async function quantizeInPlace(model: CausalLanguageModel, options: QuantizeModelOptions): Promise<void> {
   const { calibration, onProgress, ...rest } = options
   const { method, dampPercent, ...quantize } = parseOptions(quantizeModelSchema, rest, 'quantizeModel')
-  const config = withBlock(model, resolveQuantization(quantize))
+  const config = withBlocks(model, resolveQuantization(quantize))
   const chosen = layersToQuantize(model, config)
+  if (config.head !== undefined) headToQuantize(model, config)
   if (method === 'rtn') return quantizeLayers(model, config)
   if (!calibration) throw new ConfigError(`calibration: expected sequences of token ids, which ${method} needs, got none`)
   if (method === 'gptq' && config.format !== 'int4' && config.format !== 'int8') throw new ConfigError(`method: expected format int4 or int8 for gptq, got ${config.format}; use awq or rtn`)
@@ -52,6 +54,7 @@ async function quantizeInPlace(model: CausalLanguageModel, options: QuantizeMode
     }
     onProgress?.({ layers: ++layers, of })
   })
+  if (config.head !== undefined) await quantizeHeadOf(model, config)
   model.quantizationConfig = config
 }
 

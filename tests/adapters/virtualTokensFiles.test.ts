@@ -187,7 +187,7 @@ describe('starts', () => {
   test('from a text, repeated or cut', async () => {
     const ids: Record<string, number[]> = { 'be kind': [5, 6, 7] }
     const encode = (text: string): number[] => ids[text]!
-    const table = await numbersOf((await base()).getInputEmbeddings().weight.tensor)
+    const table = await numbersOf((await base()).getParameter('model.embed_tokens.weight').tensor)
     const row = (id: number): number[] => Array.from(table.subarray(id * 48, (id + 1) * 48))
     for (const [count, expected] of [[2, [5, 6]], [5, [5, 6, 7, 5, 6]]] as const) {
       const model = await adapted({ type: 'prompt', numVirtualTokens: count, promptTuningInit: 'TEXT', promptTuningInitText: 'be kind' }, 'llama3', { encode })
@@ -196,14 +196,14 @@ describe('starts', () => {
   })
 
   test('from a text, as Gemma 3 scales its embeddings', async () => {
-    const table = await numbersOf((await base('gemma3')).getInputEmbeddings().weight.tensor)
+    const table = await numbersOf((await base('gemma3')).getParameter('model.embed_tokens.weight').tensor)
     const model = await adapted({ type: 'prompt', numVirtualTokens: 1, promptTuningInit: 'TEXT', promptTuningInitText: 'a' }, 'gemma3', { encode: () => [5] })
     expect(Array.from(await valuesOf(model))).toEqual(Array.from(table.subarray(5 * 40, 6 * 40), (x) => Math.fround(x * Math.fround(Math.sqrt(40)))))
   })
 
   test('from the vocabulary, as the seed says', async () => {
     const options: AdapterInput = { type: 'prompt', numVirtualTokens: 6, promptTuningInit: 'SAMPLE_VOCAB' }
-    const table = await numbersOf((await base()).getInputEmbeddings().weight.tensor)
+    const table = await numbersOf((await base()).getParameter('model.embed_tokens.weight').tensor)
     const rows = new Set(Array.from({ length: 160 }, (_, id) => table.subarray(id * 48, (id + 1) * 48).join()))
     const drawn = await Promise.all([1, 1, 2].map(async (seed) => valuesOf(await adapted(options, 'llama3', { seed }))))
     for (const values of drawn) for (let i = 0; i < 6; i++) expect(rows.has(values.subarray(i * 48, (i + 1) * 48).join())).toBe(true)

@@ -87,6 +87,17 @@ test('a dry run checks everything, tells the memory and writes nothing', async (
   expect(readdirSync(cwd)).not.toContain('out')
 })
 
+test('a dry run counts quantised layers and head as what they are', async () => {
+  const weights = async (...quantize: string[]): Promise<number> => {
+    const { code, stdout } = await inFolder('sft', '--model', model, '--files', train, '--output-dir', 'out', '--dry-run', '--max-length', '64', '--adapter.type', 'lora', ...quantize)
+    expect(code).toBe(0)
+    return Number(/= weights ([\d.]+) KiB/.exec(stdout)![1])
+  }
+  const [full, layers, head] = [await weights(), await weights('--quantize', 'int8'), await weights('--quantize.format', 'int8', '--quantize.head', 'int8')]
+  expect(layers).toBeLessThan(full)
+  expect(head).toBeLessThan(layers)
+})
+
 test('eval and generate print JSON', async () => {
   const { code, stdout } = await inFolder('eval', '--model', model, '--files', held, '--json')
   expect(code).toBe(0)

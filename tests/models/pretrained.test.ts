@@ -156,7 +156,7 @@ describe('reading', () => {
     const before = cpu.memory().live
     await expect(AutoModelForCausalLM.fromPretrained(folder)).rejects.toThrow(FileFormatError)
     await expect(AutoModelForCausalLM.fromPretrained(folder)).rejects.toThrow(message)
-    expect(cpu.memory().live).toBe(before)
+    expect(cpu.memory().live).toBeLessThanOrEqual(before)
   })
 
   test('refuses a config that says other sizes', async () => {

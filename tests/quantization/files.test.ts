@@ -99,7 +99,7 @@ describe('checkpoints of GPTQ, AWQ and LLM.int8()', () => {
       closeTo(await last(model), computed.logits)
       await withLora(model)
       closeTo(await last(model), computed.loraLogits)
-      const table = model.getInputEmbeddings().weight
+      const table = model.getParameter('model.embed_tokens.weight')
       table.requiresGrad = true
       const { loss } = model.forward({ inputIds: [ids], labels: [ids] })
       expect(await loss!.item()).toBeCloseTo(computed.loss, 4)

@@ -6,8 +6,8 @@ import { bytesText, print } from '../terminal.ts'
 
 const schema = quantizeFolderSchema.extend({ json: z.boolean().default(false).describe('Print JSON') })
 
-function describe({ output, format, block, method, layers, parameters, byteLength, bitsPerWeight, bitsPerParameter, perplexity }: QuantizationReport): void {
-  print(`${output}: ${layers} linear layers in ${format}, ${block === undefined ? 'a scale for each row' : `blocks of ${block}`}, by ${method}, ${bitsPerWeight.toFixed(3)} bits per weight`)
+function describe({ output, format, block, method, layers, head, parameters, byteLength, bitsPerWeight, bitsPerParameter, perplexity }: QuantizationReport): void {
+  print(`${output}: ${layers} linear layers in ${format}, ${block === undefined ? 'a scale for each row' : `blocks of ${block}`}, by ${method}${head === undefined ? '' : `, the head among them in ${head}`}, ${bitsPerWeight.toFixed(3)} bits per weight`)
   print(`${(parameters / 1e6).toFixed(1)}M parameters, ${bytesText(byteLength)}, ${bitsPerParameter.toFixed(2)} bits each with embeddings and norms`)
   if (perplexity) print(`perplexity ${perplexity.before.toPrecision(6)} before, ${perplexity.after.toPrecision(6)} after`)
 }

@@ -1,8 +1,9 @@
 import type { Batch } from '../../data/index.ts'
 import type { BaseOutput, CausalLanguageModel } from '../../models/index.ts'
-import { Linear } from '../../nn/index.ts'
+import { plainHead } from '../../models/outputLayer.ts'
+import type { Linear } from '../../nn/index.ts'
 import { add, crossEntropy, linearCrossEntropy, linearDivergence, linearLogprob, linearTopDivergence, logitsDivergence, logitsTopDivergence, mul, policyLoss, selectiveLogSoftmax, SequenceStarts, sum, toDtype } from '../../ops/index.ts'
-import type { DivergenceOptions, DivergenceResult, OutputLayer, RecordedDistributions, Tail } from '../../ops/index.ts'
+import type { DivergenceOptions, DivergenceResult, RecordedDistributions, Tail } from '../../ops/index.ts'
 import { noGrad, Tensor } from '../../tensor/index.ts'
 import type { LossResult, Sum } from '../../train/task.ts'
 import { featureLoss, type FeatureOptions } from './features.ts'
@@ -33,12 +34,9 @@ export interface LossOptions extends MiniLlmOptions, FeatureOptions {
 /** What the student learns from, and what belongs to the student alone. */
 export interface LossParts { student: CausalLanguageModel; teacher: CausalLanguageModel | undefined; projections: readonly Linear[] }
 
-const plainHead = (model: CausalLanguageModel, hidden: Tensor): OutputLayer | undefined =>
-  model.lm_head instanceof Linear ? { hidden, weight: model.lm_head.weight.tensor, bias: model.lm_head.bias?.tensor ?? null } : undefined
-
 /** The divergence from a live teacher, in chunks where both output layers are plain matrices. */
 function liveDivergence(student: CausalLanguageModel, own: Tensor, teacher: CausalLanguageModel, taught: Tensor, labels: Tensor, options: DivergenceOptions): DivergenceResult {
-  const [head, teacherHead] = [plainHead(student, own), plainHead(teacher, taught)]
+  const [head, teacherHead] = [plainHead(student.lm_head, own), plainHead(teacher.lm_head, taught)]
   if (head && teacherHead) return linearDivergence(head, teacherHead, labels, options)
   return logitsDivergence(student.logits(own), noGrad(() => teacher.logits(taught)), labels, options)
 }
@@ -62,12 +60,12 @@ function recordedTensors(rows: readonly RecordedRow[], { labels }: Batch, topK: 
 }
 
 function recordedDivergence(student: CausalLanguageModel, own: Tensor, recorded: RecordedDistributions, labels: Tensor, options: DivergenceOptions & { tail: Tail, vocabulary: number }): DivergenceResult {
-  const head = plainHead(student, own)
+  const head = plainHead(student.lm_head, own)
   return head ? linearTopDivergence(head, recorded, labels, options) : logitsTopDivergence(student.logits(own), recorded, labels, options)
 }
 
 function logprobs(model: CausalLanguageModel, hidden: Tensor, labels: Tensor, temperature: number): Tensor {
-  const head = plainHead(model, hidden)
+  const head = plainHead(model.lm_head, hidden)
   return (head ? linearLogprob(hidden, head.weight, labels, { temperature, bias: head.bias ?? null }) : selectiveLogSoftmax(model.logits(hidden), labels, { temperature })).logprob
 }
 
@@ -81,7 +79,7 @@ function policyTerm(own: Tensor, taught: Tensor, { cuSeqlens, labels }: Batch, n
 
 /** The cross-entropy of the labels over `items`, differentiable; of each token, and whether its label has the largest logit where that is known. */
 function hardLabels(student: CausalLanguageModel, { lastHiddenState, labels }: BaseOutput, items: number): { loss: Tensor, nll: Tensor, correct?: Tensor } {
-  const head = plainHead(student, lastHiddenState)
+  const head = plainHead(student.lm_head, lastHiddenState)
   if (head) return linearCrossEntropy(lastHiddenState, head.weight, labels!, { numItems: items, bias: head.bias ?? null })
   const nll = crossEntropy(student.logits(lastHiddenState), labels!)
   return { loss: mul(sum(nll), 1 / items), nll }
