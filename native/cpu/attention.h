@@ -73,7 +73,7 @@ ANNEAL_INLINE vf exp2_negative(vf x) {
   p = p * f + 2.402264791363012e-1f;
   p = p * f + 6.931472028550421e-1f;
   p = p * f + 1.f;
-  return (vf)((vi)p + ((vi)t << 23));
+  return (vf)((vu)p + ((vu)t << 23));  // unsigned: scores of 1e9 and more may round above 0 and wrap around
 }
 
 struct Range {
