@@ -135,6 +135,14 @@ export class Tensor {
     return length
   }
 
+  /** Dtype, shape and device. Not the numbers, which are there later only: `await data()`. */
+  toString(): string {
+    const where = this.storage ? `on ${this.storage.device.name}` : 'disposed'
+    return `Tensor(${this.dtype} [${this.shape.join(', ')}] ${where}${this.requiresGrad ? ', requiresGrad' : ''})`
+  }
+
+  [Symbol.for('nodejs.util.inspect.custom')](): string { return this.toString() }
+
   /** @internal A second tensor over the same memory, without its gradient history. */
   alias(): Tensor {
     const storage = this.live

@@ -1,4 +1,5 @@
 // Proves that numbers go into tensors and come back in every dtype, and that wrong shapes are refused with the reason.
+import { inspect } from 'node:util'
 import { expect, test } from 'vitest'
 import { cpu, dtypes, Tensor } from '../../src/tensor/index.ts'
 
@@ -22,6 +23,13 @@ test('a typed array gives its dtype, and is copied', async () => {
   using bytes = Tensor.from(Uint8Array.of(255))
   expect([whole.dtype, long.dtype, bytes.dtype]).toEqual(['int32', 'int64', 'uint8'])
   expect((await long.data())[0]).toBe(2n ** 60n)
+})
+
+test('a tensor is printed as what it is', () => {
+  const tensor = Tensor.from([1, 2, 3], [1, 3], { dtype: 'bfloat16' }).requiresGrad_()
+  expect(inspect({ weight: tensor })).toBe('{ weight: Tensor(bfloat16 [1, 3] on cpu, requiresGrad) }')
+  tensor.dispose()
+  expect(String(tensor)).toBe('Tensor(bfloat16 [1, 3] disposed, requiresGrad)')
 })
 
 test('a part of a larger buffer is written alone', async () => {

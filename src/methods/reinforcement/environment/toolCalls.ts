@@ -1,9 +1,7 @@
 import { ConfigError } from '../../../errors.ts'
 
 /** How a model writes the calls of functions: Hermes and Qwen between `<tool_call>` tags; Llama 3 as one JSON object, after `<|python_tag|>` or alone. */
-const toolCallFormats = ['hermes', 'llama3'] as const
-/** The name of a way that models write calls of tools. */
-export type ToolCallFormat = (typeof toolCallFormats)[number]
+export type ToolCallFormat = 'hermes' | 'llama3'
 
 /** A call of a tool as the model wrote it. */
 export interface ToolCall { name: string; arguments: Record<string, unknown> }
