@@ -113,7 +113,9 @@ __global__ void __launch_bounds__(numbers == gradient_few_numbers ? gradient_blo
 #pragma unroll
       for (int p = 0; p < pieces; ++p) load_row_piece<aligned>(other[p], dsum, first + p * step, n);
     }
-    const float rstd = n > 0 ? a.rstd[row] : 0.f, mean = layer && n > 0 ? a.mean[row] : 0.f;
+    // A warp's first lane reads them for all.
+    auto of_row = [&](const float* statistic) { return __shfl_sync(0xffffffffu, n > 0 && threadIdx.x % 32 == 0 ? statistic[row] : 0.f, 0); };
+    const float rstd = of_row(a.rstd), mean = layer ? of_row(a.mean) : 0.f;
     float total[sums] = {};
 #pragma unroll
     for (int p = 0; p < pieces; ++p) {

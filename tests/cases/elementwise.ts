@@ -78,6 +78,7 @@ const embeddingCases: OpCase[] = [
   { op: 'embedding', name: '[5, 3] no token', inputs: [float([5, 3]), integers([])], run: (weight, id) => embedding(weight, id), forward: {} },
   { op: 'embedding', name: '[5, 7] repeated tokens', inputs: [float([5, 7]), integers([4, 0, 4, 4, 2, 0])], run: (weight, id) => embedding(weight, id), forward: {} },
   { op: 'embedding', name: '[97, 33] tokens [2, 65]', inputs: [float([97, 33]), { ...labels(130, 97), shape: [2, 65] }], run: (weight, id) => embedding(weight, id), forward: {} },
+  { op: 'embedding', name: '[2, 16] 75 tokens', inputs: [float([2, 16]), labels(75, 2)], run: (weight, id) => embedding(weight, id), forward: {} },
   { op: 'embedding', name: '[3, 4200] five tokens', inputs: [float([3, 4200]), integers([2, 0, 2, 1, 2])], run: (weight, id) => embedding(weight, id), forward: {} },
   {
     op: 'embedding', name: '[50257, 768] 1024 tokens', inputs: [float([50257, 768]), labels(1024, 50257)], run: (weight, id) => embedding(weight, id),
