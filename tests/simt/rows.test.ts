@@ -1,6 +1,6 @@
 // Proves that blocks which walk over many rows, several at a time and each row that of several warps, compute what the CPU does: with more rows than all
 // blocks of a launch take in their first round.
-import { beforeAll, expect, test } from 'vitest'
+import { beforeAll, test } from 'vitest'
 import { addLayerNorm, addRmsNorm, layerNorm, rmsNorm } from '../../src/ops/index.ts'
 import { cpu, device, setDefaultDevice } from '../../src/tensor/index.ts'
 import type { Device } from '../../src/tensor/index.ts'

@@ -31,7 +31,7 @@ const streaming: { sizes: Sizes, names: string[], bounds?: Record<string, number
   ] },
   { sizes: manyRows, names: norms },
   { sizes: largeVocabulary, names: ['cross_entropy', 'cross_entropy backward', 'selective_log_softmax', 'selective_log_softmax backward', 'softmax', 'softmax backward'], bounds: { softmax: 1.5, 'softmax backward': 1.67 } },
-  { sizes: wideRows, names: norms, bounds: {} },
+  { sizes: wideRows, names: norms, bounds: { 'rms_norm with residual': 1.76, 'rms_norm backward': 3.16, layer_norm: 3.01, 'layer_norm backward': 5.41 } },
 ]
 
 async function bytesSoFar(): Promise<number> {
