@@ -55,7 +55,7 @@ export const faults = [
   { ...lastBlock, name: 'norm: the last block but one adds the parts', search: 'const bool last = *room == count - 1;', replace: 'const bool last = *room + 2 == count;' },
   { ...lastBlock, name: 'norm: a block alone reads what its other threads have not written yet', search: 'if (gridDim.x == 1) __syncthreads();', replace: '' },
   { ...norm, file: 'norm.cu', name: 'norm: weights are read before the threads of other rows have brought them', search: "  if (blockDim.y > 1) __syncthreads();\n", replace: '' },
-  { ...norm, file: 'norm.cu', name: 'norm: a block’s next rows are those of the block beside it', search: 'const int64_t stride = int64_t{gridDim.x} * blockDim.y, begin', replace: 'const int64_t stride = blockDim.y, begin' },
+  { ...norm, file: 'norm.cu', name: 'norm: what is on its way is the row before', search: 'if (base + stride < a.rows) fetch(base + stride);', replace: 'if (base + stride < a.rows) fetch(base);' },
   { ...lastBlock, file: 'norm_backward.cu', name: 'norm: a block’s sums are added before all of its rows have theirs', search: 'x[four * 4 / length] + four * 4 % length);\n  __syncthreads();', replace: 'x[four * 4 / length] + four * 4 % length);' },
   { ...lastBlock, file: 'norm_backward.cu', name: 'norm: a block’s sums overwrite weights that others still read', search: '  __syncthreads();  // nobody reads any more what is there\n', replace: '' },
   { ...lists, name: 'adamw: the first block of a parameter takes the one before', search: 'first[found + step] <= block)', replace: 'first[found + step] < block)' },

@@ -44,7 +44,7 @@ const normCases = normShapes.flatMap((shape): OpCase[] => {
   ]
 })
 
-const ropeCases = ([[0, 2, 8, 8], [1, 1, 2, 2], [5, 3, 10, 10], [7, 2, 16, 8], [33, 4, 64, 64], [2, 1, 602, 600], [2048, 14, 64, 64]] as const).flatMap(([tokens, heads, width, rotated]) => [false, true].map((interleaved): OpCase => ({
+const ropeCases = ([[0, 2, 8, 8], [1, 1, 2, 2], [5, 3, 10, 10], [7, 2, 16, 8], [33, 4, 64, 64], [2, 1, 602, 600], [2, 1, 4112, 4112], [2048, 14, 64, 64]] as const).flatMap(([tokens, heads, width, rotated]) => [false, true].map((interleaved): OpCase => ({
   op: 'rope', name: `${text([tokens, heads, width])} ${rotated} turned${interleaved ? ' interleaved' : ''}`,
   inputs: [
     float([tokens, heads, width]), float([64, rotated / 2], { gradient: false, fixed: 'float32' }), float([64, rotated / 2], { gradient: false, fixed: 'float32' }),
