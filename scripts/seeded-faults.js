@@ -13,6 +13,7 @@ const lists = { compile: ['optimizer.cu'], file: 'tensor_table.h', test: ['tests
 const lists8 = { compile: ['adamw_8bit.cu'], file: 'adamw_8bit.cu', test: ['tests/cuda/optimizer.test.ts', 'adamw_8bit changes'] }
 const sums = { compile: ['optimizer.cu'], file: 'optimizer.cu', test: ['tests/cuda/optimizer.test.ts', 'the sum of squares'] }
 const rope = { compile: ['rope.cu'], file: 'rope.cu', test: ['tests/cuda/fused.test.ts', "^'?ropePair"] }
+const softmax = { compile: ['softmax.cu'], file: 'softmax.cu', test: ['tests/cuda/fused.test.ts', "^'?softmax"] }
 const topK = { compile: ['top_k.cu'], file: 'top_k.cu', test: ['tests/cuda/fused.test.ts', "^'?topK"] }
 const divergence = { compile: ['divergence.cu'], file: 'divergence.cu', test: ['tests/cuda/fused.test.ts', "^'?linearDivergence"] }
 const recorded = { ...divergence, test: ['tests/cuda/fused.test.ts', "^'?linearTopDivergence"] }
@@ -50,9 +51,13 @@ export const faults = [
   { ...norm, file: 'numeric.h', name: 'block_reduce: no barrier before its room is written', search: '  __syncthreads();\n  if (lane == 0) room', replace: '  if (lane == 0) room', compile: ['policy_loss.cu'], test: ['tests/cuda/fused.test.ts', "^'?policyLoss"] },
   { ...norm, name: 'norm: no barrier before the warps’ sums are read', search: '  __syncthreads();\n#pragma unroll\n  for (int i = 0; i < count; ++i) x[i] = warp_reduce', replace: '#pragma unroll\n  for (int i = 0; i < count; ++i) x[i] = warp_reduce' },
   { ...norm, file: 'column_sums.h', compile: ['loss_linear.cu'], test: ['tests/cuda/fused.test.ts', "^'?linearCrossEntropy"], name: 'column sums: no barrier before the rows’ sums are added', search: 'room[threadIdx.x] = total;\n  __syncthreads();', replace: 'room[threadIdx.x] = total;' },
-  { ...lastBlock, name: 'norm: blocks arrive before all of their threads have written', search: '  __threadfence();\n  __syncthreads();\n  if (threadIdx.x == 0) *room', replace: '  __threadfence();\n  if (threadIdx.x == 0) *room' },
+  { ...lastBlock, name: 'norm: blocks arrive before all of their threads have written', search: '  __threadfence();\n  __syncthreads();\n  if (threadIdx.x == 0 &&', replace: '  __threadfence();\n  if (threadIdx.x == 0 &&' },
   { ...lastBlock, name: 'norm: the last block but one adds the parts', search: 'const bool last = *room == count - 1;', replace: 'const bool last = *room + 2 == count;' },
   { ...lastBlock, name: 'norm: a block alone reads what its other threads have not written yet', search: 'if (gridDim.x == 1) __syncthreads();', replace: '' },
+  { ...norm, file: 'norm.cu', name: 'norm: weights are read before the threads of other rows have brought them', search: "  if (blockDim.y > 1) __syncthreads();\n", replace: '' },
+  { ...norm, file: 'norm.cu', name: 'norm: what is on its way is the row before', search: 'if (base + stride < a.rows) fetch(base + stride);', replace: 'if (base + stride < a.rows) fetch(base);' },
+  { ...lastBlock, file: 'norm_backward.cu', name: 'norm: a block’s sums are added before all of its rows have theirs', search: 'x[four * 4 / length] + four * 4 % length);\n  __syncthreads();', replace: 'x[four * 4 / length] + four * 4 % length);' },
+  { ...lastBlock, file: 'norm_backward.cu', name: 'norm: a block’s sums overwrite weights that others still read', search: '  __syncthreads();  // nobody reads any more what is there\n', replace: '' },
   { ...lists, name: 'adamw: the first block of a parameter takes the one before', search: 'first[found + step] <= block)', replace: 'first[found + step] < block)' },
   { ...lists, name: 'adamw: a table takes one tensor more than it holds', search: 'if (table.count == Table::most ||', replace: 'if (table.count == Table::most + 1 ||' },
   { ...lists8, name: 'adamw_8bit: the code books are read before they are there', search: 'fill_bounds(second_book);\n  __syncthreads();', replace: 'fill_bounds(second_book);' },
@@ -62,6 +67,9 @@ export const faults = [
   { ...sums, name: 'sum_squares: a second table’s sums overwrite the first’s', search: '          done += table.blocks;\n', replace: '' },
   { ...rope, name: 'rope_pair: the other heads are written where the first ones’ rows would be', search: 't.other_y + (token * a.other_heads + head - a.heads)', replace: 't.other_y + (token * a.heads + head - a.heads)' },
   { ...rope, name: 'rope_pair: the last head of the other tensor is left out', search: 'const int64_t heads = a.heads + a.other_heads;', replace: 'const int64_t heads = a.heads + a.other_heads - (a.other_heads > 0);' },
+  { ...rope, name: 'rope: angles are read before they are there', search: '    __syncthreads();\n    if (is_turning) {', replace: '    if (is_turning) {' },
+  { ...rope, test: ['tests/cuda/fused.test.ts', "^'?rope "], name: 'rope: angles are overwritten before all have read them', search: '    if (base > 0) __syncthreads();  // the angles of the places before have been read\n', replace: '' },
+  { ...softmax, name: 'softmax: a thread’s exponentials keep the thread’s maximum', search: 'exp_above(own.max, all.max) / all.sum;', replace: '1 / all.sum;' },
   { ...topK, name: 'top_k: one equal number too many is kept', search: '(key == least && own_equal < short_by)', replace: '(key == least && own_equal <= short_by)' },
   { ...topK, name: 'top_k: no barrier before the warps’ counts are read', search: '__popc(equal));\n    }\n    __syncthreads();', replace: '__popc(equal));\n    }' },
   { ...topK, name: 'top_k: the digits’ places are read before they are there', search: '      room.next[threadIdx.x] = at;\n    }\n    __syncthreads();', replace: '      room.next[threadIdx.x] = at;\n    }' },
@@ -76,6 +84,9 @@ export const faults = [
   { ...many, name: 'quantized_matmul: the wait leaves one stage too many under way', search: 'cp_async_wait<many_stages - 2>();', replace: 'cp_async_wait<many_stages - 1>();' },
   { ...embedding, name: 'embedding: places are taken before all lanes have read theirs', search: '    __syncwarp();\n    if (lane == __ffs', replace: '    if (lane == __ffs' },
   { ...embedding, name: 'embedding: digits are counted before the counts are zero', search: 'count[threadIdx.x] = 0;\n  __syncthreads();', replace: 'count[threadIdx.x] = 0;' },
+  { ...embedding, name: 'embedding: a warp goes on one place too far', search: 'first += 31) {', replace: 'first += 32) {' },
+  { ...embedding, name: 'embedding: the last row of a run is the first token’s', search: 'lane > 0 && lane <= run ?', replace: 'lane > 0 && lane < run ?' },
+  { ...embedding, file: 'gather.h', name: 'embedding: no bound on the last elements of a row', search: 'if (first + k * blockDim.x < width) store_elements', replace: 'store_elements' },
   { ...movement, quick: 'race', name: 'transpose: no barrier between writing and reading the tile', search: 'column + lane];\n  __syncthreads();', replace: 'column + lane];' },
   { ...movement, quick: 'ascending', name: 'transpose: the tile is read along its rows', search: 'room[lane * stride + i];', replace: 'room[i * stride + lane];' },
   { ...movement, quick: 'profile', slow: true, name: 'transpose: rows of the tile without padding', search: 'stride = tile + (sizeof(U) < 4 ? 4 / sizeof(U) : 1);', replace: 'stride = tile;' },

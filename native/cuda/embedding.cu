@@ -10,7 +10,7 @@ constexpr int sort_warps = 8, sort_threads = 32 * sort_warps, sort_rounds = 8;
 constexpr int sort_tile = sort_threads * sort_rounds;  // tokens of a block, each warp having neighbouring ones
 constexpr int digit_bits = 6, digits = 1 << digit_bits;
 constexpr int scan_threads = 1024;
-constexpr int add_threads = 128, rows_ahead = 4;  // rows whose loads are under way together
+constexpr int add_threads = 128, add_columns = 8, rows_ahead = 4;  // of a thread; rows whose loads are under way together
 
 // What is sorted: ids and the tokens that have them. Null tokens stand for 0, 1, 2, …
 struct Sorted {
@@ -110,45 +110,70 @@ __global__ void __launch_bounds__(sort_threads) place_kernel(Sorted to, Sorted f
   }
 }
 
-// dweight[id] += the rows of dy whose tokens have it, in order. The block of the first of them does it; the others have nothing to do.
+// Numbers of a row, fewer than all of them (count) or not on 16 bytes one at a time.
+template <class T> ANNEAL_DEVICE void load_columns(float (&v)[add_columns], const T* from, int count, bool aligned) {
+  if (aligned && count == add_columns) {
+#pragma unroll
+    for (int i = 0; i < add_columns; i += vector_length<T>) {
+      float part[vector_length<T>];
+      load_vector(part, from + i);
+#pragma unroll
+      for (int k = 0; k < vector_length<T>; ++k) v[i + k] = part[k];
+    }
+    return;
+  }
+#pragma unroll
+  for (int i = 0; i < add_columns; ++i) v[i] = i < count ? to_float(from[i]) : 0.f;
+}
+ANNEAL_DEVICE void store_columns(float* to, const float (&v)[add_columns], int count, bool aligned) {
+  if (aligned && count == add_columns) {
+#pragma unroll
+    for (int i = 0; i < add_columns; i += 4) {
+      const float part[4] = {v[i], v[i + 1], v[i + 2], v[i + 3]};
+      store_vector(to + i, part);
+    }
+    return;
+  }
+#pragma unroll
+  for (int i = 0; i < add_columns; ++i)
+    if (i < count) to[i] = v[i];
+}
+
+// dweight[id] += the rows of dy whose tokens have it, in order. The block of the first of them does it; the others have nothing to do. A warp looks at 31 places
+// at once: lane 0 at the one before, which tells whether this is the first.
 template <class T>
 __global__ void __launch_bounds__(add_threads) add_rows_kernel(float* dweight, const T* dy, Sorted sorted, int64_t tokens, int64_t width, bool aligned) {
-  constexpr int n = 4;
-  const int64_t begin = blockIdx.x, column = (int64_t{blockIdx.y} * add_threads + threadIdx.x) * n;
-  const int32_t id = sorted.id[begin];
-  if (begin > 0 && sorted.id[begin - 1] == id) return;
-  if (column >= width) return;
-  const bool whole = aligned && column + n <= width;
-  const int count = width - column < n ? static_cast<int>(width - column) : n;
+  const int lane = threadIdx.x % 32;
+  const int64_t begin = blockIdx.x, column = (int64_t{blockIdx.y} * blockDim.x + threadIdx.x) * add_columns;
+  auto id_at = [&](int64_t i) { return i >= 0 && i < tokens ? sorted.id[i] : -1; };
+  int32_t seen = id_at(begin - 1 + lane);
+  const int32_t id = __shfl_sync(0xffffffffu, seen, 1);
+  if (__shfl_sync(0xffffffffu, seen, 0) == id) return;
+  const int count = width - column >= add_columns ? add_columns : width > column ? static_cast<int>(width - column) : 0;
   float* to = dweight + id * width + column;
-  Elements<float, n> total;
+  float total[add_columns];
+  load_columns(total, to, count, aligned);
+  for (int64_t first = begin;; first += 31) {
+    const uint32_t others = ~(__ballot_sync(0xffffffffu, lane > 0 && seen == id) >> 1);
+    const int run = __ffs(static_cast<int>(others)) - 1;
+    const int32_t token = lane > 0 && lane <= run ? sorted.token[first + lane - 1] : 0;
+    for (int base = 0; base < run; base += rows_ahead) {
+      float row[rows_ahead][add_columns];
 #pragma unroll
-  for (int k = 0; k < n; ++k) total.at[k] = k < count ? to[k] : 0;
-  for (int64_t first = begin; first < tokens && sorted.id[first] == id; first += rows_ahead) {
-    Elements<T, n> row[rows_ahead];
-    bool is_own[rows_ahead];
+      for (int r = 0; r < rows_ahead; ++r) {
+        const int64_t from = __shfl_sync(0xffffffffu, token, (base + r + 1) % 32);
+        if (base + r < run) load_columns(row[r], dy + from * width + column, count, aligned);
+      }
 #pragma unroll
-    for (int r = 0; r < rows_ahead; ++r) {
-      is_own[r] = first + r < tokens && sorted.id[first + r] == id;
-      if (!is_own[r]) continue;
-      const T* from = dy + sorted.token[first + r] * width + column;
-      if (whole) row[r] = load_elements<n>(from);
-      else
+      for (int r = 0; r < rows_ahead; ++r)
+        if (base + r < run)
 #pragma unroll
-        for (int k = 0; k < n; ++k)
-          if (k < count) row[r].at[k] = from[k];
+          for (int k = 0; k < add_columns; ++k) total[k] += row[r][k];
     }
-#pragma unroll
-    for (int r = 0; r < rows_ahead; ++r)
-      if (is_own[r])
-#pragma unroll
-        for (int k = 0; k < n; ++k)
-          if (k < count) total.at[k] += to_float(row[r].at[k]);
+    if (run < 31) break;
+    seen = id_at(first + 30 + lane);
   }
-  if (whole) return store_elements(to, total);
-#pragma unroll
-  for (int k = 0; k < n; ++k)
-    if (k < count) to[k] = total.at[k];
+  store_columns(to, total, count, aligned);
 }
 
 namespace {
@@ -199,9 +224,10 @@ void embedding_backward(InOut dweight, In dy, In id, bool accumulate) {
   const Sorted sorted = sort_by_id(id, dweight.dim(0));
   dispatch_float("embedding_backward", dy.dtype, [&](auto number) {
     using T = decltype(number);
-    const bool aligned = width % 4 == 0 && is_aligned_to(16, dweight.data) && is_aligned_to(4 * sizeof(T), dy.data);
-    const dim3 grid(static_cast<unsigned>(id.size), static_cast<unsigned>(ceil_div(width, 4 * add_threads)));
-    launch(add_rows_kernel<T>, {grid, dim3(add_threads), 0, "embedding_backward"}, dweight.as<float>(), dy.as<const T>(), sorted, id.size, width, aligned);
+    const bool aligned = width % vector_length<T> == 0 && is_aligned_to(16, dweight.data) && is_aligned_to(16, dy.data);
+    const int64_t wanted = ceil_div(width, 32 * add_columns) * 32, threads = wanted < add_threads ? wanted : add_threads;
+    const dim3 grid(static_cast<unsigned>(id.size), static_cast<unsigned>(ceil_div(width, add_columns * threads)));
+    launch(add_rows_kernel<T>, {grid, dim3(static_cast<unsigned>(threads)), 0, "embedding_backward"}, dweight.as<float>(), dy.as<const T>(), sorted, id.size, width, aligned);
   });
 }
 

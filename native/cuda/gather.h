@@ -6,18 +6,29 @@
 
 namespace anneal::cuda {
 
-// y[i] = x[row[i]], `width` elements of U a row. A thread takes one of them.
+constexpr int gather_ahead = 4;
+
+// y[i] = x[row[i]], `width` elements of U a row. A row is that of blockDim.x threads, which take every blockDim.x-th element, some of them at a time.
 template <class U>
-__global__ void __launch_bounds__(map_threads) gather_rows_kernel(U* y, const U* x, const int32_t* row, int64_t items, int64_t width, int64_t rows, Fault* fault, FaultSite site) {
-  const int64_t item = int64_t{blockIdx.x} * map_threads + threadIdx.x;
-  if (item >= items) return;
-  int64_t i = item;
-  const int64_t column = take_axis(i, width), from = row[i];
+__global__ void __launch_bounds__(map_threads) gather_rows_kernel(U* y, const U* x, const int32_t* row, int64_t count, int64_t width, int64_t rows, Fault* fault, FaultSite site) {
+  const int64_t i = int64_t{blockIdx.x} * blockDim.y + threadIdx.y;
+  if (i >= count) return;
+  const int64_t from = row[i];
   if (from < 0 || from >= rows) {
-    if (column == 0) report(fault, site, i, from, rows);
+    if (threadIdx.x == 0) report(fault, site, i, from, rows);
     return;
   }
-  copy_element(y + item, x + from * width + column);
+  x += from * width;
+  y += i * width;
+  for (int64_t first = threadIdx.x; first < width; first += gather_ahead * blockDim.x) {
+    Elements<U, 1> element[gather_ahead];
+#pragma unroll
+    for (int k = 0; k < gather_ahead; ++k)
+      if (first + k * blockDim.x < width) element[k] = load_elements<1>(x + first + k * blockDim.x);
+#pragma unroll
+    for (int k = 0; k < gather_ahead; ++k)
+      if (first + k * blockDim.x < width) store_elements(y + first + k * blockDim.x, element[k]);
+  }
 }
 
 // The most bytes up to 16 that divide a row and both addresses.
@@ -32,8 +43,12 @@ inline void gather(const char* kernel, FaultSite site, Tensor& y, const Tensor& 
   const int64_t wide = widest_of_rows(row_bytes, y.data, x.data);
   dispatch_size(wide, [&](auto element) {
     using U = decltype(element);
-    const int64_t width = row_bytes / wide, items = row.size * width;
-    launch(gather_rows_kernel<U>, {blocks_of(items), dim3(map_threads), 0, kernel}, y.as<U>(), x.as<const U>(), row.as<const int32_t>(), items, width, rows, fault(), site);
+    const int64_t width = row_bytes / wide;
+    unsigned across = 1;
+    while (across < map_threads && across * gather_ahead < width) across *= 2;
+    const unsigned together = map_threads / across;
+    launch(gather_rows_kernel<U>, {dim3(static_cast<unsigned>(ceil_div(row.size, together))), dim3(across, together), 0, kernel}, y.as<U>(), x.as<const U>(),
+           row.as<const int32_t>(), row.size, width, rows, fault(), site);
   });
 }
 

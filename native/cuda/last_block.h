@@ -14,7 +14,7 @@ ANNEAL_DEVICE uint32_t arrive(uint32_t* counter, uint32_t count) { return atomic
 ANNEAL_DEVICE bool last_of_blocks(uint32_t* counter, uint32_t count, uint32_t* room) {
   __threadfence();
   __syncthreads();
-  if (threadIdx.x == 0) *room = arrive(counter, count);
+  if (threadIdx.x == 0 && threadIdx.y == 0) *room = arrive(counter, count);
   __syncthreads();
   const bool last = *room == count - 1;
   if (last) __threadfence();

@@ -1,6 +1,6 @@
-// What RMSNorm and LayerNorm share on the device: how a row lies in the registers of the threads that normalise it, its sums, and the checks. Thread i
-// of the row's threads holds pieces i, i + threads, … of vector_length<T> numbers, also where the row is not aligned to 16 bytes and each number is
-// accessed alone: a row's bits do not depend on where it lies.
+// What RMSNorm and LayerNorm share on the device: how a row lies in the registers of the threads that normalise it, its sums, weights that a block keeps,
+// and the checks. A block works on blockDim.y rows at a time. Thread i of a row's blockDim.x threads holds pieces i, i + threads, … of vector_length<T>
+// numbers, also where the row is not aligned to 16 bytes and each number is accessed alone: a row's bits do not depend on where it lies.
 #pragma once
 #include "../kernels.h"
 #include "../shape.h"
@@ -71,24 +71,57 @@ template <bool aligned, int length> ANNEAL_DEVICE void load_columns(float (&v)[l
   }
 }
 
+// Numbers for each column in shared memory, as float in fours: the four number k of the thread that holds them is 16 bytes at k * blockDim.x + thread, so that no
+// banks collide.
+ANNEAL_DEVICE Shared column_room(Shared room, int four) { return room + (four * blockDim.x + threadIdx.x) * 16; }
+ANNEAL_DEVICE void store_four(Shared to, const float* v) {
+  store_shared_16(to, make_uint4(__float_as_uint(v[0]), __float_as_uint(v[1]), __float_as_uint(v[2]), __float_as_uint(v[3])));
+}
+ANNEAL_DEVICE void load_four(float* v, Shared from) {
+  float part[4];
+  unpack(part, load_shared_16(from), 0.f);
+#pragma unroll
+  for (int i = 0; i < 4; ++i) v[i] = part[i];
+}
+template <int length> ANNEAL_DEVICE void load_piece_columns(float (&v)[length], Shared room, int piece) {
+#pragma unroll
+  for (int i = 0; i < length; i += 4) load_four(v + i, column_room(room, (piece * length + i) / 4));
+}
+
+// A block reads its weights once for all of its rows; threads of several rows (a power of two) share them, so that a barrier must follow where blockDim.y > 1.
+template <class T, int numbers, bool aligned> ANNEAL_DEVICE void keep_columns(Shared room, const ColumnNumbers& from, int n) {
+  constexpr int length = vector_length<T>, pieces = numbers / length;
+  float v[pieces][length];
+  auto is_own = [&](int p) { return (p & (blockDim.y - 1)) == threadIdx.y; };
+#pragma unroll
+  for (int p = 0; p < pieces; ++p)
+    if (is_own(p)) load_columns<aligned>(v[p], from, (threadIdx.x + p * blockDim.x) * length, n);
+#pragma unroll
+  for (int p = 0; p < pieces; ++p) {
+    if (!is_own(p)) continue;
+#pragma unroll
+    for (int i = 0; i < length; i += 4) store_four(column_room(room, (p * length + i) / 4), v[p] + i);
+  }
+}
+
 // The number as T would hold it.
 template <class T> ANNEAL_DEVICE float rounded(float x) { return to_float(from_float<T>(x)); }
 
-// Sums over a row's threads, in every one of them: a warp, or (blockDim.x > 32) the block. `room` holds 32 numbers of each sum; successive calls alternate
-// between two rooms, so that one barrier separates a call from the one before the last.
+// Sums over a row's threads, in every one of them: a warp, or (blockDim.x > 32) several, when all threads of the block must call it. `room` holds 32 numbers of
+// each sum; successive calls alternate between two rooms, so that one barrier separates a call from the one before the last.
 template <int count> ANNEAL_DEVICE void row_sums(float (&x)[count], float* room) {
 #pragma unroll
   for (int i = 0; i < count; ++i) x[i] = warp_reduce<Sum>(x[i]);
   const int warps = blockDim.x / 32;
   if (warps == 1) return;
-  const int lane = threadIdx.x % 32;
+  const int lane = threadIdx.x % 32, first = threadIdx.y * warps;
   if (lane == 0) {
 #pragma unroll
-    for (int i = 0; i < count; ++i) room[i * 32 + threadIdx.x / 32] = x[i];
+    for (int i = 0; i < count; ++i) room[i * 32 + first + threadIdx.x / 32] = x[i];
   }
   __syncthreads();
 #pragma unroll
-  for (int i = 0; i < count; ++i) x[i] = warp_reduce<Sum>(lane < warps ? room[i * 32 + lane] : 0.f);
+  for (int i = 0; i < count; ++i) x[i] = warp_reduce<Sum>(lane < warps ? room[i * 32 + first + lane] : 0.f);
 }
 
 namespace {

@@ -1,5 +1,6 @@
-// Rotary position embedding. y may be x. Entries past the rotated ones are copied. A thread keeps the cosines and sines of its place in a head in
-// registers and turns that place in several heads of one token, 16 bytes at a time where rows allow it. Two tensors are turned as one with the heads of both.
+// Rotary position embedding. y may be x. Entries past the rotated ones are copied. A block is a token's and reads its cosines and sines once; a thread has
+// those of its place in a head in registers and turns that place in several heads, 16 bytes at a time where rows allow it. Two tensors are turned as one with
+// the heads of both.
 #include "../kernels.h"
 #include "../shape.h"
 #include "fault.h"
@@ -31,18 +32,27 @@ template <class T, int length> ANNEAL_DEVICE void store_piece(T* p, const float 
 #pragma unroll
     for (int i = 0; i < length; ++i) p[i] = from_float<T>(v[i]);
 }
-template <bool aligned, int count> ANNEAL_DEVICE void load_angles(float (&v)[count], const float* p) {
-  if constexpr (aligned && count % 4 == 0) {
+// Cosines or sines of `count` angles from `from` on, which the block keeps in shared memory, `angles` for each of `across` places. in_fours: 16 bytes at a time.
+// Numbers lie where neighbouring places that read theirs together meet no bank twice: pairs of fours crosswise, numbers alone by their order in the place.
+template <int angles> ANNEAL_DEVICE int room_of_four(int four) { return angles == 8 ? four ^ (four >> 3 & 1) : four; }
+template <bool in_fours, int angles> ANNEAL_DEVICE void keep_angles(Shared room, const float* from, int count, int across) {
+  if constexpr (in_fours) {
+    for (int i = threadIdx.x; i < count / 4; i += blockDim.x) store_shared_16(room + room_of_four<angles>(i) * 16, load_global_16(from + i * 4));
+  } else {
+    for (int i = threadIdx.x; i < count; i += blockDim.x) store_shared_4(room + (i % angles * across + i / angles) * 4, __float_as_uint(from[i]));
+  }
+}
+template <bool in_fours, int angles> ANNEAL_DEVICE void load_angles(float (&v)[angles], Shared room, int place, int across) {
 #pragma unroll
-    for (int i = 0; i < count; i += 4) {
+  for (int i = 0; i < angles; i += in_fours ? 4 : 1) {
+    if constexpr (in_fours) {
       float part[4];
-      load_vector(part, p + i);
+      unpack(part, load_shared_16(room + room_of_four<angles>((place * angles + i) / 4) * 16), 0.f);
 #pragma unroll
       for (int k = 0; k < 4; ++k) v[i + k] = part[k];
+    } else {
+      v[i] = __uint_as_float(load_shared_4(room + (i * across + place) * 4));
     }
-  } else {
-#pragma unroll
-    for (int i = 0; i < count; ++i) v[i] = p[i];
   }
 }
 
@@ -54,8 +64,10 @@ template <class T> struct RopeTensors {
 
 // One block per token. length: numbers of a piece, vector_length<T> where all rows are aligned, else 1, or 2 where interleaved.
 template <class T, bool interleaved, int length> __global__ void __launch_bounds__(rope_most_threads) rope_kernel(RopeTensors<T> t, RopeArguments a) {
-  constexpr bool aligned = length == vector_length<T>;
   constexpr int angles = interleaved ? length / 2 : length;
+  constexpr int parts = interleaved ? 1 : 2;  // of what is turned at a time: a head's halves, or a row of pairs
+  constexpr bool in_fours = length == vector_length<T> && angles % 4 == 0;
+  ANNEAL_DYNAMIC_SHARED(unsigned char, room);
   const int64_t token = blockIdx.x;
   const int position = a.position[token];
   if (position < 0 || position >= a.positions) {
@@ -64,7 +76,7 @@ template <class T, bool interleaved, int length> __global__ void __launch_bounds
   }
   const int threads = blockDim.x;
   const int across = a.places < threads ? a.places : threads, group = threadIdx.x / across, groups = threads / across;
-  if (group >= groups) return;
+  const Shared cosines = to_shared(room), sines = cosines + across * angles * 4;
   const int64_t heads = a.heads + a.other_heads;
   // A head's numbers in x and in y.
   auto from_of = [&](int64_t head) {
@@ -73,8 +85,51 @@ template <class T, bool interleaved, int length> __global__ void __launch_bounds
   auto to_of = [&](int64_t head) {
     return head < a.heads ? t.y + (token * a.heads + head) * a.head_dim : t.other_y + (token * a.other_heads + head - a.heads) * a.head_dim;
   };
-  for (int place = threadIdx.x - group * across; place < a.places; place += across) {
-    if (place >= a.rotating) {
+  for (int base = 0; base < a.places; base += across) {
+    const int within = threadIdx.x - group * across, place = base + within;
+    const bool is_turning = group < groups && place < a.rotating;
+    // What a thread turns next, on its way while angles come and while it turns the head before.
+    float ahead[parts][length];
+    auto fetch = [&](int64_t head) {
+      const T* from = from_of(head) + place * length;
+#pragma unroll
+      for (int i = 0; i < parts; ++i) load_piece(ahead[i], from + i * a.half);
+    };
+    if (is_turning && group < heads) fetch(group);
+    if (base > 0) __syncthreads();  // the angles of the places before have been read
+    const int turning = min(a.rotating - base, across);
+    if (turning > 0) {
+      keep_angles<in_fours, angles>(cosines, a.cosine + position * a.half + base * angles, turning * angles, across);
+      keep_angles<in_fours, angles>(sines, a.sine + position * a.half + base * angles, turning * angles, across);
+    }
+    __syncthreads();
+    if (is_turning) {
+      float cosine[angles], sine[angles];
+      load_angles<in_fours>(cosine, cosines, within, across);
+      load_angles<in_fours>(sine, sines, within, across);
+#pragma unroll
+      for (int i = 0; i < angles; ++i) sine[i] *= a.direction;
+      for (int64_t head = group; head < heads; head += groups) {
+        float v[parts][length];
+#pragma unroll
+        for (int i = 0; i < parts; ++i)
+#pragma unroll
+          for (int k = 0; k < length; ++k) v[i][k] = ahead[i][k];
+        if (head + groups < heads) fetch(head + groups);
+        // Written as explicit multiply-adds so that every instance rounds alike.
+#pragma unroll
+        for (int i = 0; i < angles; ++i) {
+          float& low = interleaved ? v[0][2 * i] : v[0][i];
+          float& high = interleaved ? v[0][2 * i + 1] : v[parts - 1][i];
+          const float first = low, second = high;
+          low = fmaf(first, cosine[i], -(second * sine[i]));
+          high = fmaf(second, cosine[i], first * sine[i]);
+        }
+        T* to = to_of(head) + place * length;
+#pragma unroll
+        for (int i = 0; i < parts; ++i) store_piece(to + i * a.half, v[i]);
+      }
+    } else if (group < groups && place < a.places) {
       const int64_t at = 2 * a.half + int64_t{place - a.rotating} * length;
       for (int64_t head = group; head < heads; head += groups) {
         const T* from = from_of(head);
@@ -83,40 +138,6 @@ template <class T, bool interleaved, int length> __global__ void __launch_bounds
         float v[length];
         load_piece(v, from + at);
         store_piece(to + at, v);
-      }
-      continue;
-    }
-    float cosine[angles], sine[angles];
-    load_angles<aligned>(cosine, a.cosine + position * a.half + place * angles);
-    load_angles<aligned>(sine, a.sine + position * a.half + place * angles);
-#pragma unroll
-    for (int i = 0; i < angles; ++i) sine[i] *= a.direction;
-    // Written as explicit multiply-adds so that every instance rounds alike.
-    for (int64_t head = group; head < heads; head += groups) {
-      const T* from = from_of(head) + place * length;
-      T* to = to_of(head) + place * length;
-      if constexpr (interleaved) {
-        float v[length];
-        load_piece(v, from);
-#pragma unroll
-        for (int i = 0; i < angles; ++i) {
-          const float first = v[2 * i], second = v[2 * i + 1];
-          v[2 * i] = fmaf(first, cosine[i], -(second * sine[i]));
-          v[2 * i + 1] = fmaf(second, cosine[i], first * sine[i]);
-        }
-        store_piece(to, v);
-      } else {
-        float low[length], high[length];
-        load_piece(low, from);
-        load_piece(high, from + a.half);
-#pragma unroll
-        for (int i = 0; i < angles; ++i) {
-          const float first = low[i], second = high[i];
-          low[i] = fmaf(first, cosine[i], -(second * sine[i]));
-          high[i] = fmaf(second, cosine[i], first * sine[i]);
-        }
-        store_piece(to, low);
-        store_piece(to + a.half, high);
       }
     }
   }
@@ -131,7 +152,8 @@ template <class T, bool interleaved, int length> void run_rope(const RopeTensors
   int64_t threads = ceil_div(a.places * (a.heads + a.other_heads), rope_heads_per_thread);
   if (threads < a.places) threads = a.places;
   threads = threads > rope_most_threads ? rope_most_threads : ceil_div(threads, 32) * 32;
-  launch(rope_kernel<T, interleaved, length>, {dim3(static_cast<unsigned>(tokens)), dim3(static_cast<unsigned>(threads)), 0, "rope"}, t, a);
+  const int64_t angles = (a.places < threads ? a.places : threads) * (interleaved ? length / 2 : length);
+  launch(rope_kernel<T, interleaved, length>, {dim3(static_cast<unsigned>(tokens)), dim3(static_cast<unsigned>(threads)), static_cast<size_t>(2 * angles) * sizeof(float), "rope"}, t, a);
 }
 
 void check(const char* kernel, In y, In x, In cos, In sin, In position) {

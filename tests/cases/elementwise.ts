@@ -23,12 +23,12 @@ const gatedCases = kinds.flatMap((kind): OpCase[] => [[0, 4], [1], [3, 7], [33, 
   forward: moved(sizeOf(shape), 3), backward: moved(sizeOf(shape), 5), benchOnly: sizeOf(shape) > 1e5, peer: { formula: 'gated_activation', kind },
 })))
 
-const softmaxCases = [[0, 5], [1, 1], [3, 7], [2, 3, 33], [5, 257], [2048, 2048]].map((shape): OpCase => ({
+const softmaxCases = [[0, 5], [1, 1], [3, 7], [2, 3, 33], [5, 257], [3, 1500], [2, 9001], [2048, 2048]].map((shape): OpCase => ({
   op: 'softmax', name: text(shape), inputs: [float(shape, { low: -8, high: 8 })], run: (x) => softmax(x),
   forward: moved(sizeOf(shape), 2), backward: moved(sizeOf(shape), 3), benchOnly: sizeOf(shape) > 1e5, peer: { formula: 'softmax' },
 }))
 
-const normShapes = [[0, 8], [1, 1], [1, 8], [3, 7], [2, 5, 33], [131, 96], [3, 2100], [2, 9001], [512, 768], [2048, 896]]
+const normShapes = [[0, 8], [1, 1], [1, 8], [3, 7], [2, 5, 33], [131, 96], [2100, 8], [37, 600], [5, 1100], [3, 2100], [2, 9001], [512, 768], [2048, 896]]
 const normCases = normShapes.flatMap((shape): OpCase[] => {
   const width = shape.at(-1)!
   const common = { forward: moved(sizeOf(shape), 2), backward: moved(sizeOf(shape), 3), benchOnly: sizeOf(shape) > 1e5 }
@@ -44,7 +44,7 @@ const normCases = normShapes.flatMap((shape): OpCase[] => {
   ]
 })
 
-const ropeCases = ([[0, 2, 8, 8], [1, 1, 2, 2], [5, 3, 10, 10], [7, 2, 16, 8], [33, 4, 64, 64], [2048, 14, 64, 64]] as const).flatMap(([tokens, heads, width, rotated]) => [false, true].map((interleaved): OpCase => ({
+const ropeCases = ([[0, 2, 8, 8], [1, 1, 2, 2], [5, 3, 10, 10], [7, 2, 16, 8], [33, 4, 64, 64], [2, 1, 602, 600], [2, 1, 4112, 4112], [2048, 14, 64, 64]] as const).flatMap(([tokens, heads, width, rotated]) => [false, true].map((interleaved): OpCase => ({
   op: 'rope', name: `${text([tokens, heads, width])} ${rotated} turned${interleaved ? ' interleaved' : ''}`,
   inputs: [
     float([tokens, heads, width]), float([64, rotated / 2], { gradient: false, fixed: 'float32' }), float([64, rotated / 2], { gradient: false, fixed: 'float32' }),
@@ -78,6 +78,8 @@ const embeddingCases: OpCase[] = [
   { op: 'embedding', name: '[5, 3] no token', inputs: [float([5, 3]), integers([])], run: (weight, id) => embedding(weight, id), forward: {} },
   { op: 'embedding', name: '[5, 7] repeated tokens', inputs: [float([5, 7]), integers([4, 0, 4, 4, 2, 0])], run: (weight, id) => embedding(weight, id), forward: {} },
   { op: 'embedding', name: '[97, 33] tokens [2, 65]', inputs: [float([97, 33]), { ...labels(130, 97), shape: [2, 65] }], run: (weight, id) => embedding(weight, id), forward: {} },
+  { op: 'embedding', name: '[2, 16] 75 tokens', inputs: [float([2, 16]), labels(75, 2)], run: (weight, id) => embedding(weight, id), forward: {} },
+  { op: 'embedding', name: '[3, 4200] five tokens', inputs: [float([3, 4200]), integers([2, 0, 2, 1, 2])], run: (weight, id) => embedding(weight, id), forward: {} },
   {
     op: 'embedding', name: '[50257, 768] 1024 tokens', inputs: [float([50257, 768]), labels(1024, 50257)], run: (weight, id) => embedding(weight, id),
     forward: moved(1024 * 768, 2), backward: { bytes: () => 50257 * 768 * 4 }, benchOnly: true, peer: { formula: 'embedding' },
