@@ -1,18 +1,15 @@
-// How a reasoning model is made, in miniature: the recipe of DeepSeek-R1 (arXiv 2501.12948) for a small Llama that adds four numbers.
-//   npx tsx examples/pipeline.ts                                minutes on two cores; what is done is not done again by a second call
+// How a reasoning model is made, in miniature: the recipe of DeepSeek-R1 (arXiv 2501.12948) for a small Llama that turns a dial: 7+5-9+3=? is 6.
+//   npx tsx examples/pipeline.ts [seed]                         minutes on two cores; what is done is not done again by a second call
 //   ANNEAL_EXAMPLE_SIZE=small npx tsx examples/pipeline.ts      the same program in seconds, which teaches nothing
-// After each stage it asks questions that no stage has seen, and at the end it prints what each stage bought. With seed 1, on two busy cores, 9 minutes:
-// drawn answers are right in 44 % after the cold start, 65 % after GRPO, 68 % after rejection sampling, 79 % after GRPO again, 78 % of the student's.
-// The recipe was chosen by these very questions, so the figures flatter it. Unlike a large model's, its thoughts die out (33 %, then 4 %): it adds four
-// numbers better at once than in writing. The reward model was no help (38 %), which was measured when it still scored answers one token too early; and
-// a student that learns from the words alone does better (86 %) than one that learns from the teacher's distributions.
+// After each stage it asks questions that no stage has seen, and at the end it prints what each stage bought. docs/grpo.md has three seeds' tables.
+// The recipe was chosen by the development questions (a second argument, `development`, asks those); the tables are of the others.
 import { existsSync, readFileSync } from 'node:fs'
 import {
   AutoModelForCausalLM, bestOfN, chatMLTemplate, chatMLTokens, Classifier, distill, exportModel, generate, grpo, loadGguf, modelReward, numericMatch, pretrain, quantizeFolder, reward, sft, thinkFormat, Tokenizer, trainTokenizer,
 } from 'anneal'
 import type { BestOfNInput, CausalLanguageModel, TrainingOptions } from 'anneal'
-import { drawing, jsonl, percent, size, sums, working } from './shared.ts'
-import type { Sum } from './shared.ts'
+import { dial, drawing, jsonl, percent, size, working } from './shared.ts'
+import type { Turns } from './shared.ts'
 
 const seed = Number(process.argv[2] ?? 1)
 const path = (name: string): string => `anneal-pipeline-${seed}/${name}`
@@ -20,16 +17,16 @@ const below = drawing(seed)
 const common: Partial<TrainingOptions> = { seed, saveStrategy: 'no', reportTo: [], lrSchedulerType: 'cosine', warmupRatio: 0.1, adamBeta2: 0.95, perDeviceTrainBatchSize: 16 }
 const long = { maxCompletionLength: 32 }
 
-// Questions such as 7+2+9+4=?, whose terms differ. Some are kept from every stage, to be asked after each.
-const all = sums(2800, { count: 4, most: 9, seed })
-const [heldOut, questions] = [all.slice(0, size(200, 10)), all.slice(200)]
+// The same questions are kept from training whatever the seed, so that none that chose the recipe is among those that judge it.
+const all = dial(6000, { count: 4, seed: 0 })
+const [development, test, questions] = [all.slice(0, 200), all.slice(200, 400), all.slice(400)]
+const heldOut = (process.argv[3] === 'development' ? development : test).slice(0, size(200, 10))
 const says = (content: string): { role: string, content: string }[] => [{ role: 'assistant', content }]
-const right = /<\/think>\s*(\d+)\s*$/
-const isRight = (text: string, { answer }: Sum): boolean => right.exec(text)?.[1] === answer
-const accuracy = numericMatch<Sum>({ extract: right })
+const right = /<\/think>\s*(\d)\s*$/
+const isRight = (text: string, { answer }: Turns): boolean => right.exec(text)?.[1] === answer
+const accuracy = numericMatch<Turns>({ extract: right })
 
 const table: Record<string, { right: string, drawn?: string, form?: string, thinks?: string }> = {}
-const began = performance.now()
 
 /** Asks a model the held-out questions: for its most likely answers, and for answers drawn at random. Releases the model. */
 async function ask(stage: string, model: CausalLanguageModel, tokenizer: Tokenizer): Promise<void> {
@@ -37,11 +34,11 @@ async function ask(stage: string, model: CausalLanguageModel, tokenizer: Tokeniz
   const likely = (await generate(model, tokenizer, prompts, { maxNewTokens: 32 })).map(({ text }) => text)
   const drawn = (await generate(model, tokenizer, prompts, { maxNewTokens: 32, doSample: true, topK: 0, seed: 7 })).map(({ text }) => text)
   model.dispose()
-  const share = (texts: readonly string[], holds: (text: string, sum: Sum) => boolean): string => percent(texts.filter((text, i) => holds(text, heldOut[i]!)).length / heldOut.length)
+  const share = (texts: readonly string[], holds: (text: string, row: Turns) => boolean): string => percent(texts.filter((text, i) => holds(text, heldOut[i]!)).length / heldOut.length)
   table[stage] = {
     right: share(likely, isRight), drawn: share(drawn, isRight), form: share(drawn, (text) => text.startsWith('<think>') && right.test(text)), thinks: share(drawn, (text) => /^<think>\d/.test(text)),
   }
-  console.log(`${((performance.now() - began) / 1000).toFixed(0)} s, ${stage}: ${table[stage].right} right, drawn answers ${table[stage].drawn}; ${JSON.stringify(likely[0])}`)
+  console.log(`${(process.cpuUsage().user / 1e6).toFixed(0)} s of processor time, ${stage}: ${table[stage].right} right, drawn answers ${table[stage].drawn}; ${JSON.stringify(likely[0])}`)
 }
 const askFolder = async (stage: string, name: string): Promise<void> => ask(stage, await AutoModelForCausalLM.fromPretrained(path(name)), await Tokenizer.fromPretrained(path(name)))
 
@@ -57,10 +54,10 @@ async function train(stage: string, name: string, prepare: (outputDir: string) =
 }
 
 /** Draws answers to questions and writes those that are kept; returns them question by question. */
-async function draw(name: string, options: Omit<BestOfNInput<Sum>, 'output' | 'rows'> & { rows: readonly Sum[] }): Promise<{ sum: Sum, texts: string[] }[]> {
+async function draw(name: string, rows: readonly Turns[], options: Omit<BestOfNInput<Turns>, 'output' | 'rows'>): Promise<{ row: Turns, texts: string[] }[]> {
   const output = path(name)
-  await bestOfN<Sum>({ ...long, seed, ...options, output })
-  const kept = new Map(options.rows.map((sum) => [sum.prompt[0]!.content, { sum, texts: [] as string[] }]))
+  await bestOfN<Turns>({ ...long, seed, ...options, rows, output })
+  const kept = new Map(rows.map((row) => [row.prompt[0]!.content, { row, texts: [] as string[] }]))
   for (const line of readFileSync(output, 'utf8').trim().split('\n')) {
     const { messages: [question, answer] } = JSON.parse(line) as { messages: [{ content: string }, { content: string }] }
     kept.get(question.content)!.texts.push(answer.content)
@@ -68,77 +65,82 @@ async function draw(name: string, options: Omit<BestOfNInput<Sum>, 'output' | 'r
   return [...kept.values()]
 }
 
-// 1. A tokenizer, and a model that reads textbooks: sums worked out term by term, after more or fewer words. It has not been asked anything yet.
-const words = ['', 'Add.', 'We add:', 'From the left to the right:', 'The first two terms, then the others:', 'Now we take the terms one by one, as before:']
-const line = ({ prompt: [question], terms }: Sum): string => `${question!.content} ${words[below(words.length)]!} ${working({ terms })}`
-const text = jsonl(path('textbook.jsonl'), Array.from({ length: size(20000, 100) }, () => ({ text: Array.from({ length: 3 }, () => line(questions[below(questions.length)]!)).join('\n') })))
-const cold = questions.slice(0, size(1200, 32)).map((sum, i) => ({ messages: [...sum.prompt, ...says(`<think>${i % 3 ? '' : working(sum)}</think>${sum.answer}`)] }))
+// 1. A tokenizer, and a model that reads textbooks: calculations worked out part by part. It has not been asked anything yet.
+const one = <T>(list: readonly T[]): T => list[below(list.length)]!
+const goesOn = ['\n', '\nTurn by turn:\n', '\nNow we turn the dial and look:\n', '\nBegin at the first number. It goes:\n']
+const text = jsonl(path('textbook.jsonl'), Array.from({ length: size(30000, 100) }, () => {
+  const row = one(questions)
+  return { text: `${one(['', 'Look:\n', 'Here is another one:\n', 'And now\n'])}${row.prompt[0]!.content}${one(goesOn)}${working(row)}` }
+}))
+const cold = questions.slice(0, size(3200, 32)).map((row, i) => ({ messages: [...row.prompt, ...says(`<think>${i % 3 ? '' : working(row)}</think>${row.answer}`)] }))
 const conversations = jsonl(path('cold.jsonl'), cold)
+const some = jsonl(path('some.jsonl'), cold.slice(0, 1600))
 await trainTokenizer({
-  type: 'bpe', files: [text, conversations], vocabSize: 400, specialTokens: [...chatMLTokens], chatTemplate: chatMLTemplate, roles: { eosToken: '<|im_end|>', padToken: '<|endoftext|>' }, outputDir: path('tokenizer'),
+  type: 'bpe', files: [text, some], vocabSize: 400, specialTokens: [...chatMLTokens], chatTemplate: chatMLTemplate, roles: { eosToken: '<|im_end|>', padToken: '<|endoftext|>' }, outputDir: path('tokenizer'),
 })
 await train('pretraining', 'pretrained', (outputDir) => pretrain({
-  ...common, tokenizer: path('tokenizer'), files: text, outputDir, cacheDir: false, maxLength: 64, learningRate: 3e-3,
-  modelConfig: { modelType: 'llama', hiddenSize: 96, intermediateSize: 288, numHiddenLayers: 3, numAttentionHeads: 4, tieWordEmbeddings: true, maxPositionEmbeddings: 128 },
+  ...common, tokenizer: path('tokenizer'), files: text, outputDir, cacheDir: false, maxLength: 64, learningRate: 4e-3,
+  modelConfig: { modelType: 'llama', hiddenSize: 64, intermediateSize: 192, numHiddenLayers: 2, numAttentionHeads: 4, tieWordEmbeddings: true, maxPositionEmbeddings: 128, initializerRange: 0.12 },
 }))
-
 {
   const [model, tokenizer] = [await AutoModelForCausalLM.fromPretrained(path('pretrained')), await Tokenizer.fromPretrained(path('pretrained'))]
-  const lines = await generate(model, tokenizer, heldOut.map(({ prompt: [question] }) => `${question!.content} We add:`), { maxNewTokens: 24, stopStrings: ['\n'] })
+  const lines = await generate(model, tokenizer, heldOut.map(({ prompt: [question] }) => question!.content + goesOn[1]!), { maxNewTokens: 16, stopStrings: ['\n'] })
   console.log(`it goes on as a textbook would after ${percent(lines.filter(({ text }, i) => text.trim() === working(heldOut[i]!)).length / heldOut.length)} of new questions`)
   model.dispose()
 }
 
-// 2. Cold start: some conversations teach the form, <think>…</think> and the answer. Most of their authors wrote no thoughts down.
+// 2. Cold start: some conversations teach the form, <think>…</think> and the answer. Of three authors one wrote thoughts down.
 const tune = (files: string, epochs: number) => (outputDir: string) => sft({ ...common, model: path('pretrained'), files, outputDir, cacheDir: false, assistantOnlyLoss: true, numTrainEpochs: epochs, learningRate: 2e-3 })
-await train('cold-start SFT', 'cold', tune(conversations, size(4, 1)))
+await train('cold-start SFT', 'cold', tune(conversations, size(6, 1)))
 
 // 3. A reward model, from pairs of its own answers of which one is right. It is told no rule, and where there is none it can choose among answers.
-const answers = await draw('answers.jsonl', { model: path('cold'), rows: questions.slice(0, size(2000, 64)), rewards: [accuracy], numGenerations: 8, select: 'threshold', threshold: 0 })
-const pairs = answers.flatMap(({ sum, texts }) => {
-  const [chosen, rejected] = [texts.find((one) => isRight(one, sum)) ?? `<think>${working(sum)}</think>${sum.answer}`, texts.find((one) => one.trim() !== '' && !isRight(one, sum))]
-  return rejected === undefined ? [] : [{ prompt: sum.prompt, chosen: says(chosen), rejected: says(rejected) }]
+const answers = await draw('answers.jsonl', questions.slice(0, size(500, 64)), { model: path('cold'), rewards: [accuracy], numGenerations: 8, select: 'threshold', threshold: 0 })
+const pairs = answers.flatMap(({ row, texts }) => {
+  const [chosen, rejected] = [texts.find((one) => isRight(one, row)) ?? `<think>${working(row)}</think>${row.answer}`, texts.find((one) => one.trim() !== '' && !isRight(one, row))]
+  return rejected === undefined ? [] : [{ prompt: row.prompt, chosen: says(chosen), rejected: says(rejected) }]
 })
-const judge = await reward({ ...common, model: path('cold'), files: jsonl(path('pairs.jsonl'), pairs), evalSplit: 0.1, outputDir: path('judge'), numTrainEpochs: 2, learningRate: 3e-4 })
+const judge = await reward({ ...common, model: path('cold'), files: jsonl(path('pairs.jsonl'), pairs), evalSplit: 0.1, outputDir: path('judge'), numTrainEpochs: 3, learningRate: 1e-3 })
 await judge.train()
 console.log(`the reward model knows the better of two answers to ${percent((await judge.trainer.evaluate())['accuracy']!)} of the pairs it has not seen`)
 judge.dispose()
 judge.model.dispose()
 const classifier = await Classifier.fromPretrained(path('judge'))
-const best = await draw('best.jsonl', { model: path('cold'), rows: heldOut, rewards: [modelReward(classifier, { tokenizer: await Tokenizer.fromPretrained(path('judge')) })], numGenerations: 8 })
+const best = await draw('best.jsonl', heldOut, { model: path('cold'), rewards: [modelReward(classifier, { tokenizer: await Tokenizer.fromPretrained(path('judge')) })], numGenerations: 8 })
 classifier.dispose()
-table['best of 8 by a reward model'] = { right: percent(best.filter(({ sum, texts: [one] }) => isRight(one ?? '', sum)).length / best.length) }
+table['best of 8 by a reward model'] = { right: percent(best.filter(({ row, texts: [one] }) => isRight(one ?? '', row)).length / best.length) }
+console.log(table['best of 8 by a reward model'])
 
 // 4. GRPO: answers to a question compete, by rules for their form and for the sum. Whether it pays to think is for the model to find out.
-const practise = (from: string, maxSteps: number) => (outputDir: string) => grpo<Sum>({
-  ...common, ...long, model: path(from), outputDir, maxSteps, learningRate: 2e-4, lrSchedulerType: 'constant_with_warmup', perDeviceTrainBatchSize: size(128, 16), numGenerations: 8,
-  rows: questions, rewards: [thinkFormat<Sum>(), accuracy], rewardWeights: [0.2, 1],
+const practise = (from: string, maxSteps: number) => (outputDir: string) => grpo<Turns>({
+  ...common, ...long, model: path(from), outputDir, maxSteps, learningRate: 3e-4, lrSchedulerType: 'constant_with_warmup', perDeviceTrainBatchSize: size(128, 16), numGenerations: 8,
+  rows: questions, rewards: [thinkFormat<Turns>(), accuracy], rewardWeights: [0.2, 1],
 })
-await train('GRPO', 'practised', practise('cold', size(150, 2)))
+await train('GRPO', 'practised', practise('cold', size(40, 2)))
 
 // 5. Rejection sampling: the practised model writes better conversations than people did. The pretrained model is tuned anew, on those that are right.
-await draw('own.jsonl', { model: path('practised'), rows: questions.slice(0, size(1200, 64)), rewards: [accuracy], numGenerations: 4, select: 'threshold', threshold: size(1, 0) })
-await train('rejection-sampled SFT', 'tuned', tune(path('own.jsonl'), size(3, 1)))
+await draw('own.jsonl', questions.slice(0, size(1200, 64)), { model: path('practised'), rewards: [accuracy], numGenerations: 4, select: 'threshold', threshold: size(1, 0) })
+await train('rejection-sampled SFT', 'tuned', tune(path('own.jsonl'), size(10, 1)))
 
 // 6. GRPO again.
-await train('GRPO again', 'reasoning', practise('tuned', size(80, 2)))
+await train('GRPO again', 'reasoning', practise('tuned', size(20, 2)))
 
-// 7. Two layers of the three learn from the whole distributions of the finished model; beside it, the same student from the words alone.
+// 7. One layer of the two learns from the whole distributions of the finished model; beside it, the same student from the words alone. One layer turns out to
+// be too few: to copy what comes next takes two.
 const student = (alpha: number) => (outputDir: string) => distill({
-  ...common, teacher: path('reasoning'), initFromTeacher: [0, 2], files: path('own.jsonl'), outputDir, cacheDir: false, assistantOnlyLoss: true, alpha, temperature: 2, numTrainEpochs: size(3, 1), learningRate: 1e-3,
+  ...common, teacher: path('reasoning'), initFromTeacher: [1], files: path('own.jsonl'), outputDir, cacheDir: false, assistantOnlyLoss: true, alpha, temperature: 2, numTrainEpochs: size(8, 1), learningRate: 4e-3,
 })
 await train('student, from words', 'words', student(1))
 await train('student, distilled', 'student', student(0))
 
-// 8. The student in fewer bits: for anneal and transformers, and for llama.cpp.
+// 8. The finished model in fewer bits: for anneal and transformers, and for llama.cpp.
 for (const format of ['nf4', 'int8'] as const) {
-  const { bitsPerWeight } = await quantizeFolder({ model: path('student'), output: path(format), format })
-  await askFolder(`student, ${format}, ${bitsPerWeight.toFixed(1)} bits`, format)
+  const { bitsPerWeight } = await quantizeFolder({ model: path('reasoning'), output: path(format), format })
+  await askFolder(`${format}, ${bitsPerWeight.toFixed(1)} bits`, format)
 }
 for (const type of ['q8_0', 'q4_0'] as const) {
-  const { output, bitsPerWeight } = await exportModel({ model: path('student'), output: path(`student-${type}.gguf`), type })
+  const { output, bitsPerWeight } = await exportModel({ model: path('reasoning'), output: path(`reasoning-${type}.gguf`), type })
   const file = await loadGguf(output)
-  await ask(`student, GGUF ${type}, ${bitsPerWeight.toFixed(1)} bits`, file.model, file.tokenizer!)
+  await ask(`GGUF ${type}, ${bitsPerWeight.toFixed(1)} bits`, file.model, file.tokenizer!)
 }
 console.log(`\nOf ${heldOut.length} questions that no stage has seen, answered right by the most likely answer, right when drawn; in the form asked for, and with thoughts, when drawn:`)
 console.table(table)

@@ -27,29 +27,30 @@ export function jsonl(file: string, rows: readonly object[]): string {
 
 export const percent = (share: number): string => `${(100 * share).toFixed(0)} %`
 
-/** A question such as 7+12+9+3=? as a conversation, its numbers and its answer. */
-export interface Sum { prompt: { role: 'user', content: string }[], terms: number[], answer: string }
+/** A calculation such as 7+5-9+3=? on a dial of the digits 0 to 9, as a conversation, with its parts (7, +5, -9, +3) and its answer. */
+export interface Turns { prompt: { role: 'user', content: string }[], parts: string[], answer: string }
 
-/** Different questions of `count` different terms from 1 to `most`. */
-export function sums(rows: number, { count, most, seed }: { count: number, most: number, seed: number }): Sum[] {
+/** Different calculations of `count` different digits. */
+export function dial(rows: number, { count, seed }: { count: number, seed: number }): Turns[] {
   const below = drawing(seed)
-  const found = new Map<string, Sum>()
+  const found = new Map<string, Turns>()
   while (found.size < rows) {
-    const terms: number[] = []
-    while (terms.length < count) {
-      const term = 1 + below(most)
-      if (!terms.includes(term)) terms.push(term)
+    const digits: number[] = []
+    while (digits.length < count) {
+      const digit = 1 + below(9)
+      if (!digits.includes(digit)) digits.push(digit)
     }
-    const content = `${terms.join('+')}=?`
-    found.set(content, { prompt: [{ role: 'user', content }], terms, answer: String(terms.reduce((a, b) => a + b)) })
+    const parts = digits.map((digit, i) => `${i === 0 ? '' : '+-'[below(2)]!}${digit}`)
+    const content = `${parts.join('')}=?`
+    found.set(content, { prompt: [{ role: 'user', content }], parts, answer: working({ parts }).at(-1)! })
   }
   return [...found.values()]
 }
 
-/** Adds term after term: 7+12=19+9=28+3=31. */
-export function working({ terms }: Pick<Sum, 'terms'>): string {
-  let total = terms[0]!
-  return String(total) + terms.slice(1).map((term) => `+${term}=${(total += term)}`).join('')
+/** Turns the dial part after part, past 9 to 0 and back: 7+5=2-9=3+3=6. */
+export function working({ parts }: Pick<Turns, 'parts'>): string {
+  let at = Number(parts[0])
+  return parts[0]! + parts.slice(1).map((part) => `${part}=${(at = (at + Number(part) + 10) % 10)}`).join('')
 }
 
 /** A question of the quickstart, such as "Which of these is a fruit: cat, red, apple?", with its answer and the words that are wrong. */

@@ -61,10 +61,10 @@ test('packageConversations: describes the packages it finds', async () => {
 
 test('pipeline: every stage is measured', async () => {
   const printed = await run('pipeline')
-  for (const stage of ['pretraining', 'cold-start SFT', 'best of 8 by a reward model', 'GRPO', 'rejection-sampled SFT', 'GRPO again', 'student, from words', 'student, distilled', 'student, nf4', 'student, int8', 'student, GGUF q8_0', 'student, GGUF q4_0']) {
+  for (const stage of ['pretraining', 'cold-start SFT', 'best of 8 by a reward model', 'GRPO', 'rejection-sampled SFT', 'GRPO again', 'student, from words', 'student, distilled', 'nf4', 'int8', 'GGUF q8_0', 'GGUF q4_0']) {
     expect(printed).toMatch(new RegExp(`│ ${stage}.*│ '\\d+ %'`))
   }
-  expect(existsSync(join(folder, 'anneal-pipeline-1/student-q4_0.gguf'))).toBe(true)
+  expect(existsSync(join(folder, 'anneal-pipeline-1/reasoning-q4_0.gguf'))).toBe(true)
 }, limit)
 
 test('ppo: a reward model is trained, and a policy with it', async () => {
