@@ -29,7 +29,7 @@ template <class T> static void split_numbers(const T* x, int64_t k, float* out) 
 // Four sums for each output, as a multiply-add takes as long as eight others: one output at a time reads memory from end to end, which is fastest.
 struct Bf16Kernel {
   static constexpr int most_rows = lanes == 16 ? 6 : 3, sum_lanes = 4 * lanes;
-  static constexpr int64_t step = split_step, step_bytes = split_step * 2;
+  static constexpr int64_t step = split_step, step_bytes = split_step * 2, ahead = 1024;
   int64_t k;
   const bf16* weight;  // [outputs, k]
   const float* x;      // rows of split numbers, x_stride apart

@@ -89,7 +89,7 @@ template <> struct PieceDecoder<Codes::bytes> {
 template <Codes codes> struct PieceKernel {
   using Decoder = PieceDecoder<codes>;
   static constexpr int most_rows = 4, sum_lanes = 8;
-  static constexpr int64_t step = decode_piece, step_bytes = Decoder::bytes;
+  static constexpr int64_t step = decode_piece, step_bytes = Decoder::bytes, ahead = 2048;
   int64_t k;
   QuantizedWeight weight;
   Activations x;
@@ -154,7 +154,7 @@ template <Codes codes> struct PieceKernel {
 // Any block, and instruction sets without byte shuffles: each piece's codes become integers in memory.
 struct PlainPieceKernel {
   static constexpr int most_rows = 1, sum_lanes = 1;
-  static constexpr int64_t step = decode_piece, step_bytes = 0;
+  static constexpr int64_t step = decode_piece, step_bytes = 0, ahead = 2048;
   int64_t k;
   QuantizedWeight weight;
   Activations x;

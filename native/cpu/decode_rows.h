@@ -1,5 +1,6 @@
 // The schedule of a new token's products. Every output is a dot product along k over a row of the weight, which is read once, as it lies. A kernel keeps a
 // vector of sums for each output and row of x, and adds to it in an order that depends on k alone: an answer's bits do not depend on those beside it.
+// Kernel::ahead is how many bytes before they are read it asks for them: few enough that they are still in the first cache, enough that they have come.
 // Internal linkage only.
 #pragma once
 #include "gemm_epilogue.h"
@@ -10,9 +11,6 @@ namespace {
 
 // k that several groups of rows share in the first cache.
 constexpr int64_t decode_k_block = 1024;
-// Bytes from what is read to what is asked for: few enough that it is still in the first cache, enough that it has come.
-constexpr int64_t decode_ahead = 1024;
-
 // The part k0 … k1 of an output, for some rows of x. Each step over k prefetches at `ahead` and moves it on by ahead_step.
 struct DecodeTile {
   int64_t output, row, k0, k1;
@@ -51,7 +49,7 @@ static void decode_group(const Kernel& kernel, int64_t rows, int64_t column, int
       const int64_t row = rows * g / groups, count = rows * (g + 1) / groups - row;
       for (int64_t j = 0; j < columns; ++j) {
         // One group of rows reads the weight from end to end; of several, each asks for its share of the block that comes next.
-        const char* ahead = groups == 1 ? kernel.address(column + j, k0) + decode_ahead
+        const char* ahead = groups == 1 ? kernel.address(column + j, k0) + Kernel::ahead
                                         : kernel.address(column + j + (ends ? panel_columns : 0), ends ? 0 : k1) + (k1 - k0) / kernel.step * kernel.step_bytes * g / groups;
         decode_tile(kernel, count, DecodeTile{column + j, row, k0, k1, sums + (j * rows + row) * width, ahead, kernel.step_bytes / groups});
       }
