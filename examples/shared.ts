@@ -4,7 +4,7 @@ import { dirname } from 'node:path'
 import { generate } from 'anneal'
 import type { CausalLanguageModel, Tokenizer } from 'anneal'
 
-/** A size, or the reduced one with ANNEAL_EXAMPLE_SIZE=small: every example then runs in seconds, as the tests run them, and teaches little. */
+/** A size, or the reduced one with ANNEAL_EXAMPLE_SIZE=small: every example then runs in seconds, as the tests run them, and teaches nothing. */
 export const size = (full: number, reduced: number): number => process.env['ANNEAL_EXAMPLE_SIZE'] === 'small' ? reduced : full
 
 /** Numbers below n that are the same in every run: mulberry32. */

@@ -53,7 +53,7 @@ export function describeMemory(run: { model: PretrainedModel; rows: number; maxL
 /** What runTraining needs of a prepared run. */
 export interface TrainableRun extends Pick<PreparedRun, 'train' | 'dispose'> { trainer: Pick<PreparedRun['trainer'], 'on' | 'args' | 'totalSteps'> }
 
-/** Trains with a progress line; SIGINT finishes the step, saves and exits with 130. */
+/** Trains with a progress line; a first signal finishes the step, saves and exits with the signal's code. */
 export async function runTraining(run: TrainableRun): Promise<void> {
   const progress = new ProgressLogger()
   const stop = run.trainer.on((event) => { progress.handle(event) })
