@@ -29,7 +29,7 @@ export const trainingShape = lazily(() => ({
   warmupRatio: share.default(0).describe('Share of all steps that warm up, where warmupSteps is 0'),
   perDeviceTrainBatchSize: positive.default(8).describe('Rows of a micro-batch'),
   perDeviceEvalBatchSize: positive.default(8).describe('Rows of an evaluation batch'),
-  gradientAccumulationSteps: positive.default(1).describe('Micro-batches of an optimizer step; their losses are normalised by the tokens of all'),
+  gradientAccumulationSteps: positive.default(1).describe('Micro-batches of an optimizer step; their losses are divided by the tokens, or the pairs, of all'),
   gradientCheckpointing: z.boolean().default(false).describe('Recompute layers in backward to save memory (TRL: true)'),
   bf16: z.boolean().optional().describe('Multiply in bfloat16 with float32 sums and float32 weights, where the machine has it; true on a GPU and false on the CPU by default'),
   labelSmoothingFactor: share.default(0).describe('Label smoothing'),

@@ -10,6 +10,8 @@ const modelPath = lazily(() => ({ model: z.string().min(1).describe('Folder of t
 const pairShape = lazily(() => ({
   ...omit(dataShape, 'mixStrategy', 'cacheDir', 'workers', 'datasets', 'format'),
   ...uncachedShape,
+  files: dataShape.files.describe('Training data: files, folders or globs of .jsonl .json .csv .tsv .parquet'),
+  columns: dataShape.columns.describe('Where a known column has another name: chosen=better'),
   datasets: z.array(z.strictObject({ files: z.union([z.string(), z.array(z.string())]), columns: z.record(z.string(), z.string()).optional() })).optional().describe('Several sources one after another, instead of files'),
   ...omit(trainingShape, 'labelSmoothingFactor'),
   maxLength: z.int().min(2).nullable().default(1024).describe('Longest prompt with its completion in tokens; null for no limit'),
@@ -97,7 +99,7 @@ export const rrhfSchema = lazily(() => z.strictObject({
 /** Options of reward models: TRL's RewardConfig, and PRMConfig for stepwise ones, in camelCase. */
 export const rewardSchema = lazily(() => z.strictObject({
   ...modelPath, ...omit(modelShape, 'samplePrompts'), ...pairShape,
-  learningRate: trainingShape.learningRate.optional().describe('Peak learning rate; 1e-4, or 1e-5 for stepwise'),
+  learningRate: trainingShape.learningRate.removeDefault().optional().describe('Peak learning rate; 1e-4 by default, or 1e-5 for stepwise'),
   centerRewardsCoefficient: z.number().min(0).optional().describe('Weight of the squared sum of both rewards, which keeps their mean near 0; 0.01 in the paper'),
   stepwise: z.boolean().default(false).describe('Train a process reward model: rows with prompt, completions (steps) and labels'),
   stepSeparator: z.string().min(1).default('\n').describe('What ends a step; its last token is judged'),

@@ -41,6 +41,12 @@ test('a reward model separates, is saved as a classifier, and scores files as it
   expect(long).toEqual({ score: null })
 })
 
+test("where nothing is said the learning rate is TRL's, of pairs another than of steps", async () => {
+  const { learningRate: _, ...rest } = base
+  expect(keep(await reward({ ...rest, ...await setting(preferences) })).trainer.args.learningRate).toBe(1e-4)
+  expect(keep(await stepwiseReward({ ...rest, ...await setting(steps) })).trainer.args.learningRate).toBe(1e-5)
+})
+
 test('a margin moves the loss, and stopped and resumed it ends with the same bytes', async () => {
   const where = await setting(preferences.map((row, i) => ({ ...row, margin: i % 3 })))
   const [without, withMargin] = [await logOf(keep(await reward({ ...base, ...await setting(preferences), maxSteps: 1 }))), await logOf(keep(await reward({ ...base, ...where, outputDir: `${where.outputDir}0`, maxSteps: 1 })))]
