@@ -17,6 +17,7 @@ const policyShape = lazily(() => ({
   refModel: z.string().optional().describe('Folder of the reference for beta above 0; by default the model as it is at the start, without its new adapter where it has one'),
   ...referenceSyncShape,
   ...promptShape, ...evalPromptShape, ...rewardShape,
+  rewardWeights: rewardShape.rewardWeights.describe('One for each reward function, then for a reward model and an environment; 1 by default'),
   ...trainingShape,
   learningRate: trainingShape.learningRate.default(1e-6).describe('Peak learning rate'),
   metricForBestModel: trainingShape.metricForBestModel.default('reward').describe('The evaluation metric that decides which is best'),
