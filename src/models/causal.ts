@@ -77,7 +77,7 @@ export abstract class CausalLanguageModel extends PretrainedModel {
     }
   }
 
-  /** Runs the layers alone, for losses that take the output layer in chunks. */
+  /** Runs the layers alone, for losses that take a part of the logits at a time. */
   override base(input: BatchInput & OutputChoice): BaseOutput {
     return scope(() => {
       const batch = flattenBatch(input, this.config.vocabSize, this.device, this.virtualTokens)

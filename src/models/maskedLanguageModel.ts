@@ -55,7 +55,7 @@ export abstract class MaskedLanguageModel extends PretrainedModel {
 
   /**
    * Runs the model. Everything is computed without padding. With labels the head sees only the tokens whose label counts, and its loss comes from hidden
-   * states in chunks: tokens × vocabulary logits exist only where asked for.
+   * states, a part of the logits at a time: tokens × vocabulary logits exist only where asked for.
    */
   forward(input: MaskedInput): MaskedOutput {
     return scope(() => {

@@ -12,8 +12,8 @@ export function outputLayer({ hiddenSize, vocabSize, initializerRange, tieWordEm
 }
 
 /**
- * Hidden states and the output layer as a matrix, for losses that take its logits in chunks; undefined where adapters stand around it. A quantised one is
- * widened for the calling scope(): vocabulary × width numbers of the hidden states' dtype, or of bfloat16 where products are.
+ * Hidden states and the output layer as a matrix, for losses that take a part of its logits at a time; undefined where adapters stand around it. A
+ * quantised one is widened for the calling scope(): vocabulary × width numbers of the hidden states' dtype, or of bfloat16 where products are.
  */
 export function plainHead(head: LinearLayer, hidden: Tensor): OutputLayer | undefined {
   if (head instanceof Linear) return { hidden, weight: head.weight.tensor, bias: head.bias?.tensor ?? null }

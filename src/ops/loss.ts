@@ -100,7 +100,7 @@ const linearOp = fusedOp<readonly [Tensor, Tensor, Tensor | null, Tensor], { smo
   forward([hidden, weight, bias, labels], { smoothing, softCap, numItems, half }, save, wanted) {
     const tokens = [hidden.dim(0)]
     const [nll, correct] = [emptyLike(hidden, tokens, 'float32'), emptyLike(hidden, tokens, 'float32')]
-    // The loss is a sum, so its gradient is known up to the factor that backward brings. Computing it now, while a chunk of logits is at hand,
+    // The loss is a sum, so its gradient is known up to the factor that backward brings. Computing it now, while a part of the logits is at hand,
     // saves computing the logits again: three products of tokens × width × vocabulary instead of four.
     const dhidden = wanted(0) ? emptyLike(hidden) : null
     const dweight = wanted(1) ? emptyLike(weight, weight.shape, 'float32') : null
@@ -136,8 +136,8 @@ export interface LinearCrossEntropyResult {
 }
 
 /**
- * The language-model loss from hidden states [tokens, width] and the output embedding [vocabulary, width] (bias [vocabulary]), in chunks:
- * tokens × vocabulary logits never exist. labels int32 [tokens], already shifted; -100 is ignored.
+ * The language-model loss from hidden states [tokens, width] and the output embedding [vocabulary, width] (bias [vocabulary]), a part of the logits at
+ * a time: tokens × vocabulary never exists. labels int32 [tokens], already shifted; -100 is ignored.
  */
 export function linearCrossEntropy(
   hidden: Tensor, weight: Tensor, labels: Tensor, { labelSmoothing = 0, softCap = 0, numItems = 1, bias = null }: LinearCrossEntropyOptions & { bias?: Tensor | null } = {},
