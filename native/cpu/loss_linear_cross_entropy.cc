@@ -86,7 +86,8 @@ void by_blocks(const LinearHead& head, const HeadGradients& gradients, const Tar
     auto row_of = [&](int64_t i) { return sum.as<float>() + i * width; };
     auto take = [&](float* row, int64_t i, const Block& block) {
       const float before = seen[i].all.max;
-      see(seen[i], row, block, place_of(target.labels[rows.token[i]], block), target.smoothing > 0);
+      const int64_t place = place_of(target.labels[rows.token[i]], block);
+      see(seen[i], row, block, place, target.smoothing > 0);
       if (!gradients.hidden) return;
       const float now = seen[i].all.max;
       if (seen[i].all.sum == 0) {  // a bias of -inf has suppressed all of them
@@ -94,12 +95,13 @@ void by_blocks(const LinearHead& head, const HeadGradients& gradients, const Tar
         return;
       }
       to_weights(row, block.count, now, inverse_cap);
+      if (lies_in(place, block)) row[place] = 0;  // p - 1 comes at the end, in float32: its parts would be rounded apart where products run in bfloat16
       if (block.first > 0 && now != before) scale_row(row_of(i), width, scalar_exp(before - now));
     };
     each_block(head, rows, take, [&](Block& block) {
       add_block_gradients(head, gradients, rows, block, gradients.hidden ? &sum : nullptr, false);
     });
-    parallel_for(rows.count, gradients.hidden ? 16384 / width + 1 : rows.count, [&](int64_t begin, int64_t end) {
+    parallel_for(rows.count, gradients.hidden ? 16384 / (width + 1) + 1 : rows.count, [&](int64_t begin, int64_t end) {
       for (int64_t i = begin; i < end; ++i) {
         const Seen& s = seen[i];
         const int64_t token = rows.token[i];
@@ -108,7 +110,8 @@ void by_blocks(const LinearHead& head, const HeadGradients& gradients, const Tar
         target.nll[token] = target.smoothing == 0 ? nll : (1 - target.smoothing) * nll + target.smoothing * (lse - mean);
         target.correct[token] = s.largest == target.labels[token] ? 1 : 0;
         if (!gradients.hidden) continue;
-        const float scale = target.factor / s.all.sum, slope = -target.factor * cap_slope(splat(s.chosen), inverse_cap)[0];
+        const float scale = target.factor / s.all.sum, at_label = target.factor * (scalar_exp(s.chosen - lse) - 1),
+                    slope = inverse_cap == 0 ? at_label : at_label * cap_slope(splat(s.chosen), inverse_cap)[0];
         const int64_t label = target.labels[token] * width;
         if (head.weight.dtype == DType::f32) finish_row(row_of(i), head.weight.as<const float>() + label, width, scale, slope);
         else finish_row(row_of(i), head.weight.as<const bf16>() + label, width, scale, slope);

@@ -37,8 +37,10 @@ struct Signal {
     }
   }
   void bump() {
+    // A flag taken before the change is of sleepers that this change wakes, and is taken once, however long they need to come; one set since is seen after it.
+    const bool slept = asleep.load() && asleep.exchange(false);
     value.fetch_add(1);
-    if (asleep.load() && asleep.exchange(false)) value.notify_all();  // once, however long the sleepers take to come
+    if (slept || asleep.load()) value.notify_all();
   }
 };
 

@@ -94,10 +94,10 @@ int ThreadPool::size() const { return state_->count; }
 
 void ThreadPool::run(int threads, void (*body)(void*, int, int), void* context) {
   State& s = *state_;
-  if (threads > s.count) threads = s.count;
+  threads = threads < 1 ? 1 : threads > s.count ? s.count : threads;
   s.body = body;
   s.context = context;
-  s.region.open(threads < 1 ? 1 : threads);
+  s.region.open(threads);
   if (threads > 1) s.start.bump();
   body(context, 0, threads);
   s.region.close();

@@ -21,15 +21,19 @@ const profiled = new Set<number>()
 export async function profile(body: () => unknown, device: DeviceLike = defaultDevice()): Promise<KernelTime[]> {
   const { native, number, name } = deviceOf(device)
   if (profiled.has(number)) throw new ConfigError(`profile: one of ${name} is being taken already; await it first`)
-  profiled.add(number)
   native.startProfile(number)
-  let numbers: Float64Array
+  profiled.add(number)
+  const end = async (): Promise<Float64Array> => {
+    profiled.delete(number)
+    return new Float64Array(await native.endProfile(number))
+  }
   try {
     await body()
-  } finally {
-    profiled.delete(number)
-    numbers = new Float64Array(await native.endProfile(number))
+  } catch (error) {
+    await end().catch(() => undefined) // a kernel that failed, too, says less than what body threw
+    throw error
   }
+  const numbers = await end()
   return [...Object.keys(native.signatures), 'graph']
     .map((kernel, i) => ({ kernel, calls: numbers[2 * i]!, seconds: numbers[2 * i + 1]! }))
     .filter(({ calls }) => calls > 0)

@@ -1,7 +1,7 @@
 // Output layers with vocabularies of several blocks: what is taken block by block equals what is taken of whole rows of logits.
 import { describe, expect, test } from 'vitest'
 import { add, crossEntropy, linear, linearCrossEntropy, linearLogprob, mul, selectiveLogSoftmax, sum, tanh, toDtype, topK } from '../../src/ops/index.ts'
-import { backward, cpu, Tensor } from '../../src/tensor/index.ts'
+import { autocast, backward, cpu, Tensor } from '../../src/tensor/index.ts'
 import { randomNumbers } from '../cases/random.ts'
 
 const [tokens, width, vocabulary] = [1100, 24, 9001]
@@ -75,6 +75,37 @@ describe.each([
     backward(score(result))
     for (const name of ['hidden', 'weight'] as const) expect(apart(await numbers(blocks[name].grad!), await numbers(plain[name].grad!))).toBeLessThan(2 * close)
   })
+})
+
+test('the gradient of tokens that are certain, whose p - 1 is all there is of it', async () => {
+  // Each token's hidden state points at its label's row, so that p is 1 but for 1e-5 or so.
+  const certain = Tensor.from(Float32Array.from({ length: 40 * width }, (_, i) => {
+    const label = 200 * Math.floor(i / width)
+    return 3 * weight[label * width + i % width]!
+  }), [40, width], { device: cpu })
+  const target = Tensor.from(Int32Array.from({ length: 40 }, (_, t) => 200 * t), [40], { dtype: 'int32', device: cpu })
+  const gradient = async (trainsWeight: boolean, softCap: number, dtype: Dtype): Promise<number[]> => {
+    const [h, w] = [certain.detach().requiresGrad_(), toDtype(Tensor.from(weight, [vocabulary, width], { device: cpu }), dtype).requiresGrad_(trainsWeight)]
+    autocast(dtype, () => { backward(linearCrossEntropy(h, w, target, { softCap, numItems: 40 }).loss) })
+    return await numbers(h.grad!)
+  }
+  for (const softCap of [0, 30]) {
+    expect(apart(await gradient(false, softCap, 'float32'), await gradient(true, softCap, 'float32'))).toBeLessThan(1e-4)
+    expect(apart(await gradient(false, softCap, 'bfloat16'), await gradient(true, softCap, 'bfloat16'))).toBeLessThan(3e-2)
+  }
+})
+
+test('a label that is suppressed has an infinite loss and a finite gradient', async () => {
+  const bias = Tensor.from(Float32Array.from({ length: vocabulary }, (_, v) => v === 5000 ? -Infinity : 0), [vocabulary], { device: cpu })
+  const target = Tensor.from(Int32Array.of(5000, 3), [2], { dtype: 'int32', device: cpu })
+  const gradient = async (trainsWeight: boolean): Promise<number[]> => {
+    const h = Tensor.from(hidden.slice(0, 2 * width), [2, width], { device: cpu }).requiresGrad_()
+    const result = linearCrossEntropy(h, Tensor.from(weight, [vocabulary, width], { device: cpu }).requiresGrad_(trainsWeight), target, { bias })
+    backward(result.loss)
+    expect((await numbers(result.nll))[0]).toBe(Infinity)
+    return await numbers(h.grad!)
+  }
+  expect(apart(await gradient(false), await gradient(true))).toBeLessThan(2e-5)
 })
 
 test('a bias that suppresses the first blocks leaves no mark', async () => {
