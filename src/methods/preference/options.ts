@@ -99,7 +99,7 @@ export const rrhfSchema = lazily(() => z.strictObject({
 /** Options of reward models: TRL's RewardConfig, and PRMConfig for stepwise ones, in camelCase. */
 export const rewardSchema = lazily(() => z.strictObject({
   ...modelPath, ...omit(modelShape, 'samplePrompts'), ...pairShape,
-  learningRate: trainingShape.learningRate.removeDefault().optional().describe('Peak learning rate; 1e-4 by default, or 1e-5 for stepwise'),
+  learningRate: trainingShape.learningRate.unwrap().optional().describe('Peak learning rate; 1e-4 by default, or 1e-5 for stepwise'),
   centerRewardsCoefficient: z.number().min(0).optional().describe('Weight of the squared sum of both rewards, which keeps their mean near 0; 0.01 in the paper'),
   stepwise: z.boolean().default(false).describe('Train a process reward model: rows with prompt, completions (steps) and labels'),
   stepSeparator: z.string().min(1).default('\n').describe('What ends a step; its last token is judged'),
