@@ -21,5 +21,5 @@ const camel = (name: string): string => name.replace(/_([a-z0-9])/g, (_, letter:
 export function otherName(name: string, known: readonly string[]): string {
   const key = camel(name)
   const [option, hint = option] = Object.hasOwn(otherNames, key) ? otherNames[key]! : []
-  return option !== undefined && known.includes(option) ? `; here it is ${hint!}` : ''
+  return option !== undefined && known.includes(option) ? `; here it is ${hint}` : ''
 }

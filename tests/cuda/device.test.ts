@@ -1,7 +1,7 @@
 // Proves what the device layer promises: copies, memory, faults found on the device, failures in mid-step, graphs, and clear errors.
 import { afterEach, describe, expect, test } from 'vitest'
 import { embedding, linear, sum } from '../../src/ops/index.ts'
-import { backward, cpu, device, Graph, scope, Tensor } from '../../src/tensor/index.ts'
+import { backward, cpu, device, Graph, profile, scope, Tensor } from '../../src/tensor/index.ts'
 import { run } from '../native/run.ts'
 import { on, tested } from './device.ts'
 
@@ -126,6 +126,21 @@ test('launches are counted', async () => {
   const before = await tested.launches()
   const x = Tensor.zeros([10], { device: tested })
   expect(await tested.launches() - before).toBe(1)
+  x.dispose()
+})
+
+test('a profile counts kernels one by one, and graphs as wholes', async () => {
+  const x = Tensor.full([4], 1, { device: tested })
+  const { graph } = Graph.capture(tested, () => { tested.kernels.scale(x.handle, x.handle, 3) })
+  const times = await profile(() => {
+    tested.kernels.fill(x.handle, 5)
+    graph.replay()
+    graph.replay()
+  }, tested)
+  expect(new Map(times.map(({ kernel, calls }) => [kernel, calls]))).toEqual(new Map([['fill', 1], ['graph', 2]]))
+  expect(times.every(({ seconds }) => seconds > 0)).toBe(true)
+  expect(Array.from(await x.data(), Number)).toEqual([45, 45, 45, 45])
+  graph.dispose()
   x.dispose()
 })
 
