@@ -92,6 +92,12 @@ const headCases = headShapes.flatMap(([tokens, width, vocabulary]): OpCase[] => 
   ]
 })
 
+/** An output layer that adapters are trained under: its vocabulary is taken in blocks. */
+const frozenHead: OpCase = {
+  op: 'linearCrossEntropy', name: '512x896x151936 frozen weight', inputs: [float([512, 896]), { ...weight([151936, 896], 896), gradient: false }, labels(512, 151936, 0)],
+  run: (h, w, label) => linearCrossEntropy(h, w, label).loss, forward: product(512, 151936, 896), backward: product(512, 151936, 896), benchOnly: true,
+}
+
 interface AttentionShape { name: string; heads: number; kvHeads: number; width: number; spans: readonly (readonly [queries: number, keys: number])[]; options?: AttentionOptions; benchOnly?: boolean }
 
 const attentionShapes: AttentionShape[] = [
@@ -142,4 +148,4 @@ const attentionCases = attentionShapes.map(({ name, heads, kvHeads, width, spans
   }
 })
 
-export const productCases: readonly OpCase[] = [...linearCases, ...fusedLinearCases, batchedLinear, ...mixedLinearCases, ...logitCases, ...headCases, ...attentionCases]
+export const productCases: readonly OpCase[] = [...linearCases, ...fusedLinearCases, batchedLinear, ...mixedLinearCases, ...logitCases, ...headCases, frozenHead, ...attentionCases]
