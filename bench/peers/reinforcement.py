@@ -16,7 +16,7 @@ from timing import arguments, measure, report
 
 warnings.filterwarnings("ignore")
 transformers.logging.set_verbosity_error()
-options = arguments()
+options = arguments("--trainer")
 torch.set_num_threads(options.threads)
 torch.manual_seed(0)
 
@@ -68,7 +68,7 @@ def trainer_step(trainer):
     return step
 
 
-def grpo():
+def grpo_step():
     import datasets
     import trl
     reward = lambda completions, **_: [len(set(one)) / 10 for one in completions]
@@ -86,10 +86,18 @@ def grpo():
 
     trainer._generate_and_score_completions = generate
     step = trainer_step(trainer)
-    step()
-    result = measure(step, options.seconds, options.limit)
-    # Generating, rewards and advantages, over all steps.
-    print(json.dumps({**result, "generatingMedian": statistics.median(generating), "generatingBest": min(generating)}), flush=True)
+    # What a step spends outside of generating and scoring is its update.
+    return step, lambda: sum(generating)
+
+
+def grpo():
+    step, _ = grpo_step()
+    report(step, options)
+
+
+def grpo_update():
+    step, generating = grpo_step()
+    report(step, options, apart=generating)
 
 
 def rollout():
@@ -146,6 +154,6 @@ def group_advantages():
     report(step, options)
 
 
-{"grpo-tiny": grpo, "grpo-tiny-rollout": rollout, "grpo-tiny-update": update, "dpo-tiny": dpo, "group-advantages": group_advantages}[options.name]()
+{"grpo-tiny": grpo, "grpo-tiny-rollout": rollout, "grpo-tiny-update": grpo_update if options.trainer else update, "dpo-tiny": dpo, "group-advantages": group_advantages}[options.name]()
 # A trainer's thread still waits.
 os._exit(0)

@@ -39,8 +39,8 @@ def own_seconds():
     return times.user + times.system + times.children_user + times.children_system
 
 
-def measure(step, seconds=3.0, limit=30.0, least=3, most=2000):
-    """Median and best seconds of step(), the number of samples, and the share of the machine that others used."""
+def measure(step, seconds=3.0, limit=30.0, least=3, most=2000, apart=lambda: 0.0):
+    """Median and best seconds of step(), the number of samples, and the share of the machine that others used. What apart() counts up to meanwhile is left out."""
     step()
     blocks = []
     begin = time.perf_counter()
@@ -48,10 +48,10 @@ def measure(step, seconds=3.0, limit=30.0, least=3, most=2000):
         samples = []
         busy, own, start = busy_seconds(), own_seconds(), time.perf_counter()
         while True:
-            before = time.perf_counter()
+            before, left_out = time.perf_counter(), apart()
             step()
             after = time.perf_counter()
-            samples.append(after - before)
+            samples.append(after - before - (apart() - left_out))
             if after - start >= BLOCK:
                 break
         wall, total = time.perf_counter() - start, busy_seconds()
@@ -70,12 +70,12 @@ def measure(step, seconds=3.0, limit=30.0, least=3, most=2000):
     return {"median": statistics.median(samples), "best": samples[0], "samples": len(samples), "others": others}
 
 
-def report(step, options, **more):
+def report(step, options, apart=lambda: 0.0):
     """Warms up, times and prints one line of JSON."""
     step()
-    result = measure(step, options.seconds, options.limit)
+    result = measure(step, options.seconds, options.limit, apart=apart)
     result["peakMemory"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    print(json.dumps({**result, **more}), flush=True)
+    print(json.dumps(result), flush=True)
 
 
 def report_difference(body, few, many, options, **more):
