@@ -20,6 +20,9 @@ export interface TimingOptions {
   least?: number
 }
 
+/** What is timed. Returns the seconds that count, where they are not all that it takes. */
+export type Body = () => Promise<unknown>
+
 const quiet = 0.08
 const blockSeconds = 0.2
 const ticksPerSecond = 100
@@ -43,11 +46,14 @@ const ownSeconds = (): number => {
 interface Block { readonly others: number | null; readonly samples: readonly number[] }
 
 /** Samples of one block, in seconds. */
-async function block(body: () => Promise<void>): Promise<Block> {
+async function block(body: Body): Promise<Block> {
   const [busy, own, begin] = [busySeconds(), ownSeconds(), performance.now()]
   const bench = new Bench({ time: 1000 * blockSeconds, iterations: 1, warmup: false, retainSamples: true, throws: true })
   // An async function: of any other, tinybench finds out by a call that it does not wait for, which would run beside the first sample.
-  bench.add('body', async () => { await body() })
+  bench.add('body', async () => {
+    const counted = await body()
+    return typeof counted === 'number' ? { overriddenDuration: 1000 * counted } : undefined
+  })
   await bench.run()
   const [after, wall] = [busySeconds(), (performance.now() - begin) / 1000]
   const { result } = bench.tasks[0]!
@@ -62,8 +68,8 @@ export const median = (numbers: readonly number[]): number => {
   return sorted.length % 2 ? sorted[middle]! : (sorted[middle - 1]! + sorted[middle]!) / 2
 }
 
-/** The median over quiet blocks of the time `body` takes. */
-export async function time(body: () => Promise<void>, { budget = 0.6, limit = 10 * budget, least = 5 }: TimingOptions = {}): Promise<Timing> {
+/** The median over quiet blocks of the time that counts of `body`. */
+export async function time(body: Body, { budget = 0.6, limit = 10 * budget, least = 5 }: TimingOptions = {}): Promise<Timing> {
   await body()
   const blocks: Block[] = []
   const begin = performance.now()

@@ -16,7 +16,7 @@ from timing import arguments, measure, report
 
 warnings.filterwarnings("ignore")
 transformers.logging.set_verbosity_error()
-options = arguments("--trainer")
+options = arguments("--update")
 torch.set_num_threads(options.threads)
 torch.manual_seed(0)
 
@@ -68,7 +68,7 @@ def trainer_step(trainer):
     return step
 
 
-def grpo_step():
+def grpo():
     import datasets
     import trl
     reward = lambda completions, **_: [len(set(one)) / 10 for one in completions]
@@ -86,18 +86,15 @@ def grpo_step():
 
     trainer._generate_and_score_completions = generate
     step = trainer_step(trainer)
-    # What a step spends outside of generating and scoring is its update.
-    return step, lambda: sum(generating)
 
+    def update():
+        """What a step spends on anything but generating and scoring."""
+        generating.clear()
+        begin = time.perf_counter()
+        step()
+        return time.perf_counter() - begin - sum(generating)
 
-def grpo():
-    step, _ = grpo_step()
-    report(step, options)
-
-
-def grpo_update():
-    step, generating = grpo_step()
-    report(step, options, apart=generating)
+    report(update if options.update else step, options)
 
 
 def rollout():
@@ -154,6 +151,6 @@ def group_advantages():
     report(step, options)
 
 
-{"grpo-tiny": grpo, "grpo-tiny-rollout": rollout, "grpo-tiny-update": grpo_update if options.trainer else update, "dpo-tiny": dpo, "group-advantages": group_advantages}[options.name]()
+{"grpo-tiny": grpo, "grpo-tiny-rollout": rollout, "grpo-tiny-update": grpo if options.update else update, "dpo-tiny": dpo, "group-advantages": group_advantages}[options.name]()
 # A trainer's thread still waits.
 os._exit(0)

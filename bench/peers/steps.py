@@ -1,8 +1,11 @@
 """The steps of bench/steps/*.ts in PyTorch, transformers and PEFT. Usage: steps.py NAME, and the options of timing.py."""
+import time
+
 import torch
+from transformers.generation.streamers import BaseStreamer
 
 from models import build, start
-from timing import arguments, report, report_difference
+from timing import arguments, report
 
 options = arguments()
 start(options)
@@ -110,21 +113,35 @@ def prefill(dtype):
     return step
 
 
+class Clock(BaseStreamer):
+    """When generate() had its first token."""
+    def put(self, value):
+        self.puts += 1
+        if self.puts == 2:
+            self.first = time.perf_counter()
+
+    def end(self):
+        pass
+
+
 def decode(dtype):
-    """What generate() takes for a token after a prompt of 128: of 17 tokens, less the prompt and the first."""
+    """What generate() takes for a token after a prompt of 128 and a first one, of 16."""
     model = build("qwen", dtype, use_cache=True).eval()
     ids = torch.randint(0, model.config.vocab_size, (1, 128))
     mask = torch.ones_like(ids)
+    clock = Clock()
 
-    def tokens(count):
+    def step():
+        clock.puts = 0
         with torch.inference_mode():
-            model.generate(ids, attention_mask=mask, max_new_tokens=count, min_new_tokens=count, do_sample=False, pad_token_id=0, eos_token_id=None)
-    return tokens
+            model.generate(ids, attention_mask=mask, max_new_tokens=17, min_new_tokens=17, do_sample=False, pad_token_id=0, eos_token_id=None, streamer=clock)
+        return (time.perf_counter() - clock.first) / 16
+    return step
 
 
 parts = options.name.split("-")
 if parts[:2] == ["qwen", "decode"]:
-    report_difference(decode(parts[2]), 1, 17, options)
+    report(decode(parts[2]), options)
 elif parts[:2] == ["qwen", "prefill"]:
     report(prefill(parts[2]), options)
 elif parts[1] in ("lora", "sft", "dpo"):

@@ -39,8 +39,8 @@ def own_seconds():
     return times.user + times.system + times.children_user + times.children_system
 
 
-def measure(step, seconds=3.0, limit=30.0, least=3, most=2000, apart=lambda: 0.0):
-    """Median and best seconds of step(), the number of samples, and the share of the machine that others used. What apart() counts up to meanwhile is left out."""
+def measure(step, seconds=3.0, limit=30.0, least=3, most=2000):
+    """Median and best seconds of step(), or of what it returns, the number of samples, and the share of the machine that others used."""
     step()
     blocks = []
     begin = time.perf_counter()
@@ -48,10 +48,10 @@ def measure(step, seconds=3.0, limit=30.0, least=3, most=2000, apart=lambda: 0.0
         samples = []
         busy, own, start = busy_seconds(), own_seconds(), time.perf_counter()
         while True:
-            before, left_out = time.perf_counter(), apart()
-            step()
+            before = time.perf_counter()
+            counted = step()
             after = time.perf_counter()
-            samples.append(after - before - (apart() - left_out))
+            samples.append(after - before if counted is None else counted)
             if after - start >= BLOCK:
                 break
         wall, total = time.perf_counter() - start, busy_seconds()
@@ -70,20 +70,9 @@ def measure(step, seconds=3.0, limit=30.0, least=3, most=2000, apart=lambda: 0.0
     return {"median": statistics.median(samples), "best": samples[0], "samples": len(samples), "others": others}
 
 
-def report(step, options, apart=lambda: 0.0):
-    """Warms up, times and prints one line of JSON."""
+def report(step, options):
+    """Warms up, times and prints one line of JSON. A step may return the seconds of it that count."""
     step()
-    result = measure(step, options.seconds, options.limit, apart=apart)
+    result = measure(step, options.seconds, options.limit)
     result["peakMemory"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     print(json.dumps(result), flush=True)
-
-
-def report_difference(body, few, many, options, **more):
-    """Times body(many) and body(few) and reports what one more takes."""
-    body(few)
-    short = measure(lambda: body(few), options.seconds / 2, options.limit / 2)
-    long = measure(lambda: body(many), options.seconds / 2, options.limit / 2)
-    median = (long["median"] - short["median"]) / (many - few)
-    each = {"median": median, "best": min(median, (long["best"] - short["best"]) / (many - few))}
-    result = {**long, **each, "peakMemory": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024}
-    print(json.dumps({**result, **more}), flush=True)

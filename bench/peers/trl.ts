@@ -4,7 +4,7 @@ import { keepMemory, offline, python, scriptPath } from './torch.ts'
 
 /** What runs each step, with the script's flags. TRL has no PPO any more, and its update is what its GRPO step does but generate and score. */
 const libraries: Readonly<Record<string, readonly (readonly [string, ...string[]])[]>> = {
-  'grpo-tiny': [['TRL']], 'grpo-tiny-rollout': [['transformers']], 'grpo-tiny-update': [['TRL', '--trainer'], ['torch']], 'dpo-tiny': [['TRL']], 'group-advantages': [['torch']],
+  'grpo-tiny': [['TRL']], 'grpo-tiny-rollout': [['transformers']], 'grpo-tiny-update': [['TRL', '--update'], ['torch']], 'dpo-tiny': [['TRL']], 'group-advantages': [['torch']],
 }
 
 export function trlPeers(name: string): Peer[] {

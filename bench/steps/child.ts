@@ -3,7 +3,6 @@ import { parseArgs } from 'node:util'
 import { cpu, setDefaultDevice } from '../../src/tensor/index.ts'
 import { watchLag } from '../lag.ts'
 import { time } from '../quiet.ts'
-import type { Timing } from '../quiet.ts'
 import { steps } from './index.ts'
 
 const text = { type: 'string' } as const
@@ -14,15 +13,12 @@ setDefaultDevice('cpu')
 if (values.threads) cpu.threads = Number(values.threads)
 if (values.isa) cpu.isa = values.isa
 
-const { run, less, flops, tokens } = await step.prepare()
+const { run, flops, tokens } = await step.prepare()
 await run()
 cpu.resetPeakMemory()
 const lag = watchLag()
 const [budget, limit] = [Number(values.seconds ?? 3), Number(values.limit ?? 30)]
-const timeOf = (body: () => Promise<void>, share: number): Promise<Timing> => time(body, { budget: share * budget, limit: share * limit, least: 3 })
-const whole = await timeOf(run, less ? 0.7 : 1)
-const rest = less ? await timeOf(less.run, 0.3) : undefined
-const timing = less && rest ? { ...whole, median: (whole.median - rest.median) / less.steps, best: Math.min(whole.best - rest.best, whole.median - rest.median) / less.steps } : whole
+const timing = await time(run, { budget, limit, least: 3 })
 const outcome = {
   ...timing, lag: lag(), peakTensors: cpu.memory().peak, peakMemory: process.resourceUsage().maxRSS * 1024, isa: cpu.isa, threads: cpu.threads,
   ...(flops === undefined ? {} : { flops }), ...(tokens === undefined ? {} : { tokens }),

@@ -1,13 +1,12 @@
 // A whole step to time: of training, of generation. Each runs in a process of its own, so that its peak memory is its own, beside its peers.
 import type { Peer } from '../peers/peer.ts'
+import type { Body } from '../quiet.ts'
 
 export type StepDType = 'float32' | 'bfloat16'
 
 export interface Prepared {
-  /** One step, to its end. */
-  readonly run: () => Promise<void>
-  /** Where run() does `steps` of them after something else, such as a prompt: that alone, whose time is taken off. */
-  readonly less?: { readonly run: () => Promise<void>; readonly steps: number }
+  /** One step, to its end. Returns the seconds that count, where it does more than that, such as going through a prompt. */
+  readonly run: Body
   /** Floating-point operations of a step, counted from its shapes. */
   readonly flops?: number
   /** Tokens that a step goes through. */
