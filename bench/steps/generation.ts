@@ -69,5 +69,5 @@ function decode(format: StepDType | 'nf4' | 'int4' | 'int8', head?: 'int8'): Ste
 }
 
 export const generationSteps: readonly Step[] = [
-  prefill('float32'), prefill('bfloat16'), decode('float32'), decode('bfloat16'), decode('nf4'), decode('nf4', 'int8'), decode('int4'), decode('int8'),
+  prefill('float32'), prefill('bfloat16'), decode('float32'), decode('bfloat16'), decode('nf4'), decode('nf4', 'int8'), decode('int4'), decode('int8'), decode('int8', 'int8'),
 ]

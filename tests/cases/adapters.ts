@@ -1,7 +1,7 @@
 // Cases of products with quantised weights and of low-rank adapters.
 import { loraLinear, quantize, quantizedMatmul } from '../../src/ops/index.ts'
 import type { QuantizedFormat, QuantizedTensor, QuantizeOptions } from '../../src/ops/index.ts'
-import { Tensor } from '../../src/tensor/index.ts'
+import { decoding, Tensor } from '../../src/tensor/index.ts'
 import { float, roundToBfloat16, sharing } from './case.ts'
 import type { OpCase } from './case.ts'
 import { randomNumbers } from './random.ts'
@@ -24,7 +24,7 @@ export function quantizedNoise(output: number, input: number, options: QuantizeO
 
 const bits: Record<QuantizedFormat, number> = { nf4: 4, fp4: 4, int4: 4, int8: 8, dynamic: 8, dynamic_unsigned: 8 }
 
-interface Product { rows: number; input: number; output: number; options: QuantizeOptions; bias?: boolean; benchOnly?: boolean }
+interface Product { rows: number; input: number; output: number; options: QuantizeOptions; bias?: boolean; benchOnly?: boolean; newTokens?: boolean }
 const products: Product[] = [
   ...(['nf4', 'fp4', 'int8', 'int4'] as const).map((format) => ({ rows: 3, input: 128, output: 33, options: { format, block: 64 } })),
   { rows: 1, input: 64, output: 1, options: { format: 'nf4' } },
@@ -38,17 +38,23 @@ const products: Product[] = [
   { rows: 66, input: 120, output: 90, options: { format: 'int8', block: 24 } },
   ...([['nf4', [1, 8, 128, 512]], ['int4', [1]], ['int8', [1, 128]]] as const).flatMap(([format, counts]) =>
     counts.map((rows) => ({ rows, input: 4096, output: 4096, options: { format }, benchOnly: true }))),
+  ...([['nf4', [1, 8]], ['int4', [1]], ['int8', [1]]] as const).flatMap(([format, counts]) =>
+    counts.map((rows) => ({ rows, input: 4096, output: 4096, options: { format }, benchOnly: true, newTokens: true }))),
 ]
 
-const quantizedCases = products.map(({ rows, input, output, options, bias = false, benchOnly = false }): OpCase => {
+const quantizedCases = products.map(({ rows, input, output, options, bias = false, benchOnly = false, newTokens = false }): OpCase => {
   const flops = 2 * rows * input * output
   const { format = 'nf4', block = 64, zeroPoints = false } = options
   const packed = input * output * (bits[format] / 8 + 4 / block)
   return {
-    op: 'quantizedMatmul', name: `${rows}x${input}x${output} ${format} by ${block}${zeroPoints ? ' with zeros' : ''}${bias ? ' bias' : ''}`, benchOnly,
-    inputs: [float([rows, input]), ...bias ? [float([output])] : []],
-    ...sharing(() => (benchOnly ? quantizedNoise : quantizedWeight)(output, input, options), (weight, x, ...rest) => quantizedMatmul(x, weight, rest[0] ?? null)),
-    forward: { flops, bytes: (size) => packed + rows * (input + output) * size }, backward: { flops },
+    op: 'quantizedMatmul', name: `${rows}x${input}x${output} ${format} by ${block}${zeroPoints ? ' with zeros' : ''}${bias ? ' bias' : ''}${newTokens ? ', new tokens' : ''}`, benchOnly,
+    inputs: [float([rows, input], { gradient: !newTokens }), ...bias ? [float([output])] : []],
+    ...sharing(() => (benchOnly ? quantizedNoise : quantizedWeight)(output, input, options), (weight, x, ...rest) => {
+      const product = (): Tensor => quantizedMatmul(x, weight, rest[0] ?? null)
+      return newTokens ? decoding(product) : product()
+    }),
+    // What new tokens cost is reading the weights.
+    forward: { ...newTokens ? {} : { flops }, bytes: (size) => packed + rows * (input + output) * size }, backward: { flops },
   }
 })
 
