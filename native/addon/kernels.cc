@@ -5,7 +5,7 @@
 #include <utility>
 #include <vector>
 
-#include "../kernels.h"
+#include "../checks.h"
 #include "context.h"
 
 namespace anneal {
@@ -147,13 +147,18 @@ template <> struct Argument<Numbers> {
   static Numbers pass(const Stored& stored) { return {stored.data(), static_cast<int64_t>(stored.size())}; }
 };
 
-template <auto member, size_t id, class Function> struct Kernel;
-template <auto member, size_t id, class... P> struct Kernel<member, id, void (*)(P...)> {
+template <auto member, size_t id, auto check> struct Kernel;
+template <auto member, size_t id, class... P, void (*check)(P...)> struct Kernel<member, id, check> {
   template <size_t... I> static void enqueue(Context& context, const char* name, napi_value* arguments, std::index_sequence<I...>) {
     Call call{context, name};
     // Braces: the arguments are checked from left to right.
     std::tuple<typename Argument<P>::Stored...> stored{Argument<P>::from(call, arguments[I], I)...};
     if (!call.device) context.raise("ERR_KERNEL", std::string(name) + ": expected at least one tensor, got empty lists");
+    try {
+      check(Argument<P>::pass(std::get<I>(stored))...);
+    } catch (const Failure& failure) {
+      context.raise("ERR_KERNEL", failure.message);
+    }
     Device& device = *call.device;
     auto function = device.kernels->*member;
     device.stream.push([function, &device, stored = std::move(stored)]() mutable {
@@ -192,7 +197,7 @@ Napi::Object bind_kernels(Napi::Env env) {
   Napi::Object object = Napi::Object::New(env);
   napi_value function;
 #define KERNEL(name, params) \
-  napi_create_function(env, #name, NAPI_AUTO_LENGTH, Kernel<&KernelTable::name, id_##name, decltype(KernelTable::name)>::call, const_cast<char*>(#name), &function); \
+  napi_create_function(env, #name, NAPI_AUTO_LENGTH, Kernel<&KernelTable::name, id_##name, &checks::name>::call, const_cast<char*>(#name), &function); \
   object.Set(#name, Napi::Value(env, function));
 #include "../kernels.def"
 #undef KERNEL
