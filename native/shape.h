@@ -3,6 +3,7 @@
 #include <cstdio>
 
 #include "check.h"
+#include "operations.h"
 #include "tensor.h"
 
 namespace anneal {
@@ -43,6 +44,10 @@ struct ShapeText {
 }
 [[maybe_unused]] static void check_computable(const char* kernel, const char* name, const Tensor& x) {
   ANNEAL_CHECK(is_computable(x.dtype), "%s: %s must be f32, bf16 or f64, but is %s", kernel, name, name_of(x.dtype));
+}
+[[maybe_unused]] static void check_activation(const char* kernel, int64_t activation) {
+  ANNEAL_CHECK(activation >= 0 && activation <= static_cast<int64_t>(Activation::quick_gelu), "%s: unknown activation %lld", kernel,
+               static_cast<long long>(activation));
 }
 
 }  // namespace

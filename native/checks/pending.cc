@@ -1,23 +1,7 @@
 #include "../checks.h"
 
 namespace anneal::checks {
-void fill(Out, double) {}
-void iota(Out, double, double) {}
-void convert(Out, In) {}
-void binary(Out, In, In, int64_t) {}
-void add_into(InOut, In) {}
-void scale(Out, In, double) {}
-void unary(Out, In, int64_t) {}
-void where(Out, In, In, In) {}
-void reduce(Out, In, int64_t) {}
-void permute(Out, In, Axes) {}
-void slice(Out, In, Axes) {}
-void slice_into(InOut, In, Axes, bool) {}
-void gather_last(Out, In, In) {}
-void scatter_add_last(InOut, In, In) {}
-void gemm(InOut, MaybeOut, In, In, MaybeIn, bool, bool, bool, int64_t, bool) {}
 void decode_matmul(Out, In, In, MaybeIn, int64_t) {}
-void sum_rows(InOut, In, bool) {}
 void attention(Out, Out, In, In, In, In, MaybeIn, double, bool, int64_t, double, bool) {}
 void attention_backward(Out, Out, Out, In, In, In, In, In, In, In, MaybeIn, double, bool, int64_t, double, bool) {}
 void attention_plan(Out, In, In, In, bool, int64_t, bool, bool) {}
@@ -29,10 +13,6 @@ void layer_norm(Out, Out, Out, MaybeOut, In, MaybeIn, In, MaybeIn, double) {}
 void layer_norm_backward(Out, MaybeInOut, MaybeInOut, In, MaybeIn, In, In, In, In, bool) {}
 void rope(Out, In, In, In, In, bool, bool) {}
 void rope_pair(Out, Out, In, In, In, In, In, bool, bool) {}
-void activation(Out, In, int64_t) {}
-void activation_backward(Out, In, In, int64_t) {}
-void gated_activation(Out, In, In, int64_t) {}
-void gated_activation_backward(Out, Out, In, In, In, int64_t) {}
 void dropout(Out, In, double, int64_t, int64_t) {}
 void embedding(Out, In, In) {}
 void embedding_backward(InOut, In, In, bool) {}

@@ -59,12 +59,6 @@ struct Plan {
   int64_t length[max_rank], a_stride[max_rank], b_stride[max_rank];
 };
 
-static void check_broadcast(const char* name, const Tensor& x, const Tensor& y) {
-  bool fits = x.rank <= y.rank;
-  for (int i = 1; fits && i <= x.rank; ++i) fits = x.dim(-i) == y.dim(-i) || x.dim(-i) == 1;
-  ANNEAL_CHECK(fits, "binary: %s of shape %s does not broadcast to %s", name, ShapeText(x).text, ShapeText(y).text);
-}
-
 static Plan make_plan(const Tensor& y, const Tensor& a, const Tensor& b) {
   Plan plan;
   int64_t a_size = a.size, b_size = b.size;
@@ -151,19 +145,6 @@ static void binary_of(const Plan& plan, Tensor& y, const Tensor& a, const Tensor
 }  // namespace
 
 void binary(Tensor& y, const Tensor& a, const Tensor& b, int64_t operation) {
-  check_computable("binary", "y", y);
-  check_dtype("binary", "a", a, y.dtype);
-  check_dtype("binary", "b", b, y.dtype);
-  ANNEAL_CHECK(operation >= 0 && operation <= static_cast<int64_t>(BinaryOperation::equal),
-               "binary: there is no operation %lld", static_cast<long long>(operation));
-  check_broadcast("a", a, y);
-  check_broadcast("b", b, y);
-  for (int i = 1; i <= y.rank; ++i) {
-    int64_t a_length = i <= a.rank ? a.dim(-i) : 1, b_length = i <= b.rank ? b.dim(-i) : 1;
-    ANNEAL_CHECK(y.dim(-i) == a_length || y.dim(-i) == b_length,
-                 "binary: the output %s is larger than %s and %s broadcast to",
-                 ShapeText(y).text, ShapeText(a).text, ShapeText(b).text);
-  }
   if (y.size == 0) return;
   Plan plan = make_plan(y, a, b);
   with_computable(y.dtype, [&]<class T>(T*) { binary_of<T>(plan, y, a, b, static_cast<BinaryOperation>(operation)); });

@@ -159,16 +159,7 @@ struct Box {
   }
 };
 
-static Box make_box(const char* kernel, const Tensor& part, const Tensor& whole, const Axes& start) {
-  ANNEAL_CHECK(part.dtype == whole.dtype, "%s: both tensors must have one dtype, but they are %s and %s", kernel,
-               name_of(part.dtype), name_of(whole.dtype));
-  ANNEAL_CHECK(part.rank == whole.rank && start.count == whole.rank,
-               "%s: %s, %s and %d starts must have the same rank", kernel,
-               ShapeText(part).text, ShapeText(whole).text, start.count);
-  for (int i = 0; i < whole.rank; ++i)
-    ANNEAL_CHECK(start.at[i] >= 0 && start.at[i] <= whole.shape[i] - part.shape[i],
-                 "%s: %lld elements from %lld on axis %d lie outside %s", kernel, static_cast<long long>(part.shape[i]),
-                 static_cast<long long>(start.at[i]), i, ShapeText(whole).text);
+static Box make_box(const Tensor& part, const Tensor& whole, const Axes& start) {
   Box box;
   int64_t step = 1;
   box.outer = whole.rank;
@@ -213,14 +204,7 @@ template <class T> static void add_run(T* y, const T* x, int64_t n) {
 
 // --- by index along the last axis ---
 
-static void check_index(const char* kernel, const Tensor& many, const Tensor& indexed, const Tensor& index, bool shared = false) {
-  check_dtype(kernel, "index", index, DType::i32);
-  ANNEAL_CHECK(shared ? index.size == many.columns() : same_shape(many, index), "%s: index has shape %s, but %s was expected", kernel, ShapeText(index).text,
-               ShapeText(many).text);
-  bool fits = many.rank == indexed.rank && many.rank > 0;
-  for (int i = 0; fits && i + 1 < many.rank; ++i) fits = many.shape[i] == indexed.shape[i];
-  ANNEAL_CHECK(fits, "%s: %s and %s must differ on the last axis only", kernel, ShapeText(many).text,
-               ShapeText(indexed).text);
+static void check_indices(const char* kernel, const Tensor& indexed, const Tensor& index) {
   const int32_t* at = index.as<int32_t>();
   const int64_t n = indexed.columns();
   for (int64_t i = 0; i < index.size; ++i)
@@ -232,20 +216,6 @@ static void check_index(const char* kernel, const Tensor& many, const Tensor& in
 }  // namespace
 
 void permute(Tensor& y, const Tensor& x, Axes order) {
-  ANNEAL_CHECK(y.dtype == x.dtype, "permute: y must be %s like x, but is %s", name_of(x.dtype), name_of(y.dtype));
-  ANNEAL_CHECK(y.rank == x.rank && order.count == x.rank,
-               "permute: %d axes and the output %s must have the rank of x, %s", order.count,
-               ShapeText(y).text, ShapeText(x).text);
-  bool seen[max_rank] = {};
-  for (int i = 0; i < x.rank; ++i) {
-    int64_t axis = order.at[i];
-    ANNEAL_CHECK(axis >= 0 && axis < x.rank && !seen[axis],
-                 "permute: axis %lld at place %d is out of range or named twice", static_cast<long long>(axis), i);
-    seen[axis] = true;
-    ANNEAL_CHECK(y.shape[i] == x.shape[axis],
-                 "permute: the output %s does not have x's length %lld of axis %lld at place %d",
-                 ShapeText(y).text, static_cast<long long>(x.shape[axis]), static_cast<long long>(axis), i);
-  }
   if (x.size == 0) return;
   Permutation p = merge(y, x, order);
   if (p.count <= 1) {
@@ -262,7 +232,7 @@ void permute(Tensor& y, const Tensor& x, Axes order) {
 }
 
 void slice(Tensor& y, const Tensor& x, Axes start) {
-  Box box = make_box("slice", y, x, start);
+  Box box = make_box(y, x, start);
   with_size(x.dtype, [&]<class U>(U*) {
     each_run(box, [out = y.as<U>(), in = x.as<U>()](int64_t at, int64_t from, int64_t n) {
       memcpy(out + at, in + from, static_cast<size_t>(n) * sizeof(U));
@@ -271,9 +241,8 @@ void slice(Tensor& y, const Tensor& x, Axes start) {
 }
 
 void slice_into(Tensor& y, const Tensor& x, Axes start, bool accumulate) {
-  Box box = make_box("slice_into", x, y, start);
+  Box box = make_box(x, y, start);
   if (accumulate) {
-    check_computable("slice_into", "x", x);
     with_computable(x.dtype, [&]<class T>(T*) {
       each_run(box,
                [out = y.as<T>(), in = x.as<T>()](int64_t at, int64_t to, int64_t n) { add_run(out + to, in + at, n); });
@@ -288,9 +257,8 @@ void slice_into(Tensor& y, const Tensor& x, Axes start, bool accumulate) {
 }
 
 void gather_last(Tensor& y, const Tensor& x, const Tensor& index) {
-  check_dtype("gather_last", "y", y, x.dtype);
+  check_indices("gather_last", x, index);
   const bool shared = index.rank == 1 && y.rank > 1;
-  check_index("gather_last", y, x, index, shared);
   const int64_t n = y.columns(), width = x.columns(), step = shared ? 0 : n;
   with_size(x.dtype, [&]<class U>(U*) {
     parallel_for(y.rows(), grain / (n + 1) + 1,
@@ -302,9 +270,7 @@ void gather_last(Tensor& y, const Tensor& x, const Tensor& index) {
 }
 
 void scatter_add_last(Tensor& y, const Tensor& x, const Tensor& index) {
-  check_computable("scatter_add_last", "x", x);
-  check_dtype("scatter_add_last", "y", y, x.dtype);
-  check_index("scatter_add_last", x, y, index);
+  check_indices("scatter_add_last", y, index);
   const int64_t n = x.columns(), width = y.columns();
   with_computable(x.dtype, [&]<class T>(T*) {
     parallel_for(x.rows(), grain / (n + 1) + 1,

@@ -61,12 +61,6 @@ __global__ void __launch_bounds__(map_threads) broadcast_kernel(T* y, const T* a
 
 namespace {
 
-void check_broadcast(const char* name, const Tensor& x, const Tensor& y) {
-  bool fits = x.rank <= y.rank;
-  for (int i = 1; fits && i <= x.rank; ++i) fits = x.dim(-i) == y.dim(-i) || x.dim(-i) == 1;
-  ANNEAL_CHECK(fits, "binary: %s of shape %s does not broadcast to %s", name, ShapeText(x).text, ShapeText(y).text);
-}
-
 // The axes of y with the strides of a and b along them. No axis has length 0.
 Strided walk(const Tensor& y, const Tensor& a, const Tensor& b) {
   Strided axes;
@@ -110,17 +104,6 @@ template <class Operation, class T> void run(Tensor& y, const Tensor& a, const T
 }  // namespace
 
 void binary(Out y, In a, In b, int64_t operation) {
-  check_computable("binary", "y", y);
-  check_dtype("binary", "a", a, y.dtype);
-  check_dtype("binary", "b", b, y.dtype);
-  check_broadcast("a", a, y);
-  check_broadcast("b", b, y);
-  for (int i = 1; i <= y.rank; ++i) {
-    const int64_t a_length = i <= a.rank ? a.dim(-i) : 1, b_length = i <= b.rank ? b.dim(-i) : 1;
-    ANNEAL_CHECK(y.dim(-i) == a_length || y.dim(-i) == b_length, "binary: the output %s is larger than %s and %s broadcast to", ShapeText(y).text, ShapeText(a).text,
-                 ShapeText(b).text);
-  }
-  ANNEAL_CHECK(operation >= 0 && operation <= static_cast<int64_t>(BinaryOperation::equal), "binary: there is no operation %lld", static_cast<long long>(operation));
   if (y.size == 0) return;
   const Strided axes = walk(y, a, b);
   dispatch_float_or_double("binary", y.dtype, [&](auto number) {
