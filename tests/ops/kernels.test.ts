@@ -199,8 +199,7 @@ test.each(['float32', 'bfloat16'] as const)('gather_last takes one index for all
   kernels.gather_last(y.handle, x.handle, index.handle)
   const [from, to] = [await x.toArray(), await y.toArray()]
   expect(to).toEqual(Array.from({ length: 6 }, (_, row) => [4, 0, 0, 2].map((column) => from[row * 5 + column]!)).flat())
-  kernels.gather_last(y.handle, x.handle, Tensor.from(Int32Array.of(1, 2)).handle)
-  await expect(cpu.fence()).rejects.toThrow(/gather_last: index has shape \[2\]/)
+  expect(() => { kernels.gather_last(y.handle, x.handle, Tensor.from(Int32Array.of(1, 2)).handle) }).toThrow(/gather_last: index has shape \[2\]/)
   for (const tensor of [x, y, index]) tensor.dispose()
 })
 
