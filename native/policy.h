@@ -1,8 +1,9 @@
 // The per-token terms of the policy losses, for the launchers of every backend. constexpr, so that device code may call them too: what needs an
 // exponential is handed in. Functions have internal linkage; types do not, as a kernel that takes one is found by its name.
 #pragma once
+#include <cstdint>
+
 #include "operations.h"
-#include "shape.h"
 
 namespace anneal {
 
@@ -54,35 +55,8 @@ constexpr float lowest_vespo_log_ratio = -18.420680743952367f;  // log 1e-8
 
 constexpr float clamp_log_ratio(float x) { return x < -longest_log_ratio ? -longest_log_ratio : x > longest_log_ratio ? longest_log_ratio : x; }
 
-[[maybe_unused]] static PolicyOptions check_policy(In total, In loss, In dlogprob, In statistics, In logprob, MaybeIn old, MaybeIn reference,
-                                                   In advantage, In weight, MaybeIn factor, In starts, int64_t objective, int64_t level,
-                                                   double low, double high, double limit, double dual_limit, double beta, bool corrected_kl) {
-  ANNEAL_CHECK(objective >= 0 && objective <= static_cast<int64_t>(PolicyObjective::vespo), "policy_loss: unknown objective %lld",
-               static_cast<long long>(objective));
-  ANNEAL_CHECK(level >= 0 && level <= static_cast<int64_t>(RatioLevel::sequence_sum), "policy_loss: unknown level %lld",
-               static_cast<long long>(level));
-  ANNEAL_CHECK(logprob.rank == 1, "policy_loss: logprob must have shape [tokens], but has %s", ShapeText(logprob).text);
-  const int64_t tokens = logprob.size;
-  auto check = [&](const char* name, const Tensor& x, int64_t size, DType dtype) {
-    check_dtype("policy_loss", name, x, dtype);
-    ANNEAL_CHECK(x.size == size, "policy_loss: %s must have %lld elements, but has shape %s", name, static_cast<long long>(size), ShapeText(x).text);
-  };
-  check("logprob", logprob, tokens, DType::f32);
-  check("loss", loss, tokens, DType::f32);
-  check("dlogprob", dlogprob, tokens, DType::f32);
-  check("weight", weight, tokens, DType::f32);
-  if (old) check("old", *old, tokens, DType::f32);
-  if (reference) check("reference", *reference, tokens, DType::f32);
-  if (factor) check("factor", *factor, tokens, DType::f32);
-  check("total", total, 1, DType::f32);
-  check("statistics", statistics, policy_statistics, DType::f64);
-  check_dtype("policy_loss", "starts", starts, DType::i32);
-  ANNEAL_CHECK(starts.rank == 1 && starts.size >= 1, "policy_loss: starts must have shape [sequences + 1], but has %s", ShapeText(starts).text);
-  check_dtype("policy_loss", "advantage", advantage, DType::f32);
-  ANNEAL_CHECK(advantage.size == tokens || advantage.size == starts.size - 1,
-               "policy_loss: advantage must have %lld elements, one per sequence, or %lld, one per token, but has shape %s",
-               static_cast<long long>(starts.size - 1), static_cast<long long>(tokens), ShapeText(advantage).text);
-  ANNEAL_CHECK(beta == 0 || reference, "policy_loss: beta is %g, so reference must be given", beta);
+[[maybe_unused]] static PolicyOptions policy_options(int64_t objective, int64_t level, double low, double high, double limit, double dual_limit, double beta,
+                                                    bool corrected_kl) {
   return {static_cast<PolicyObjective>(objective), static_cast<RatioLevel>(level), static_cast<float>(low), static_cast<float>(high),
           static_cast<float>(limit), static_cast<float>(dual_limit), static_cast<float>(beta), corrected_kl};
 }

@@ -1,8 +1,6 @@
 // AdamW whose moments are kept in eight bits: the codes of bitsandbytes' two dynamic maps, with one scale for each 256 numbers. A block is widened to f32,
 // updated as adamw does it, and rounded to the nearest codes again. The code is looked up by the leading bits of a number and corrected by one comparison.
-#include "../adamw_check.h"
 #include "../dynamic_maps.h"
-#include "../shape.h"
 #include "isa.h"
 #include "quantize.h"
 
@@ -105,11 +103,6 @@ void step_block(const Adam& a, Parameter* parameter, const State& state, const G
 
 void adamw_8bit(InOuts parameter, InOuts first, InOuts second, InOuts first_scale, InOuts second_scale, Outs half_copy, Ins gradient, MaybeIn factor,
                 Numbers learning_rate, double beta1, double beta2, double eps, Numbers weight_decay, int64_t step) {
-  check_adamw("adamw_8bit", parameter, gradient, half_copy, factor, learning_rate, weight_decay, step);
-  check_list("adamw_8bit", "first", first, parameter, DType::u8);
-  check_list("adamw_8bit", "second", second, parameter, DType::u8);
-  check_scales("first_scale", first_scale, parameter, block);
-  check_scales("second_scale", second_scale, parameter, block);
   const float scale = factor ? factor->as<const float>()[0] : 1;
   if (scale != scale) return;
   const double correction1 = 1 - ::pow(beta1, static_cast<double>(step)), correction2 = 1 - ::pow(beta2, static_cast<double>(step));

@@ -3,6 +3,8 @@
 // in less than 64 MiB together.
 #include "divergence.h"
 
+#include <initializer_list>
+
 #include "loss_linear.h"
 
 namespace anneal::cpu::ANNEAL_ISA {
@@ -18,15 +20,8 @@ static int64_t pair_rows(int64_t rows, int64_t student, int64_t teacher) {
 
 struct DivergenceOutputs { Tensor &divergence, &nll, &correct; };
 
-static void check_divergence(const LinearHead& head, const DivergenceOutputs& out, double beta, double temperature) {
-  ANNEAL_CHECK(beta >= 0 && beta <= 1, "%s: beta must lie in [0, 1], but is %g", head.kernel, beta);
-  check_temperature(head.kernel, temperature);
-  const struct { const char* name; Tensor& y; } outputs[] = {
-      {"divergence", out.divergence}, {"nll", out.nll}, {"correct", out.correct}};
-  for (auto& output : outputs) {
-    check_per_token(head.kernel, output.name, output.y, head.tokens());
-    memset(output.y.data, 0, static_cast<size_t>(output.y.bytes()));
-  }
+static void clear(const DivergenceOutputs& out) {
+  for (Tensor* y : {&out.divergence, &out.nll, &out.correct}) memset(y->data, 0, static_cast<size_t>(y->bytes()));
 }
 
 static DivergenceScales scales_of(double temperature, double soft_scale, double hard_scale) {
@@ -38,7 +33,7 @@ static DivergenceScales scales_of(double temperature, double soft_scale, double 
 static LinearHead first_rows(const LinearHead& head, Tensor& weight, Tensor& bias, int64_t vocabulary) {
   weight = matrix(head.weight.data, head.weight.dtype, vocabulary, head.width());
   if (head.bias) bias = {head.bias->data, vocabulary, {vocabulary}, head.bias->dtype, 1};
-  return {head.kernel, head.hidden, weight, head.bias ? &bias : nullptr, head.labels, 0, head.half};
+  return {head.hidden, weight, head.bias ? &bias : nullptr, head.labels, 0, head.half};
 }
 
 // The same of the gradients; the rows that remain get none.
@@ -143,16 +138,14 @@ void linear_divergence(Tensor& divergence, Tensor& nll, Tensor& correct, Tensor*
                        const Tensor& teacher_hidden, const Tensor& teacher_weight, const Tensor* teacher_bias,
                        const Tensor& labels, double beta, double temperature, double soft_scale, double hard_scale,
                        bool accumulate, bool half, bool teacher_half) {
-  const LinearHead whole = {"linear_divergence", hidden, weight, bias, labels, 0, half};
-  const LinearHead whole_teacher = {"linear_divergence of the teacher", teacher_hidden, teacher_weight, teacher_bias,
-                                    labels, 0, teacher_half};
+  const LinearHead whole = {hidden, weight, bias, labels, 0, half};
+  const LinearHead whole_teacher = {teacher_hidden, teacher_weight, teacher_bias, labels, 0, teacher_half};
   const HeadGradients all = {dhidden, dweight, dbias};
-  check_head(whole, all, "labels");
-  check_head(whole_teacher, {nullptr, nullptr, nullptr}, "labels");
   const DivergenceOutputs out = {divergence, nll, correct};
-  check_divergence(whole, out, beta, temperature);
   const int64_t vocabulary =
       whole.vocabulary() < whole_teacher.vocabulary() ? whole.vocabulary() : whole_teacher.vocabulary();
+  check_labels("linear_divergence", "labels", labels, vocabulary);
+  clear(out);
   Tensor parts[4];
   const LinearHead head = first_rows(whole, parts[0], parts[1], vocabulary);
   const LinearHead teacher = first_rows(whole_teacher, parts[2], parts[3], vocabulary);
@@ -199,30 +192,19 @@ void linear_top_divergence(Tensor& divergence, Tensor& nll, Tensor& correct, Ten
                            const Tensor& id, const Tensor& logprob, const Tensor& labels, int64_t vocabulary,
                            double beta, double temperature, double soft_scale, double hard_scale, bool renormalise,
                            bool accumulate, bool half) {
-  const LinearHead whole = {"linear_top_divergence", hidden, weight, bias, labels, 0, half};
+  const LinearHead whole = {hidden, weight, bias, labels, 0, half};
   const HeadGradients all = {dhidden, dweight, dbias};
-  check_head(whole, all, "labels");
   const DivergenceOutputs out = {divergence, nll, correct};
-  check_divergence(whole, out, beta, temperature);
-  const char* kernel = whole.kernel;
-  ANNEAL_CHECK(vocabulary > 0 && vocabulary <= whole.vocabulary(), "%s: vocabulary must lie in [1, %lld], but is %lld",
-               kernel, static_cast<long long>(whole.vocabulary()), static_cast<long long>(vocabulary));
-  check_dtype(kernel, "id", id, DType::i32);
-  check_dtype(kernel, "logprob", logprob, DType::f32);
-  ANNEAL_CHECK(id.rank == 2 && id.shape[0] == whole.tokens() && id.shape[1] > 0 && id.shape[1] <= vocabulary,
-               "%s: id must have shape [%lld, k], k from 1 to %lld, but has %s", kernel,
-               static_cast<long long>(whole.tokens()), static_cast<long long>(vocabulary), ShapeText(id).text);
-  ANNEAL_CHECK(same_shape(id, logprob), "%s: logprob must have the shape of id, %s, but has %s", kernel,
-               ShapeText(id).text, ShapeText(logprob).text);
   const int64_t k = id.shape[1];
   for (int64_t i = 0; i < id.size; ++i) {
     const int32_t one = id.as<int32_t>()[i];
-    ANNEAL_CHECK(one >= 0 && one < vocabulary, "%s: id[%lld] is %d, outside the vocabulary of %lld", kernel,
+    ANNEAL_CHECK(one >= 0 && one < vocabulary, "linear_top_divergence: id[%lld] is %d, outside the vocabulary of %lld",
                  static_cast<long long>(i), one, static_cast<long long>(vocabulary));
   }
+  check_labels("linear_top_divergence", "labels", labels, vocabulary);
+  clear(out);
   Tensor parts[2];
   const LinearHead head = first_rows(whole, parts[0], parts[1], vocabulary);
-  check_labels(kernel, "labels", labels, head.tokens(), vocabulary);
   const FirstGradients first(all, vocabulary, accumulate);
   const Mixture mix = mixture_of(beta);
   const DivergenceScales by = scales_of(temperature, soft_scale, hard_scale);

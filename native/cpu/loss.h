@@ -1,7 +1,7 @@
-// What the losses share: checks of labels, and the gradients of one row of logits. z = logit * scale, scale = 1 /
+// What the losses share: the check of labels, and the gradients of one row of logits. z = logit * scale, scale = 1 /
 // temperature; log p = z - lse. A gradient row may overwrite its logits. Internal linkage only.
 #pragma once
-#include "../shape.h"
+#include "../check.h"
 #include "logsumexp.h"
 
 namespace anneal::cpu {
@@ -10,37 +10,12 @@ namespace {
 constexpr int32_t ignored = -100;
 
 // Every label is -100 or names one of the vocabulary's entries.
-[[maybe_unused]] static void check_labels(const char* kernel, const char* name, const Tensor& labels, int64_t tokens,
-                                          int64_t vocabulary) {
-  check_dtype(kernel, name, labels, DType::i32);
-  ANNEAL_CHECK(labels.rank == 1 && labels.size == tokens, "%s: %s must have shape [%lld], but has %s", kernel, name,
-               static_cast<long long>(tokens), ShapeText(labels).text);
-  const int32_t* label = labels.as<int32_t>();
-  for (int64_t t = 0; t < tokens; ++t)
+[[maybe_unused]] static void check_labels(const char* kernel, const char* name, const Tensor& labels, int64_t vocabulary) {
+  const int32_t* label = labels.as<const int32_t>();
+  for (int64_t t = 0; t < labels.size; ++t)
     ANNEAL_CHECK(label[t] == ignored || (label[t] >= 0 && label[t] < vocabulary),
                  "%s: %s[%lld] is %d, outside the vocabulary of %lld; use -100 to ignore a token", kernel, name,
                      static_cast<long long>(t), label[t], static_cast<long long>(vocabulary));
-}
-
-// A f32 tensor with one number per token.
-[[maybe_unused]] static void check_per_token(const char* kernel, const char* name, const Tensor& x, int64_t tokens) {
-  check_dtype(kernel, name, x, DType::f32);
-  ANNEAL_CHECK(x.rank == 1 && x.size == tokens, "%s: %s must have shape [%lld], but has %s", kernel, name,
-               static_cast<long long>(tokens), ShapeText(x).text);
-}
-
-[[maybe_unused]] static void check_logits(const char* kernel, const Tensor& logits) {
-  ANNEAL_CHECK(is_float(logits.dtype), "%s: logits must be f32 or bf16, but is %s", kernel, name_of(logits.dtype));
-  ANNEAL_CHECK(logits.rank == 2 && logits.shape[1] > 0,
-               "%s: logits must have shape [tokens, vocabulary], but has %s", kernel, ShapeText(logits).text);
-}
-
-[[maybe_unused]] static void check_smoothing(const char* kernel, double smoothing) {
-  ANNEAL_CHECK(smoothing >= 0 && smoothing <= 1, "%s: smoothing must lie in [0, 1], but is %g", kernel, smoothing);
-}
-[[maybe_unused]] static void check_temperature(const char* kernel, double temperature) {
-  ANNEAL_CHECK(temperature > 0 && temperature < INFINITY, "%s: temperature must be positive, but is %g", kernel,
-               temperature);
 }
 
 // Sum of a row, pieces of f32 vectors folded in f64 in order.

@@ -2,6 +2,7 @@
 // Tokens whose label is -100 are left out first, which changes no result; a chunk's logits are f32 and become the
 // gradient in place. Internal linkage only.
 #pragma once
+#include "../shape.h"
 #include "isa.h"
 #include "loss.h"
 
@@ -13,7 +14,6 @@ namespace {
 constexpr int64_t chunk_bytes = 56 << 20, fewest_rows = 104;
 
 struct LinearHead {
-  const char* kernel;
   const Tensor& hidden;
   const Tensor& weight;
   const Tensor* bias;
@@ -41,49 +41,6 @@ struct Chunk {
 
 static Tensor matrix(void* data, DType dtype, int64_t rows, int64_t columns) {
   return {data, rows * columns, {rows, columns}, dtype, 2};
-}
-
-static void check_head(const LinearHead& head, const HeadGradients& gradients, const char* labels_name) {
-  const char* kernel = head.kernel;
-  const Tensor &hidden = head.hidden, &weight = head.weight;
-  ANNEAL_CHECK(is_float(hidden.dtype) && is_float(weight.dtype),
-               "%s: hidden and weight must be f32 or bf16, but are %s and %s", kernel,
-               name_of(hidden.dtype), name_of(weight.dtype));
-  ANNEAL_CHECK(hidden.rank == 2, "%s: hidden must have shape [tokens, width], but has %s", kernel,
-               ShapeText(hidden).text);
-  ANNEAL_CHECK(weight.rank == 2 && weight.shape[0] > 0 && weight.shape[1] == hidden.shape[1],
-               "%s: weight must have shape [vocabulary, %lld], the width of hidden, but has %s", kernel,
-               static_cast<long long>(hidden.shape[1]), ShapeText(weight).text);
-  const int64_t vocabulary = head.vocabulary();
-  auto check_bias = [&](const char* name, const Tensor& bias) {
-    ANNEAL_CHECK(bias.rank == 1 && bias.size == vocabulary, "%s: %s must have shape [%lld], but has %s", kernel, name,
-                 static_cast<long long>(vocabulary), ShapeText(bias).text);
-  };
-  if (head.bias) {
-    ANNEAL_CHECK(is_float(head.bias->dtype), "%s: bias must be f32 or bf16, but is %s", kernel,
-                 name_of(head.bias->dtype));
-    check_bias("bias", *head.bias);
-  }
-  ANNEAL_CHECK(head.soft_cap >= 0 && head.soft_cap < INFINITY, "%s: soft_cap must be 0 (none) or positive, but is %g",
-               kernel, static_cast<double>(head.soft_cap));
-  auto check_gradient = [&](const char* name, const Tensor& gradient, const char* of_name, const Tensor& of) {
-    ANNEAL_CHECK(same_shape(gradient, of), "%s: %s must have the shape of %s, %s, but has %s", kernel, name, of_name,
-                 ShapeText(of).text, ShapeText(gradient).text);
-  };
-  if (gradients.hidden) {
-    ANNEAL_CHECK(is_float(gradients.hidden->dtype), "%s: dhidden must be f32 or bf16, but is %s", kernel,
-                 name_of(gradients.hidden->dtype));
-    check_gradient("dhidden", *gradients.hidden, "hidden", hidden);
-  }
-  if (gradients.weight) {
-    check_dtype(kernel, "dweight", *gradients.weight, DType::f32);
-    check_gradient("dweight", *gradients.weight, "weight", weight);
-  }
-  if (gradients.bias) {
-    check_dtype(kernel, "dbias", *gradients.bias, DType::f32);
-    check_bias("dbias", *gradients.bias);
-  }
-  check_labels(kernel, labels_name, head.labels, head.tokens(), vocabulary);
 }
 
 // Rows of a chunk: a multiple of 8, all chunks about equally long.

@@ -126,12 +126,9 @@ void by_blocks(const LinearHead& head, const HeadGradients& gradients, const Tar
 void linear_cross_entropy(Tensor& nll, Tensor& correct, Tensor* dhidden, Tensor* dweight, Tensor* dbias,
                           const Tensor& hidden, const Tensor& weight, const Tensor* bias, const Tensor& labels,
                           double smoothing, double soft_cap, double gradient_scale, bool accumulate, bool half) {
-  const LinearHead head = {"linear_cross_entropy", hidden, weight, bias, labels, static_cast<float>(soft_cap), half};
+  const LinearHead head = {hidden, weight, bias, labels, static_cast<float>(soft_cap), half};
   const HeadGradients gradients = {dhidden, dweight, dbias};
-  check_head(head, gradients, "labels");
-  check_per_token(head.kernel, "nll", nll, head.tokens());
-  check_per_token(head.kernel, "correct", correct, head.tokens());
-  check_smoothing(head.kernel, smoothing);
+  check_labels("linear_cross_entropy", "labels", labels, head.vocabulary());
   memset(nll.data, 0, static_cast<size_t>(nll.bytes()));
   memset(correct.data, 0, static_cast<size_t>(correct.bytes()));
   const Targets target = {nll.as<float>(), correct.as<float>(), labels.as<const int32_t>(), static_cast<float>(smoothing),

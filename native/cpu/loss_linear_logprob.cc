@@ -1,18 +1,17 @@
 // Output layer and log-probabilities in one, without logits of all tokens. The backward computes each block's logits
 // again.
+#include <initializer_list>
+
 #include "loss_vocabulary.h"
 
 namespace anneal::cpu::ANNEAL_ISA {
 
 void linear_logprob(Tensor& logprob, Tensor& entropy, Tensor& lse, const Tensor& hidden, const Tensor& weight,
                     const Tensor* bias, const Tensor& id, double temperature, double soft_cap, bool half) {
-  const LinearHead head = {"linear_logprob", hidden, weight, bias, id, static_cast<float>(soft_cap), half};
+  const LinearHead head = {hidden, weight, bias, id, static_cast<float>(soft_cap), half};
   const HeadGradients none = {nullptr, nullptr, nullptr};
-  check_head(head, none, "id");
-  check_temperature(head.kernel, temperature);
-  const struct { const char* name; Tensor& y; } outputs[] = {{"logprob", logprob}, {"entropy", entropy}, {"lse", lse}};
-  for (auto& output : outputs) check_per_token(head.kernel, output.name, output.y, head.tokens());
-  for (auto& output : outputs) memset(output.y.data, 0, static_cast<size_t>(output.y.bytes()));
+  check_labels("linear_logprob", "id", id, head.vocabulary());
+  for (Tensor* y : {&logprob, &entropy, &lse}) memset(y->data, 0, static_cast<size_t>(y->bytes()));
   const float scale = static_cast<float>(1 / temperature);
   const int64_t valid = count_labels(head);
   each_rows(head, none, false, valid, even_chunks(valid, most_block_rows), [&](const Rows& rows) {
@@ -39,14 +38,9 @@ void linear_logprob_backward(Tensor* dhidden, Tensor* dweight, Tensor* dbias, co
                              const Tensor* dentropy, const Tensor& hidden, const Tensor& weight, const Tensor* bias,
                              const Tensor& id, const Tensor& entropy,
                              const Tensor& lse, double temperature, double soft_cap, bool accumulate, bool half) {
-  const LinearHead head = {"linear_logprob_backward", hidden, weight, bias, id, static_cast<float>(soft_cap), half};
+  const LinearHead head = {hidden, weight, bias, id, static_cast<float>(soft_cap), half};
   const HeadGradients gradients = {dhidden, dweight, dbias};
-  check_head(head, gradients, "id");
-  check_temperature(head.kernel, temperature);
-  check_per_token(head.kernel, "dlogprob", dlogprob, head.tokens());
-  if (dentropy) check_per_token(head.kernel, "dentropy", *dentropy, head.tokens());
-  check_per_token(head.kernel, "entropy", entropy, head.tokens());
-  check_per_token(head.kernel, "lse", lse, head.tokens());
+  check_labels("linear_logprob_backward", "id", id, head.vocabulary());
   if (!gradients.wanted()) return;
   const float scale = static_cast<float>(1 / temperature);
   const int64_t valid = count_labels(head);

@@ -3,8 +3,6 @@
 // does not depend on the number of threads.
 #include <math.h>
 
-#include "../adamw_check.h"
-#include "../shape.h"
 #include "isa.h"
 #include "simd.h"
 
@@ -87,12 +85,9 @@ void adam_range(const Adam& a, float* parameter, float* first, float* second, bf
 }  // namespace
 
 void sum_squares(InOut y, Ins x, bool accumulate) {
-  check_dtype("sum_squares", "y", y, DType::f64);
-  ANNEAL_CHECK(y.size == 1, "sum_squares: y must have one element, but has shape %s", ShapeText(y).text);
   double total = accumulate ? *y.as<double>() : 0;
   for (int64_t i = 0; i < x.count; ++i) {
     const Tensor& one = x[i];
-    ANNEAL_CHECK(is_float(one.dtype), "sum_squares: x[%lld] must be f32 or bf16, but is %s", static_cast<long long>(i), name_of(one.dtype));
     total += sum_blocks<double>(one.size, [&](int64_t from, int64_t n) {
       return one.dtype == DType::f32 ? block_squares(one.as<const float>() + from, n)
                                      : block_squares(one.as<const bf16>() + from, n);
@@ -102,9 +97,6 @@ void sum_squares(InOut y, Ins x, bool accumulate) {
 }
 
 void count_non_finite(InOut y, In x, bool accumulate) {
-  check_dtype("count_non_finite", "y", y, DType::i32);
-  ANNEAL_CHECK(y.size == 1, "count_non_finite: y must have one element, but has shape %s", ShapeText(y).text);
-  ANNEAL_CHECK(is_float(x.dtype), "count_non_finite: x must be f32 or bf16, but is %s", name_of(x.dtype));
   int64_t total = sum_blocks<int64_t>(x.size, [&](int64_t from, int64_t n) {
     return x.dtype == DType::f32 ? block_non_finite(x.as<const float>() + from, n)
                                  : block_non_finite(x.as<const bf16>() + from, n);
@@ -114,11 +106,6 @@ void count_non_finite(InOut y, In x, bool accumulate) {
 }
 
 void clip_factor(Out y, In sum_squares, double max_norm) {
-  check_dtype("clip_factor", "y", y, DType::f32);
-  ANNEAL_CHECK(y.size == 2, "clip_factor: y must have two elements, but has shape %s", ShapeText(y).text);
-  check_dtype("clip_factor", "sum_squares", sum_squares, DType::f64);
-  ANNEAL_CHECK(sum_squares.size == 1, "clip_factor: sum_squares must have one element, but has shape %s",
-               ShapeText(sum_squares).text);
   const double norm = ::sqrt(*sum_squares.as<const double>());
   double factor = 1;
   if (!isfinite(norm)) factor = NAN;
@@ -129,10 +116,6 @@ void clip_factor(Out y, In sum_squares, double max_norm) {
 
 void adamw(InOuts parameter, InOuts first, InOuts second, Outs half_copy, Ins gradient, MaybeIn factor, Numbers learning_rate, double beta1,
            double beta2, double eps, Numbers weight_decay, int64_t step) {
-  check_adamw("adamw", parameter, gradient, half_copy, factor, learning_rate, weight_decay, step);
-  check_list("adamw", "first", first, parameter, DType::f32);
-  check_list("adamw", "second", second, parameter, DType::f32);
-  for (int64_t i = 0; i < parameter.count; ++i) check_dtype("adamw", "parameter", parameter[i], DType::f32);
   const float scale = factor ? factor->as<const float>()[0] : 1;
   if (scale != scale) return;
   const double correction1 = 1 - ::pow(beta1, static_cast<double>(step)),

@@ -122,8 +122,7 @@ Sums run_sequence(const PolicyOptions& o, const Sequence& s) {
 void policy_loss(Out total, Out loss, Out dlogprob, Out statistics, In logprob, MaybeIn old, MaybeIn reference, In advantage, In weight,
                  MaybeIn factor, In starts, int64_t objective, int64_t level, double low, double high, double limit, double dual_limit,
                  double beta, bool corrected_kl) {
-  const PolicyOptions options = check_policy(total, loss, dlogprob, statistics, logprob, old, reference, advantage, weight, factor, starts,
-                                             objective, level, low, high, limit, dual_limit, beta, corrected_kl);
+  const PolicyOptions options = policy_options(objective, level, low, high, limit, dual_limit, beta, corrected_kl);
   const int64_t sequences = starts.size - 1, tokens = logprob.size;
   const int32_t* start = starts.as<const int32_t>();
   ANNEAL_CHECK(start[0] == 0 && start[sequences] == tokens, "policy_loss: starts must go from 0 to the %lld tokens, but goes from %d to %d",

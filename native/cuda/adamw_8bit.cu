@@ -3,10 +3,8 @@
 // code books are copied seldom.
 #include <cmath>
 
-#include "../adamw_check.h"
 #include "../dynamic_maps.h"
 #include "../kernels.h"
-#include "../shape.h"
 #include "elements.h"
 #include "fault.h"
 #include "tensor_table.h"
@@ -166,11 +164,6 @@ __global__ void __launch_bounds__(adam_threads) adamw_8bit_kernel(Adam8Table<Par
 
 void adamw_8bit(InOuts parameter, InOuts first, InOuts second, InOuts first_scale, InOuts second_scale, Outs half_copy, Ins gradient, MaybeIn factor, Numbers learning_rate,
                 double beta1, double beta2, double eps, Numbers weight_decay, int64_t step) {
-  check_adamw("adamw_8bit", parameter, gradient, half_copy, factor, learning_rate, weight_decay, step);
-  check_list("adamw_8bit", "first", first, parameter, DType::u8);
-  check_list("adamw_8bit", "second", second, parameter, DType::u8);
-  check_scales("first_scale", first_scale, parameter, adam_block);
-  check_scales("second_scale", second_scale, parameter, adam_block);
   if (parameter.count == 0) return;
   const double correction1 = 1 - std::pow(beta1, static_cast<double>(step)), correction2 = 1 - std::pow(beta2, static_cast<double>(step));
   const Adam8 a = {static_cast<float>(1 - beta1), static_cast<float>(beta2), static_cast<float>(1 - beta2), static_cast<float>(std::sqrt(correction2)),

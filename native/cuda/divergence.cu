@@ -219,12 +219,6 @@ struct DivergenceOutputs {
 
 static DivergenceArguments arguments_of(const LinearHead& head, const DivergenceOutputs& out, double beta, double temperature, double soft_scale,
                                         double hard_scale) {
-  const char* kernel = head.kernel;
-  ANNEAL_CHECK(beta >= 0 && beta <= 1, "%s: beta must lie in [0, 1], but is %g", kernel, beta);
-  check_temperature(kernel, temperature);
-  check_per_token(kernel, "divergence", out.divergence, head.tokens());
-  check_per_token(kernel, "nll", out.nll, head.tokens());
-  check_per_token(kernel, "correct", out.correct, head.tokens());
   return {out.divergence.as<float>(), out.nll.as<float>(), out.correct.as<float>(), head.labels.as<const int32_t>(),
           {static_cast<float>(1 - beta), static_cast<float>(beta), static_cast<float>(std::log1p(-beta)), static_cast<float>(std::log(beta))},
           {static_cast<float>(1 / temperature), static_cast<float>(soft_scale / temperature), static_cast<float>(hard_scale)},
@@ -252,8 +246,6 @@ void linear_divergence(Out divergence, Out nll, Out correct, MaybeOut dhidden, M
   const LinearHead head = {"linear_divergence", hidden, weight, bias, labels, 0, half};
   const LinearHead teacher = {"linear_divergence of the teacher", teacher_hidden, teacher_weight, teacher_bias, labels, 0, teacher_half};
   const HeadGradients gradients = {dhidden, dweight, dbias};
-  check_head(head, gradients, "labels");
-  check_head(teacher, {nullptr, nullptr, nullptr}, "labels");
   const DivergenceArguments a = arguments_of(head, {divergence, nll, correct}, beta, temperature, soft_scale, hard_scale);
   const int64_t columns = head.vocabulary() < teacher.vocabulary() ? head.vocabulary() : teacher.vocabulary();
   with_variant(beta, gradients.wanted(), half, [&](auto side, auto type) {
@@ -268,16 +260,7 @@ void linear_top_divergence(Out divergence, Out nll, Out correct, MaybeOut dhidde
                            bool renormalise, bool accumulate, bool half) {
   const LinearHead head = {"linear_top_divergence", hidden, weight, bias, labels, 0, half};
   const HeadGradients gradients = {dhidden, dweight, dbias};
-  check_head(head, gradients, "labels");
   const char* kernel = head.kernel;
-  ANNEAL_CHECK(vocabulary > 0 && vocabulary <= head.vocabulary(), "%s: vocabulary must lie in [1, %lld], but is %lld", kernel,
-               static_cast<long long>(head.vocabulary()), static_cast<long long>(vocabulary));
-  check_dtype(kernel, "id", id, DType::i32);
-  check_dtype(kernel, "logprob", logprob, DType::f32);
-  ANNEAL_CHECK(id.rank == 2 && id.shape[0] == head.tokens() && id.shape[1] > 0 && id.shape[1] <= vocabulary,
-               "%s: id must have shape [%lld, k], k from 1 to %lld, but has %s", kernel, static_cast<long long>(head.tokens()),
-               static_cast<long long>(vocabulary), ShapeText(id).text);
-  ANNEAL_CHECK(same_shape(id, logprob), "%s: logprob must have the shape of id, %s, but has %s", kernel, ShapeText(id).text, ShapeText(logprob).text);
   const DivergenceArguments a = arguments_of(head, {divergence, nll, correct}, beta, temperature, soft_scale, hard_scale);
   const int k = static_cast<int>(id.shape[1]);
   with_variant(beta, gradients.wanted(), half, [&](auto side, auto type) {

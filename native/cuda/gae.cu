@@ -1,7 +1,6 @@
 // Generalised advantage estimation: a warp per sequence walks it from the end, 32 steps at a time. A step maps the advantage after it to its own by a product
 // and a sum, and such maps compose: a scan over the warp does 32 of them in five steps.
 #include "../kernels.h"
-#include "../shape.h"
 #include "launch.h"
 #include "numeric.h"
 
@@ -46,16 +45,6 @@ __global__ void __launch_bounds__(gae_threads) gae_kernel(T* advantage, T* retur
 }
 
 void gae(Out advantage, Out returns, In reward, In value, MaybeIn mask, double gamma, double lambda) {
-  ANNEAL_CHECK(reward.dtype == DType::f32 || reward.dtype == DType::f64, "gae: reward must be f32 or f64, but is %s", name_of(reward.dtype));
-  ANNEAL_CHECK(reward.rank == 2, "gae: reward must have shape [sequences, steps], but has %s", ShapeText(reward).text);
-  auto check = [&](const char* name, const Tensor& x) {
-    check_dtype("gae", name, x, reward.dtype);
-    ANNEAL_CHECK(same_shape(x, reward), "gae: %s must have the shape of reward, %s, but has %s", name, ShapeText(reward).text, ShapeText(x).text);
-  };
-  check("advantage", advantage);
-  check("returns", returns);
-  check("value", value);
-  if (mask) check("mask", *mask);
   const int64_t sequences = reward.shape[0], steps = reward.shape[1];
   auto run = [&](auto number) {
     using T = decltype(number);

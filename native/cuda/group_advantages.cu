@@ -1,7 +1,6 @@
 // Rewards to advantages in two launches: a warp per group, then one block for what concerns the whole batch. In f64; sums in orders that depend on lengths only.
 #include "../kernels.h"
 #include "../operations.h"
-#include "../shape.h"
 #include "launch.h"
 #include "numeric.h"
 
@@ -99,19 +98,7 @@ __global__ void __launch_bounds__(batch_threads) batch_advantages_kernel(T* adva
 }
 
 void group_advantages(Out advantage, Out without_spread, In rewards, MaybeIn weights, int64_t group, int64_t scaling, double eps) {
-  ANNEAL_CHECK(rewards.dtype == DType::f32 || rewards.dtype == DType::f64, "group_advantages: rewards must be f32 or f64, but is %s", name_of(rewards.dtype));
-  ANNEAL_CHECK(rewards.rank == 2, "group_advantages: rewards must have shape [samples, functions], but has %s", ShapeText(rewards).text);
   const int64_t samples = rewards.shape[0], functions = rewards.shape[1];
-  ANNEAL_CHECK(group > 0 && samples % group == 0, "group_advantages: group must divide the %lld samples, but is %lld", static_cast<long long>(samples), static_cast<long long>(group));
-  ANNEAL_CHECK(scaling >= 0 && scaling <= static_cast<int64_t>(AdvantageScaling::leave_one_out), "group_advantages: unknown scaling %lld", static_cast<long long>(scaling));
-  check_dtype("group_advantages", "advantage", advantage, rewards.dtype);
-  ANNEAL_CHECK(advantage.size == samples, "group_advantages: advantage must have %lld elements, but has shape %s", static_cast<long long>(samples), ShapeText(advantage).text);
-  check_dtype("group_advantages", "without_spread", without_spread, DType::i32);
-  ANNEAL_CHECK(without_spread.size == 1, "group_advantages: without_spread must have one element, but has shape %s", ShapeText(without_spread).text);
-  if (weights) {
-    check_dtype("group_advantages", "weights", *weights, rewards.dtype);
-    ANNEAL_CHECK(weights->size == functions, "group_advantages: weights must have %lld elements, one per function, but has shape %s", static_cast<long long>(functions), ShapeText(*weights).text);
-  }
   const int64_t groups = samples / group;
   double *raw = scratch_of<double>(samples), *centred = scratch_of<double>(samples);
   int32_t* flat = scratch_of<int32_t>(groups);

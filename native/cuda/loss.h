@@ -1,7 +1,7 @@
-// What the losses share: checks of arguments, labels that only the device sees, and the gradients of one logit. z = logit * scale, scale = 1 / temperature;
+// What the losses share: labels that only the device sees, and the gradients of one logit. z = logit * scale, scale = 1 / temperature;
 // log p = z - lse.
 #pragma once
-#include "../shape.h"
+#include "../check.h"
 #include "activation.h"
 #include "fault.h"
 #include "logsumexp_row.h"
@@ -45,32 +45,9 @@ struct LogprobGradient {
   }
 };
 
-namespace {
-
-[[maybe_unused]] void check_labels(const char* kernel, const char* name, const Tensor& labels, int64_t tokens) {
-  check_dtype(kernel, name, labels, DType::i32);
-  ANNEAL_CHECK(labels.rank == 1 && labels.size == tokens, "%s: %s must have shape [%lld], but has %s", kernel, name, static_cast<long long>(tokens),
-               ShapeText(labels).text);
-}
-// A f32 tensor with one number per token.
-[[maybe_unused]] void check_per_token(const char* kernel, const char* name, const Tensor& x, int64_t tokens) {
-  check_dtype(kernel, name, x, DType::f32);
-  ANNEAL_CHECK(x.rank == 1 && x.size == tokens, "%s: %s must have shape [%lld], but has %s", kernel, name, static_cast<long long>(tokens), ShapeText(x).text);
-}
-[[maybe_unused]] void check_vocabulary(const char* kernel, int64_t vocabulary) {
+// Places in a row are 32-bit numbers, with room for the steps of a block beyond its end.
+inline void check_vocabulary(const char* kernel, int64_t vocabulary) {
   ANNEAL_CHECK(vocabulary <= 1 << 28, "%s: a vocabulary of %lld is too large", kernel, static_cast<long long>(vocabulary));
 }
-[[maybe_unused]] void check_logits(const char* kernel, const Tensor& logits) {
-  ANNEAL_CHECK(is_float(logits.dtype), "%s: logits must be f32 or bf16, but is %s", kernel, name_of(logits.dtype));
-  ANNEAL_CHECK(logits.rank == 2 && logits.shape[1] > 0, "%s: logits must have shape [tokens, vocabulary], but has %s", kernel, ShapeText(logits).text);
-  check_vocabulary(kernel, logits.shape[1]);
-}
-[[maybe_unused]] void check_smoothing(const char* kernel, double smoothing) {
-  ANNEAL_CHECK(smoothing >= 0 && smoothing <= 1, "%s: smoothing must lie in [0, 1], but is %g", kernel, smoothing);
-}
-[[maybe_unused]] void check_temperature(const char* kernel, double temperature) {
-  ANNEAL_CHECK(temperature > 0 && temperature < INFINITY, "%s: temperature must be positive, but is %g", kernel, temperature);
-}
 
-}  // namespace
 }  // namespace anneal::cuda

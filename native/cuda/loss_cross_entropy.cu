@@ -57,12 +57,8 @@ template <class T> __global__ void __launch_bounds__(most_logit_threads) cross_e
 }
 
 void cross_entropy(Out nll, Out lse, In logits, In labels, double smoothing) {
-  check_logits("cross_entropy", logits);
   const int64_t tokens = logits.shape[0], vocabulary = logits.shape[1];
-  check_per_token("cross_entropy", "nll", nll, tokens);
-  check_per_token("cross_entropy", "lse", lse, tokens);
-  check_smoothing("cross_entropy", smoothing);
-  check_labels("cross_entropy", "labels", labels, tokens);
+  check_vocabulary("cross_entropy", vocabulary);
   const CrossEntropyArguments a = {nll.as<float>(), lse.as<float>(), logits.data, labels.as<const int32_t>(), static_cast<int>(vocabulary),
                                    smoothing_of(smoothing, vocabulary), fault()};
   dispatch_float("cross_entropy", logits.dtype, [&](auto number) {
@@ -72,14 +68,8 @@ void cross_entropy(Out nll, Out lse, In logits, In labels, double smoothing) {
 
 void cross_entropy_backward(Out dlogits, In dnll, In logits, In lse, In labels, double smoothing) {
   const char* kernel = "cross_entropy_backward";
-  check_logits(kernel, logits);
-  check_dtype(kernel, "dlogits", dlogits, logits.dtype);
-  check_same_shape(kernel, "logits", logits, dlogits);
   const int64_t tokens = logits.shape[0], vocabulary = logits.shape[1];
-  check_per_token(kernel, "dnll", dnll, tokens);
-  check_per_token(kernel, "lse", lse, tokens);
-  check_smoothing(kernel, smoothing);
-  check_labels(kernel, "labels", labels, tokens);
+  check_vocabulary(kernel, vocabulary);
   const CrossEntropyGradientArguments a = {dlogits.data, logits.data, dnll.as<const float>(), lse.as<const float>(), labels.as<const int32_t>(),
                                            static_cast<int>(vocabulary), smoothing_of(smoothing, vocabulary), fault()};
   dispatch_float(kernel, logits.dtype, [&](auto number) {

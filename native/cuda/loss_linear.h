@@ -36,8 +36,6 @@ struct LogitChunk {
   float cap, inverse_cap;  // 0: no cap
 };
 
-void check_head(const LinearHead& head, const HeadGradients& gradients, const char* labels_name);
-
 // Calls rows(chunk), which launches one block per row, for the logits of all tokens; where gradients are wanted it leaves the logits' gradient in the
 // chunk's memory, which is then carried on to them.
 void each_chunk(const LinearHead& head, const HeadGradients& gradients, bool accumulate, const std::function<void(const LogitChunk&)>& rows);

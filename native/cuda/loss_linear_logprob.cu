@@ -48,11 +48,6 @@ template <class G> __global__ void __launch_bounds__(most_logit_threads) linear_
 void linear_logprob(Out logprob, Out entropy, Out lse, In hidden, In weight, MaybeIn bias, In id, double temperature, double soft_cap, bool half) {
   const LinearHead head = {"linear_logprob", hidden, weight, bias, id, static_cast<float>(soft_cap), half};
   const HeadGradients none = {nullptr, nullptr, nullptr};
-  check_head(head, none, "id");
-  check_temperature(head.kernel, temperature);
-  check_per_token(head.kernel, "logprob", logprob, head.tokens());
-  check_per_token(head.kernel, "entropy", entropy, head.tokens());
-  check_per_token(head.kernel, "lse", lse, head.tokens());
   const LinearLogprobArguments a = {logprob.as<float>(), entropy.as<float>(), lse.as<float>(), id.as<const int32_t>(),
                                     static_cast<float>(1 / temperature), fault()};
   each_chunk(head, none, false, [&](const LogitChunk& chunk) { launch_rows(head.kernel, linear_logprob_kernel, chunk, a); });
@@ -62,12 +57,6 @@ void linear_logprob_backward(MaybeOut dhidden, MaybeInOut dweight, MaybeInOut db
                              In entropy, In lse, double temperature, double soft_cap, bool accumulate, bool half) {
   const LinearHead head = {"linear_logprob_backward", hidden, weight, bias, id, static_cast<float>(soft_cap), half};
   const HeadGradients gradients = {dhidden, dweight, dbias};
-  check_head(head, gradients, "id");
-  check_temperature(head.kernel, temperature);
-  check_per_token(head.kernel, "dlogprob", dlogprob, head.tokens());
-  if (dentropy) check_per_token(head.kernel, "dentropy", *dentropy, head.tokens());
-  check_per_token(head.kernel, "entropy", entropy, head.tokens());
-  check_per_token(head.kernel, "lse", lse, head.tokens());
   if (!gradients.wanted()) return;
   const LinearLogprobGradientArguments a = {dlogprob.as<const float>(), dentropy ? dentropy->as<const float>() : nullptr, entropy.as<const float>(),
                                             lse.as<const float>(), id.as<const int32_t>(), static_cast<float>(1 / temperature), fault()};

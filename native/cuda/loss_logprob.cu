@@ -53,13 +53,8 @@ template <class T> __global__ void __launch_bounds__(most_logit_threads) selecti
 
 void selective_log_softmax(Out logprob, Out entropy, Out lse, In logits, In id, double temperature) {
   const char* kernel = "selective_log_softmax";
-  check_logits(kernel, logits);
   const int64_t tokens = logits.shape[0], vocabulary = logits.shape[1];
-  check_per_token(kernel, "logprob", logprob, tokens);
-  check_per_token(kernel, "entropy", entropy, tokens);
-  check_per_token(kernel, "lse", lse, tokens);
-  check_temperature(kernel, temperature);
-  check_labels(kernel, "id", id, tokens);
+  check_vocabulary(kernel, vocabulary);
   const LogprobArguments a = {logprob.as<float>(), entropy.as<float>(), lse.as<float>(), logits.data, id.as<const int32_t>(), static_cast<int>(vocabulary),
                               static_cast<float>(1 / temperature), fault()};
   dispatch_float(kernel, logits.dtype, [&](auto number) {
@@ -69,16 +64,8 @@ void selective_log_softmax(Out logprob, Out entropy, Out lse, In logits, In id, 
 
 void selective_log_softmax_backward(Out dlogits, In dlogprob, MaybeIn dentropy, In logits, In id, In entropy, In lse, double temperature) {
   const char* kernel = "selective_log_softmax_backward";
-  check_logits(kernel, logits);
-  check_dtype(kernel, "dlogits", dlogits, logits.dtype);
-  check_same_shape(kernel, "logits", logits, dlogits);
   const int64_t tokens = logits.shape[0], vocabulary = logits.shape[1];
-  check_per_token(kernel, "dlogprob", dlogprob, tokens);
-  if (dentropy) check_per_token(kernel, "dentropy", *dentropy, tokens);
-  check_per_token(kernel, "entropy", entropy, tokens);
-  check_per_token(kernel, "lse", lse, tokens);
-  check_temperature(kernel, temperature);
-  check_labels(kernel, "id", id, tokens);
+  check_vocabulary(kernel, vocabulary);
   const LogprobGradientArguments a = {dlogits.data, logits.data, dlogprob.as<const float>(), dentropy ? dentropy->as<const float>() : nullptr,
                                       entropy.as<const float>(), lse.as<const float>(), id.as<const int32_t>(), static_cast<int>(vocabulary),
                                       static_cast<float>(1 / temperature), fault()};

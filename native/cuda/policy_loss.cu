@@ -131,8 +131,7 @@ template <int threads> __global__ void __launch_bounds__(threads) policy_fold_ke
 
 void policy_loss(Out total, Out loss, Out dlogprob, Out statistics, In logprob, MaybeIn old, MaybeIn reference, In advantage, In weight, MaybeIn factor, In starts,
                  int64_t objective, int64_t level, double low, double high, double limit, double dual_limit, double beta, bool corrected_kl) {
-  const PolicyOptions options = check_policy(total, loss, dlogprob, statistics, logprob, old, reference, advantage, weight, factor, starts, objective, level, low, high, limit,
-                                             dual_limit, beta, corrected_kl);
+  const PolicyOptions options = policy_options(objective, level, low, high, limit, dual_limit, beta, corrected_kl);
   const int64_t sequences = starts.size - 1;
   auto data = [](MaybeIn x) { return x ? x->as<const float>() : nullptr; };
   const PolicyTensors tensors = {logprob.as<const float>(), data(old), data(reference), advantage.as<const float>(), weight.as<const float>(), data(factor), starts.as<const int32_t>(),

@@ -4,7 +4,6 @@
 #include <cmath>
 
 #include "../kernels.h"
-#include "../shape.h"
 #include "fault.h"
 #include "logsumexp_row.h"
 #include "nucleus.h"
@@ -149,32 +148,8 @@ template <class T> __global__ void __launch_bounds__(most_logit_threads, 1) samp
   a.logprob[index] = to_float(row.logits[token]) - log_sum;
 }
 
-namespace {
-
-void check_rows(const char* name, const Tensor& tensor, int64_t rows, int64_t columns) {
-  ANNEAL_CHECK(tensor.size == rows * columns && (tensor.size == 0 || tensor.dim(0) == rows), "sample: %s must have shape [%lld, %lld], but has %s", name,
-               static_cast<long long>(rows), static_cast<long long>(columns), ShapeText(tensor).text);
-}
-
-}  // namespace
-
 void sample(Out token, Out logprob, In logits, In options, MaybeIn history, In draw) {
-  ANNEAL_CHECK(is_float(logits.dtype), "sample: logits must be f32 or bf16, but is %s", name_of(logits.dtype));
-  ANNEAL_CHECK(logits.rank == 2 && (logits.size > 0 || logits.dim(0) == 0), "sample: logits must have shape [rows, vocabulary], but has %s", ShapeText(logits).text);
-  const int64_t rows = logits.dim(0), vocabulary = logits.dim(1), length = history && history->rank == 2 ? history->dim(1) : 0;
-  check_dtype("sample", "token", token, DType::i32);
-  check_dtype("sample", "logprob", logprob, DType::f32);
-  check_dtype("sample", "options", options, DType::f32);
-  check_dtype("sample", "draw", draw, DType::i32);
-  check_rows("token", token, rows, 1);
-  check_rows("logprob", logprob, rows, 1);
-  check_rows("options", options, rows, 5);
-  check_rows("draw", draw, rows, 2);
-  if (history) {
-    check_dtype("sample", "history", *history, DType::i32);
-    ANNEAL_CHECK(history->rank == 2 && history->dim(0) == rows, "sample: history must have shape [%lld, length], but has %s", static_cast<long long>(rows),
-                 ShapeText(*history).text);
-  }
+  const int64_t rows = logits.dim(0), vocabulary = logits.dim(1), length = history ? history->dim(1) : 0;
   // Units of mass so fine that the sum of all tokens' still fits into 64 bits.
   int shift = 62;
   while (vocabulary >> (62 - shift) != 0) --shift;
