@@ -18,24 +18,11 @@ void scatter_add_last(InOut, In, In) {}
 void gemm(InOut, MaybeOut, In, In, MaybeIn, bool, bool, bool, int64_t, bool) {}
 void decode_matmul(Out, In, In, MaybeIn, int64_t) {}
 void sum_rows(InOut, In, bool) {}
-void attention(Out, Out, In, In, In, In, MaybeIn, double, bool, int64_t, double, bool) {}
-void attention_backward(Out, Out, Out, In, In, In, In, In, In, In, MaybeIn, double, bool, int64_t, double, bool) {}
-void attention_plan(Out, In, In, In, bool, int64_t, bool, bool) {}
-void scatter_rows(InOut, In, In) {}
-void gather_rows(Out, In, In) {}
-void rms_norm(Out, Out, MaybeOut, In, MaybeIn, In, double, double) {}
-void rms_norm_backward(Out, MaybeInOut, In, MaybeIn, In, In, In, double, bool) {}
-void layer_norm(Out, Out, Out, MaybeOut, In, MaybeIn, In, MaybeIn, double) {}
-void layer_norm_backward(Out, MaybeInOut, MaybeInOut, In, MaybeIn, In, In, In, In, bool) {}
-void rope(Out, In, In, In, In, bool, bool) {}
-void rope_pair(Out, Out, In, In, In, In, In, bool, bool) {}
 void activation(Out, In, int64_t) {}
 void activation_backward(Out, In, In, int64_t) {}
 void gated_activation(Out, In, In, int64_t) {}
 void gated_activation_backward(Out, Out, In, In, In, int64_t) {}
 void dropout(Out, In, double, int64_t, int64_t) {}
-void embedding(Out, In, In) {}
-void embedding_backward(InOut, In, In, bool) {}
 void softmax(Out, In) {}
 void softmax_backward(Out, In, In) {}
 void top_k(Out, Out, In) {}
