@@ -16,7 +16,6 @@ void slice_into(InOut, In, Axes, bool) {}
 void gather_last(Out, In, In) {}
 void scatter_add_last(InOut, In, In) {}
 void gemm(InOut, MaybeOut, In, In, MaybeIn, bool, bool, bool, int64_t, bool) {}
-void decode_matmul(Out, In, In, MaybeIn, int64_t) {}
 void sum_rows(InOut, In, bool) {}
 void activation(Out, In, int64_t) {}
 void activation_backward(Out, In, In, int64_t) {}
@@ -35,13 +34,6 @@ void linear_logprob(Out, Out, Out, In, In, MaybeIn, In, double, double, bool) {}
 void linear_logprob_backward(MaybeOut, MaybeInOut, MaybeInOut, In, MaybeIn, In, In, MaybeIn, In, In, In, double, double, bool, bool) {}
 void linear_divergence(Out, Out, Out, MaybeOut, MaybeInOut, MaybeInOut, In, In, MaybeIn, In, In, MaybeIn, In, double, double, double, double, bool, bool, bool) {}
 void linear_top_divergence(Out, Out, Out, MaybeOut, MaybeInOut, MaybeInOut, In, In, MaybeIn, In, In, In, int64_t, double, double, double, double, bool, bool, bool) {}
-void quantize(Out, Out, MaybeOut, In, int64_t, int64_t) {}
-void dequantize(Out, In, In, MaybeIn, int64_t, int64_t) {}
-void quantized_matmul(Out, In, In, In, MaybeIn, MaybeIn, int64_t, bool) {}
-void decode_quantized_matmul(Out, In, In, In, MaybeIn, MaybeIn, int64_t) {}
-void quantized_matmul_backward(Out, In, In, In, MaybeIn, int64_t, bool) {}
-void lora_merge(InOut, In, In, double, bool) {}
-void lora_merge_quantized(InOut, InOut, MaybeInOut, Out, In, In, double, int64_t) {}
 void group_advantages(Out, Out, In, MaybeIn, int64_t, int64_t, double) {}
 void gae(Out, Out, In, In, MaybeIn, double, double) {}
 void policy_loss(Out, Out, Out, Out, In, MaybeIn, MaybeIn, In, In, MaybeIn, In, int64_t, int64_t, double, double, double, double, double, bool) {}
