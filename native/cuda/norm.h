@@ -1,9 +1,9 @@
 // What RMSNorm and LayerNorm share on the device: how a row lies in the registers of the threads that normalise it, its sums, weights that a block keeps,
-// and what both check. A block works on blockDim.y rows at a time. Thread i of a row's blockDim.x threads holds pieces i, i + threads, … of vector_length<T>
+// and the longest row. A block works on blockDim.y rows at a time. Thread i of a row's blockDim.x threads holds pieces i, i + threads, … of vector_length<T>
 // numbers, also where the row is not aligned to 16 bytes and each number is accessed alone: a row's bits do not depend on where it lies.
 #pragma once
-#include "../kernels.h"
 #include "../check.h"
+#include "../kernels.h"
 #include "launch.h"
 #include "numeric.h"
 
