@@ -1,4 +1,4 @@
-// The formats of quantised weights: code books, how codes are packed, and the checks of the launchers of every backend. A weight is flattened row by
+// The formats of quantised weights: code books, and how codes are packed. A weight is flattened row by
 // row into blocks of `block` numbers, each with a scale of its own; the code of a number stands for value(code) * scale. Codes of four bits lie two in
 // a byte, the earlier number in the HIGH nibble, as bitsandbytes packs them. Internal linkage only.
 #pragma once
@@ -8,8 +8,6 @@
 
 namespace anneal {
 namespace {
-
-constexpr int quantized_format_count = 6;
 
 // NF4 (Dettmers et al., "QLoRA", 2023) and FP4, whose code is a sign and three bits, in units of the largest of the block.
 constexpr float nf4_map[16] = {-1.0f, -0.6961928009986877f, -0.5250730514526367f, -0.39491748809814453f,
@@ -40,55 +38,11 @@ constexpr float middle(const float* map, int code) { return (map[code] + map[cod
   return with_zeros ? int4_code_map : int4_map;
 }
 
-[[maybe_unused]] static QuantizedFormat check_format(const char* kernel, int64_t format) {
-  ANNEAL_CHECK(format >= 0 && format < quantized_format_count, "%s: unknown format %lld", kernel,
-               static_cast<long long>(format));
-  return static_cast<QuantizedFormat>(format);
-}
-
-// Codes, scales and zero points of `size` numbers.
-[[maybe_unused]] static void check_codes(const char* kernel, In codes, In scales, MaybeIn zeros, int64_t size,
-                                         QuantizedFormat format, int64_t block) {
-  const bool packed = is_four_bit(format);
-  ANNEAL_CHECK(block > 0 && (!packed || block % 2 == 0), "%s: block must be positive%s, but is %lld", kernel,
-               packed ? " and even for codes of four bits" : "", static_cast<long long>(block));
-  const int64_t bytes = packed ? (size + 1) / 2 : size, blocks = (size + block - 1) / block;
-  check_dtype(kernel, "codes", codes, DType::u8);
-  ANNEAL_CHECK(codes.size == bytes, "%s: codes must have %lld bytes for %lld numbers, but has shape %s", kernel,
-               static_cast<long long>(bytes), static_cast<long long>(size), ShapeText(codes).text);
-  check_dtype(kernel, "scales", scales, DType::f32);
-  ANNEAL_CHECK(scales.size == blocks, "%s: scales must have %lld numbers, one for each %lld of %lld, but has shape %s", kernel,
-               static_cast<long long>(blocks), static_cast<long long>(block), static_cast<long long>(size),
-               ShapeText(scales).text);
-  if (!zeros) return;
-  ANNEAL_CHECK(format == QuantizedFormat::int4, "%s: zeros are for int4 only", kernel);
-  check_dtype(kernel, "zeros", *zeros, DType::u8);
-  ANNEAL_CHECK(zeros->size == blocks, "%s: zeros must have %lld numbers, one per scale, but has shape %s", kernel,
-               static_cast<long long>(blocks), ShapeText(*zeros).text);
-}
-
 // A weight [rows, columns] whose blocks lie within its rows, as the products take it.
 struct QuantizedShape {
   int64_t rows, columns, block;
 };
-[[maybe_unused]] static QuantizedShape check_weight(const char* kernel, In codes, In scales, MaybeIn zeros, int64_t rows,
-                                                    int64_t columns, QuantizedFormat format) {
-  ANNEAL_CHECK(format <= QuantizedFormat::int4, "%s: format must be nf4, fp4, int8 or int4, a weight's, but is %lld", kernel,
-               static_cast<long long>(format));
-  ANNEAL_CHECK(!is_four_bit(format) || columns % 2 == 0, "%s: a weight of four bits must have an even number of columns, but has %lld",
-               kernel, static_cast<long long>(columns));
-  const int64_t width = is_four_bit(format) ? columns / 2 : columns;
-  check_dtype(kernel, "codes", codes, DType::u8);
-  ANNEAL_CHECK(codes.rank == 2 && codes.shape[0] == rows && codes.shape[1] == width,
-               "%s: codes must have shape [%lld, %lld], but has %s", kernel, static_cast<long long>(rows),
-               static_cast<long long>(width), ShapeText(codes).text);
-  ANNEAL_CHECK(scales.rank == 2 && scales.shape[0] == rows && scales.shape[1] > 0 && columns % scales.shape[1] == 0,
-               "%s: scales must have shape [%lld, blocks], the blocks dividing the %lld columns of the weight, but has %s",
-               kernel, static_cast<long long>(rows), static_cast<long long>(columns), ShapeText(scales).text);
-  const int64_t block = columns / scales.shape[1];
-  if (columns > 0) check_codes(kernel, codes, scales, zeros, rows * columns, format, block);
-  return {rows, columns, block};
-}
+[[maybe_unused]] static QuantizedShape weight_shape(int64_t rows, int64_t columns, In scales) { return {rows, columns, columns / scales.shape[1]}; }
 
 }  // namespace
 }  // namespace anneal

@@ -160,7 +160,8 @@ void attention_plan(Out, In, In, In, bool, int64_t, bool, bool) {}
 
 void attention(Out out, Out lse, In q, In k, In v, In spans, MaybeIn, double scale, bool causal, int64_t window,
                double soft_cap, bool half) {
-  const Attention a = check_attention("attention", q, k, v, out, lse, spans, scale, causal, window, soft_cap, false);
+  check_spans("attention", spans, q.dim(0), k.dim(0), false);
+  const Attention a = describe_attention(q, k, spans, scale, causal, window, soft_cap);
   const Storage storage = {q.data, k.data, v.data, out.data, lse.as<float>()};
   const bool is_bf16 = q.dtype == DType::bf16;
   if constexpr (has_pairs) {

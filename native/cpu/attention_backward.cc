@@ -259,12 +259,8 @@ namespace ANNEAL_ISA {
 
 void attention_backward(Out dq, Out dk, Out dv, In dout, In q, In k, In v, In out, In lse, In spans, MaybeIn,
                         double scale, bool causal, int64_t window, double soft_cap, bool half) {
-  const char* name = "attention_backward";
-  const Attention a = check_attention(name, q, k, v, out, lse, spans, scale, causal, window, soft_cap, true);
-  check_like(name, "dout", dout, q, "q");
-  check_like(name, "dq", dq, q, "q");
-  check_like(name, "dk", dk, k, "k");
-  check_like(name, "dv", dv, k, "k");
+  check_spans("attention_backward", spans, q.dim(0), k.dim(0), true);
+  const Attention a = describe_attention(q, k, spans, scale, causal, window, soft_cap);
   int64_t used = 0;
   double work = 0;
   for (int64_t s = 0; s < a.sequences; ++s) {

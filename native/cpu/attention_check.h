@@ -1,6 +1,5 @@
-// The checks that attention and its backward share.
+// What attention and its backward make of their arguments, and the check of what spans hold.
 #pragma once
-#include "../attention_shape.h"
 #include "attention.h"
 
 namespace anneal::cpu {
@@ -40,10 +39,7 @@ static void check_spans(const char* kernel, In spans, int64_t tokens, int64_t sl
   for (int64_t s = 0; s < sequences; ++s) mark_once(s, span[4 * s + 2], span[4 * s + 3], "key");
 }
 
-static Attention check_attention(const char* kernel, In q, In k, In v, In out, In lse, In spans, double scale,
-                                 bool causal, int64_t window, double soft_cap, bool keys_apart) {
-  check_attention_shapes(kernel, q, k, v, out, lse, spans, scale, window, soft_cap);
-  check_spans(kernel, spans, q.dim(0), k.dim(0), keys_apart);
+static Attention describe_attention(In q, In k, In spans, double scale, bool causal, int64_t window, double soft_cap) {
   Attention a;
   a.tokens = q.dim(0), a.heads = q.dim(1), a.kv_heads = k.dim(1), a.head_dim = q.dim(2), a.sequences = spans.dim(0);
   a.spans = spans.as<int32_t>();

@@ -1,4 +1,4 @@
-// Products of new tokens' rows with weights that are not f32: checks, x in the order of the kernels, and the choice of kernel. (With f32 weights decoding
+// Products of new tokens' rows with weights that are not f32: x in the order of the kernels, and the choice of kernel. (With f32 weights decoding
 // multiplies as training does, by gemm.)
 #include "decode_bf16.h"
 #include "decode_quantized.h"
@@ -8,22 +8,6 @@ namespace anneal::cpu::ANNEAL_ISA {
 namespace {
 
 constexpr int activation_slot = 0;
-
-void check_rows(const char* kernel, const Tensor& y, const Tensor& x, const Tensor* bias) {
-  const struct { const char* name; const Tensor& tensor; } rows[] = {{"x", x}, {"y", y}};
-  for (const auto& [name, tensor] : rows) {
-    ANNEAL_CHECK(tensor.dtype == DType::f32 || tensor.dtype == DType::bf16, "%s: %s must be f32 or bf16, but is %s", kernel, name,
-                 dtype_names[static_cast<int>(tensor.dtype)]);
-    ANNEAL_CHECK(tensor.rank == 2, "%s: %s must have two axes, but has shape %s", kernel, name, ShapeText(tensor).text);
-  }
-  ANNEAL_CHECK(y.shape[0] == x.shape[0], "%s: y must have the rows of x, %lld, but has %lld", kernel, static_cast<long long>(x.shape[0]),
-               static_cast<long long>(y.shape[0]));
-  if (!bias) return;
-  ANNEAL_CHECK(bias->dtype == DType::f32 || bias->dtype == DType::bf16, "%s: bias must be f32 or bf16, but is %s", kernel,
-               dtype_names[static_cast<int>(bias->dtype)]);
-  ANNEAL_CHECK(bias->rank == 1 && bias->size == y.shape[1], "%s: bias must have shape [%lld], but has %s", kernel,
-               static_cast<long long>(y.shape[1]), ShapeText(*bias).text);
-}
 
 Output output_of(const Tensor& y, const Tensor* bias, Activation activation) {
   return {y.data, nullptr, bias ? bias->data : nullptr, y.dtype, DType::f32, bias ? bias->dtype : DType::f32, y.shape[1], activation, false};
@@ -82,11 +66,6 @@ void multiply(const Tensor& x, const QuantizedWeight& w, const IntegerMap* map, 
 }  // namespace
 
 void decode_matmul(Out y, In x, In weight, MaybeIn bias, int64_t activation) {
-  check_rows("decode_matmul", y, x, bias);
-  check_dtype("decode_matmul", "weight", weight, DType::bf16);
-  ANNEAL_CHECK(weight.rank == 2 && weight.shape[0] == y.shape[1] && weight.shape[1] == x.shape[1], "decode_matmul: weight must have shape [%lld, %lld], but has %s",
-               static_cast<long long>(y.shape[1]), static_cast<long long>(x.shape[1]), ShapeText(weight).text);
-  ANNEAL_CHECK(activation >= 0 && activation < activation_count, "decode_matmul: unknown activation %lld", static_cast<long long>(activation));
   if (y.size == 0) return;
   const int64_t rows = x.shape[0], k = x.shape[1], stride = split_stride(k);
   float* split = static_cast<float*>(pool().scratch(activation_slot, static_cast<size_t>(rows * stride) * sizeof(float) + 64));
@@ -99,9 +78,8 @@ void decode_matmul(Out y, In x, In weight, MaybeIn bias, int64_t activation) {
 }
 
 void decode_quantized_matmul(Out y, In x, In codes, In scales, MaybeIn zeros, MaybeIn bias, int64_t format) {
-  const QuantizedFormat kind = check_format("decode_quantized_matmul", format);
-  check_rows("decode_quantized_matmul", y, x, bias);
-  const QuantizedShape shape = check_weight("decode_quantized_matmul", codes, scales, zeros, y.shape[1], x.shape[1], kind);
+  const QuantizedFormat kind = static_cast<QuantizedFormat>(format);
+  const QuantizedShape shape = weight_shape(y.shape[1], x.shape[1], scales);
   if (y.size == 0) return;
   const Output out = output_of(y, bias, Activation::none);
   const QuantizedWeight w = {codes.as<const uint8_t>(), scales.as<const float>(), zeros ? zeros->as<const uint8_t>() : nullptr,

@@ -12,21 +12,10 @@ constexpr int64_t elements_per_task = 16384;
 constexpr int64_t fewest_columns = 64;  // per thread, four cache lines
 
 void check_ids(const char* kernel, const Tensor& id, int64_t vocabulary) {
-  check_dtype(kernel, "id", id, DType::i32);
   const int32_t* ids = id.as<const int32_t>();
   for (int64_t t = 0; t < id.size; ++t)
     ANNEAL_CHECK(ids[t] >= 0 && ids[t] < vocabulary, "%s: id[%lld] is %d, outside the vocabulary of %lld", kernel,
                  static_cast<long long>(t), ids[t], static_cast<long long>(vocabulary));
-}
-
-// `rows` holds one row of the table's width per id, in any shape.
-void check_rows(const char* kernel, const char* name, const Tensor& rows, const char* table_name, const Tensor& table,
-                const Tensor& id) {
-  ANNEAL_CHECK(table.rank == 2, "%s: %s must have shape [vocabulary, width], but has %s", kernel, table_name,
-               ShapeText(table).text);
-  ANNEAL_CHECK(rows.rank >= 1 && rows.columns() == table.columns() && rows.size == id.size * table.columns(),
-               "%s: %s must have %lld rows of %lld, but has %s", kernel, name, static_cast<long long>(id.size),
-               static_cast<long long>(table.columns()), ShapeText(rows).text);
 }
 
 template <class T> void add_rows(float* dweight, const T* dy, const int32_t* id, int64_t tokens, int64_t width) {
@@ -47,8 +36,6 @@ template <class T> void add_rows(float* dweight, const T* dy, const int32_t* id,
 }  // namespace
 
 void embedding(Out y, In weight, In id) {
-  check_rows("embedding", "y", y, "weight", weight, id);
-  check_dtype("embedding", "y", y, weight.dtype);
   check_ids("embedding", id, weight.dim(0));
   const size_t row_bytes = static_cast<size_t>(weight.columns()) * static_cast<size_t>(bytes_of(weight.dtype));
   const int64_t grain = elements_per_task / (weight.columns() > 0 ? weight.columns() : 1) + 1;
@@ -60,9 +47,6 @@ void embedding(Out y, In weight, In id) {
 }
 
 void embedding_backward(InOut dweight, In dy, In id, bool accumulate) {
-  check_rows("embedding_backward", "dy", dy, "dweight", dweight, id);
-  check_dtype("embedding_backward", "dweight", dweight, DType::f32);
-  ANNEAL_CHECK(is_float(dy.dtype), "embedding_backward: dy must be f32 or bf16, but is %s", name_of(dy.dtype));
   check_ids("embedding_backward", id, dweight.dim(0));
   if (!accumulate)
     parallel_for(dweight.size, elements_per_task * 4, [&](int64_t begin, int64_t end) {

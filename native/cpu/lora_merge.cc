@@ -15,16 +15,6 @@ constexpr int tile_rows = 6, tile_vectors = 2, tile_columns = tile_vectors * lan
 constexpr int64_t group_rows = 4 * tile_rows;         // that share a tile of the right factor while it is in the first cache
 constexpr int64_t ahead = 4 * tile_columns;           // how many columns before its turn a tile of the weight is asked for
 
-// b [out, rank] and a [rank, in] of a weight [out, in].
-void check_factors(const char* kernel, const Tensor& b, const Tensor& a, int64_t out, int64_t in) {
-  ANNEAL_CHECK(is_float(b.dtype) && is_float(a.dtype), "%s: b and a must be f32 or bf16, but are %s and %s", kernel,
-               name_of(b.dtype), name_of(a.dtype));
-  ANNEAL_CHECK(b.rank == 2 && b.shape[0] == out, "%s: b must have shape [%lld, rank], but has %s", kernel,
-               static_cast<long long>(out), ShapeText(b).text);
-  ANNEAL_CHECK(a.rank == 2 && a.shape[1] == in && a.shape[0] == b.shape[1], "%s: a must have shape [%lld, %lld], but has %s",
-               kernel, static_cast<long long>(b.shape[1]), static_cast<long long>(in), ShapeText(a).text);
-}
-
 // weight [rows, columns] += left [rows, rank] right [rank, columns]. right lies in tiles of tile_columns columns, [rank, tile_columns] each, the last filled
 // up; for a bf16 weight a tile has its even columns in the first vector and the odd ones in the second, as the halves of 32-bit words.
 struct Update {
@@ -177,9 +167,6 @@ bool requantize_row(const float* row, const QuantizedShape& shape, QuantizedForm
 }  // namespace
 
 void lora_merge(InOut weight, In b, In a, double scale, bool transposed) {
-  ANNEAL_CHECK(is_float(weight.dtype), "lora_merge: weight must be f32 or bf16, but is %s", name_of(weight.dtype));
-  ANNEAL_CHECK(weight.rank == 2, "lora_merge: weight must have two axes, but has shape %s", ShapeText(weight).text);
-  check_factors("lora_merge", b, a, weight.shape[transposed ? 1 : 0], weight.shape[transposed ? 0 : 1]);
   if (b.shape[1] == 0) return;
   const Update update = update_of(b, a, scale, transposed, weight.dtype);
   parallel_for(weight.shape[0], rows_per_task(update.columns), [&](int64_t begin, int64_t end) {
@@ -189,13 +176,8 @@ void lora_merge(InOut weight, In b, In a, double scale, bool transposed) {
 }
 
 void lora_merge_quantized(InOut codes, InOut scales, MaybeInOut zeros, Out error, In b, In a, double scale, int64_t format) {
-  const QuantizedFormat kind = check_format("lora_merge_quantized", format);
-  ANNEAL_CHECK(b.rank == 2 && a.rank == 2, "lora_merge_quantized: b and a must have two axes, but have shapes %s and %s",
-               ShapeText(b).text, ShapeText(a).text);
-  const QuantizedShape shape = check_weight("lora_merge_quantized", codes, scales, zeros, b.shape[0], a.shape[1], kind);
-  check_factors("lora_merge_quantized", b, a, shape.rows, shape.columns);
-  check_dtype("lora_merge_quantized", "error", error, DType::f64);
-  ANNEAL_CHECK(error.size == 2, "lora_merge_quantized: error must have two elements, but has shape %s", ShapeText(error).text);
+  const QuantizedFormat kind = static_cast<QuantizedFormat>(format);
+  const QuantizedShape shape = weight_shape(b.shape[0], a.shape[1], scales);
   const Update update = update_of(b, a, scale, false, DType::f32);
   const int64_t rows_each = shape.columns > 0 ? smallest(shape.rows, panel_numbers / shape.columns + 1) : shape.rows,
                 code_bytes = is_four_bit(kind) ? shape.columns / 2 : shape.columns, blocks = scales.shape[1];

@@ -4,7 +4,6 @@
 // the number of rows only, then over the blocks in order.
 #include <math.h>
 
-#include "../shape.h"
 #include "isa.h"
 #include "simd.h"
 
@@ -200,43 +199,9 @@ void backward_rows(const Backward& shared, int64_t rows, float* dweight, float* 
   if (dbias) sum_blocks(dbias, partial + width, blocks, stride, n, accumulate);
 }
 
-// --- checks ---
-
-void check_like_x(const char* kernel, const char* name, const Tensor* tensor, const Tensor& x) {
-  if (!tensor) return;
-  check_dtype(kernel, name, *tensor, x.dtype);
-  ANNEAL_CHECK(same_shape(*tensor, x), "%s: %s must have the shape of x, %s, but has %s", kernel, name,
-               ShapeText(x).text, ShapeText(*tensor).text);
-}
-void check_x(const char* kernel, const Tensor& x) {
-  ANNEAL_CHECK(is_float(x.dtype), "%s: x must be f32 or bf16, but is %s", kernel, name_of(x.dtype));
-  ANNEAL_CHECK(x.rank >= 1, "%s: x must have at least one axis", kernel);
-}
-void check_per_column(const char* kernel, const char* name, const Tensor* tensor, const Tensor& x) {
-  if (!tensor) return;
-  ANNEAL_CHECK(is_float(tensor->dtype), "%s: %s must be f32 or bf16, but is %s", kernel, name, name_of(tensor->dtype));
-  ANNEAL_CHECK(tensor->rank == 1 && tensor->size == x.columns(),
-               "%s: %s must have shape [%lld], the last axis of x, but has %s", kernel, name,
-               static_cast<long long>(x.columns()), ShapeText(*tensor).text);
-}
-void check_per_row(const char* kernel, const char* name, const Tensor& tensor, const Tensor& x) {
-  check_dtype(kernel, name, tensor, DType::f32);
-  ANNEAL_CHECK(tensor.size == x.rows(), "%s: %s must have %lld elements, one per row of x, but has %s", kernel, name,
-               static_cast<long long>(x.rows()), ShapeText(tensor).text);
-}
-
 template <bool layer>
-void forward(const char* kernel, Out y, Tensor* mean, Out rstd, MaybeOut sum, In x, MaybeIn residual, In weight,
-             MaybeIn bias, double eps, double offset) {
-  check_x(kernel, x);
-  check_like_x(kernel, "y", &y, x);
-  check_like_x(kernel, "sum", sum, x);
-  check_like_x(kernel, "residual", residual, x);
-  ANNEAL_CHECK(!residual || sum, "%s: sum is required where residual is given", kernel);
-  check_per_column(kernel, "weight", &weight, x);
-  check_per_column(kernel, "bias", bias, x);
-  if (mean) check_per_row(kernel, "mean", *mean, x);
-  check_per_row(kernel, "rstd", rstd, x);
+void forward(Out y, Tensor* mean, Out rstd, MaybeOut sum, In x, MaybeIn residual, In weight, MaybeIn bias, double eps,
+             double offset) {
   if (x.size == 0) return;
   const Forward a = {y.data,
                      sum ? sum->data : nullptr,
@@ -256,19 +221,8 @@ void forward(const char* kernel, Out y, Tensor* mean, Out rstd, MaybeOut sum, In
 }
 
 template <bool layer>
-void backward(const char* kernel, Out dx, MaybeInOut dweight, MaybeInOut dbias, In dy, MaybeIn dsum, In x, In weight,
-              const Tensor* mean, In rstd, double offset, bool accumulate) {
-  check_x(kernel, x);
-  check_like_x(kernel, "dx", &dx, x);
-  check_like_x(kernel, "dy", &dy, x);
-  check_like_x(kernel, "dsum", dsum, x);
-  check_per_column(kernel, "weight", &weight, x);
-  check_per_column(kernel, "dweight", dweight, x);
-  check_per_column(kernel, "dbias", dbias, x);
-  if (dweight) check_dtype(kernel, "dweight", *dweight, DType::f32);
-  if (dbias) check_dtype(kernel, "dbias", *dbias, DType::f32);
-  if (mean) check_per_row(kernel, "mean", *mean, x);
-  check_per_row(kernel, "rstd", rstd, x);
+void backward(Out dx, MaybeInOut dweight, MaybeInOut dbias, In dy, MaybeIn dsum, In x, In weight, const Tensor* mean,
+              In rstd, double offset, bool accumulate) {
   if (x.columns() == 0) return;
   const Backward a = {dx.data,
                       dy.data,
@@ -289,18 +243,18 @@ void backward(const char* kernel, Out dx, MaybeInOut dweight, MaybeInOut dbias, 
 }  // namespace
 
 void rms_norm(Out y, Out rstd, MaybeOut sum, In x, MaybeIn residual, In weight, double eps, double offset) {
-  forward<false>("rms_norm", y, nullptr, rstd, sum, x, residual, weight, nullptr, eps, offset);
+  forward<false>(y, nullptr, rstd, sum, x, residual, weight, nullptr, eps, offset);
 }
 void rms_norm_backward(Out dx, MaybeInOut dweight, In dy, MaybeIn dsum, In x, In weight, In rstd, double offset,
                        bool accumulate) {
-  backward<false>("rms_norm_backward", dx, dweight, nullptr, dy, dsum, x, weight, nullptr, rstd, offset, accumulate);
+  backward<false>(dx, dweight, nullptr, dy, dsum, x, weight, nullptr, rstd, offset, accumulate);
 }
 void layer_norm(Out y, Out mean, Out rstd, MaybeOut sum, In x, MaybeIn residual, In weight, MaybeIn bias, double eps) {
-  forward<true>("layer_norm", y, &mean, rstd, sum, x, residual, weight, bias, eps, 0);
+  forward<true>(y, &mean, rstd, sum, x, residual, weight, bias, eps, 0);
 }
 void layer_norm_backward(Out dx, MaybeInOut dweight, MaybeInOut dbias, In dy, MaybeIn dsum, In x, In weight, In mean,
                          In rstd, bool accumulate) {
-  backward<true>("layer_norm_backward", dx, dweight, dbias, dy, dsum, x, weight, &mean, rstd, 0, accumulate);
+  backward<true>(dx, dweight, dbias, dy, dsum, x, weight, &mean, rstd, 0, accumulate);
 }
 
 }  // namespace anneal::cpu::ANNEAL_ISA

@@ -10,9 +10,7 @@ namespace {
 constexpr int64_t numbers_per_task = 8192;
 
 // f with a null pointer of the storage type of x: f32, bf16 or f16.
-template <class F> void with_storage(const char* kernel, const char* name, const Tensor& x, F&& f) {
-  ANNEAL_CHECK(is_float(x.dtype) || x.dtype == DType::f16, "%s: %s must be f32, bf16 or f16, but is %s", kernel, name,
-               name_of(x.dtype));
+template <class F> void with_storage(const Tensor& x, F&& f) {
   if (x.dtype == DType::f32) f(static_cast<float*>(nullptr));
   else if (x.dtype == DType::bf16) f(static_cast<bf16*>(nullptr));
   else f(static_cast<f16*>(nullptr));
@@ -21,11 +19,10 @@ template <class F> void with_storage(const char* kernel, const char* name, const
 }  // namespace
 
 void quantize(Out codes, Out scales, MaybeOut zeros, In x, int64_t format, int64_t block) {
-  const QuantizedFormat kind = check_format("quantize", format);
-  check_codes("quantize", codes, scales, zeros, x.size, kind, block);
+  const QuantizedFormat kind = static_cast<QuantizedFormat>(format);
   const int64_t blocks = (x.size + block - 1) / block;
   bool finite = true;
-  with_storage("quantize", "x", x, [&]<class T>(T*) {
+  with_storage(x, [&]<class T>(T*) {
     parallel_for(blocks, numbers_per_task / block + 1, [&](int64_t begin, int64_t end) {
       bool good = true;
       for (int64_t b = begin; b < end; ++b) {
@@ -45,10 +42,9 @@ void quantize(Out codes, Out scales, MaybeOut zeros, In x, int64_t format, int64
 }
 
 void dequantize(Out y, In codes, In scales, MaybeIn zeros, int64_t format, int64_t block) {
-  const QuantizedFormat kind = check_format("dequantize", format);
-  check_codes("dequantize", codes, scales, zeros, y.size, kind, block);
+  const QuantizedFormat kind = static_cast<QuantizedFormat>(format);
   const int64_t blocks = (y.size + block - 1) / block;
-  with_storage("dequantize", "y", y, [&]<class T>(T*) {
+  with_storage(y, [&]<class T>(T*) {
     parallel_for(blocks, numbers_per_task / block + 1, [&](int64_t begin, int64_t end) {
       for (int64_t b = begin; b < end; ++b) {
         const int64_t from = b * block;

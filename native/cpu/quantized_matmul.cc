@@ -8,11 +8,6 @@ namespace {
 
 constexpr int weight_slot = 7;
 
-void check_activations(const char* kernel, const char* name, const Tensor& x) {
-  ANNEAL_CHECK(is_float(x.dtype), "%s: %s must be f32 or bf16, but is %s", kernel, name, name_of(x.dtype));
-  ANNEAL_CHECK(x.rank == 2, "%s: %s must have two axes, but has shape %s", kernel, name, ShapeText(x).text);
-}
-
 template <bool pairs> void multiply(const Product& p) {
   if (useful_threads(p) > 1) return multiply_together<pairs>(p);
   multiply_alone<pairs>(p, static_cast<uint32_t*>(pool().scratch(left_slot, alone_bytes<pairs>(p))));
@@ -90,17 +85,8 @@ Tensor widened(const Tensor& codes, const Tensor& scales, const Tensor* zeros, Q
 }  // namespace
 
 void quantized_matmul(Out y, In x, In codes, In scales, MaybeIn zeros, MaybeIn bias, int64_t format, bool half) {
-  const QuantizedFormat kind = check_format("quantized_matmul", format);
-  check_activations("quantized_matmul", "x", x);
-  check_activations("quantized_matmul", "y", y);
-  ANNEAL_CHECK(y.shape[0] == x.shape[0], "quantized_matmul: y must have the rows of x, %lld, but has %lld",
-               static_cast<long long>(x.shape[0]), static_cast<long long>(y.shape[0]));
-  const QuantizedShape shape = check_weight("quantized_matmul", codes, scales, zeros, y.shape[1], x.shape[1], kind);
-  if (bias) {
-    ANNEAL_CHECK(is_float(bias->dtype), "quantized_matmul: bias must be f32 or bf16, but is %s", name_of(bias->dtype));
-    ANNEAL_CHECK(bias->rank == 1 && bias->size == shape.rows, "quantized_matmul: bias must have shape [%lld], but has %s",
-                 static_cast<long long>(shape.rows), ShapeText(*bias).text);
-  }
+  const QuantizedFormat kind = static_cast<QuantizedFormat>(format);
+  const QuantizedShape shape = weight_shape(y.shape[1], x.shape[1], scales);
   if (y.size == 0) return;
   const int64_t step = bytes_per_step * (is_four_bit(kind) ? 2 : 1);
   if (shape.columns == 0 || shape.block % step != 0)
@@ -109,12 +95,8 @@ void quantized_matmul(Out y, In x, In codes, In scales, MaybeIn zeros, MaybeIn b
 }
 
 void quantized_matmul_backward(Out dx, In dy, In codes, In scales, MaybeIn zeros, int64_t format, bool half) {
-  const QuantizedFormat kind = check_format("quantized_matmul_backward", format);
-  check_activations("quantized_matmul_backward", "dy", dy);
-  check_activations("quantized_matmul_backward", "dx", dx);
-  ANNEAL_CHECK(dx.shape[0] == dy.shape[0], "quantized_matmul_backward: dx must have the rows of dy, %lld, but has %lld",
-               static_cast<long long>(dy.shape[0]), static_cast<long long>(dx.shape[0]));
-  const QuantizedShape shape = check_weight("quantized_matmul_backward", codes, scales, zeros, dy.shape[1], dx.shape[1], kind);
+  const QuantizedFormat kind = static_cast<QuantizedFormat>(format);
+  const QuantizedShape shape = weight_shape(dy.shape[1], dx.shape[1], scales);
   if (dx.size == 0) return;
   multiply_quantized(dx, dy, codes, scales, zeros, nullptr, kind, shape, false, half);
 }

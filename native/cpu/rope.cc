@@ -77,20 +77,6 @@ template <bool interleaved, class T> void rotate(T* y, const T* x, const Call& c
 }  // namespace
 
 void rope(Out y, In x, In cos, In sin, In position, bool interleaved, bool inverse) {
-  ANNEAL_CHECK(is_float(x.dtype), "rope: x must be f32 or bf16, but is %s", name_of(x.dtype));
-  ANNEAL_CHECK(x.rank == 3, "rope: x must have shape [tokens, heads, head_dim], but has %s", ShapeText(x).text);
-  check_dtype("rope", "y", y, x.dtype);
-  check_same_shape("rope", "x", x, y);
-  check_dtype("rope", "cos", cos, DType::f32);
-  check_dtype("rope", "sin", sin, DType::f32);
-  check_dtype("rope", "position", position, DType::i32);
-  ANNEAL_CHECK(cos.rank == 2 && 2 * cos.dim(1) <= x.dim(2),
-               "rope: cos must have shape [positions, rotated / 2] with at most %lld columns, but has %s",
-               static_cast<long long>(x.dim(2) / 2), ShapeText(cos).text);
-  ANNEAL_CHECK(same_shape(cos, sin), "rope: sin must have the shape of cos, %s, but has %s", ShapeText(cos).text,
-               ShapeText(sin).text);
-  ANNEAL_CHECK(position.size == x.dim(0), "rope: position must have %lld elements, one per token, but has %s",
-               static_cast<long long>(x.dim(0)), ShapeText(position).text);
   const int32_t* positions = position.as<const int32_t>();
   for (int64_t t = 0; t < position.size; ++t)
     ANNEAL_CHECK(positions[t] >= 0 && positions[t] < cos.dim(0),
@@ -113,10 +99,6 @@ void rope(Out y, In x, In cos, In sin, In position, bool interleaved, bool inver
 }
 
 void rope_pair(Out y, Out other_y, In x, In other_x, In cos, In sin, In position, bool interleaved, bool inverse) {
-  check_dtype("rope_pair", "other_x", other_x, x.dtype);
-  ANNEAL_CHECK(x.rank == 3 && other_x.rank == 3 && other_x.dim(2) == x.dim(2),
-               "rope_pair: x and other_x must have shape [tokens, heads, head_dim] with one head_dim, but have %s and %s",
-               ShapeText(x).text, ShapeText(other_x).text);
   rope(y, x, cos, sin, position, interleaved, inverse);
   rope(other_y, other_x, cos, sin, position, interleaved, inverse);
 }

@@ -250,7 +250,7 @@ void attention_forward_half(const Attention& a, const Plan& plan, const HalfOper
 }
 
 void attention(Out out, Out lse, In q, In k, In v, In spans, MaybeIn plan, double scale, bool causal, int64_t window, double soft_cap, bool half) {
-  const Attention a = describe_attention("attention", q, k, v, out, lse, spans, scale, causal, window, soft_cap);
+  const Attention a = describe_attention("attention", q, k, spans, scale, causal, window, soft_cap);
   if (q.dtype == DType::f32 && !half) return attention_forward_float(a, forward_plan(a, false, plan), q, k, v, out, lse.as<float>());
   const Tensor* const tensors[] = {&q, &k, &v};
   const HalfOperands operands = half_operands(tensors, 3);

@@ -2,7 +2,6 @@
 // many blocks as there can be pieces of work at most, and a first kernel (the plan) checks the spans and lists the pieces: the heaviest first, so that
 // the last blocks of a launch are short ones.
 #pragma once
-#include "../attention_shape.h"
 #include "device.h"
 #include "fault.h"
 #include "launch.h"
@@ -103,8 +102,8 @@ struct KeyRuns {
   }
 };
 
-// Checks the arguments (all but the values of spans) and describes the call.
-Attention describe_attention(const char* kernel, In q, In k, In v, In out, In lse, In spans, double scale, bool causal, int64_t window, double soft_cap);
+// The call, where it is within the limits of the device's kernels.
+Attention describe_attention(const char* kernel, In q, In k, In spans, double scale, bool causal, int64_t window, double soft_cap);
 // Whether few queries per sequence make it decoding: not enough rows for a tile each, but many keys to read.
 inline bool is_decoding(const Attention& a) { return a.tokens <= int64_t{16} * a.sequences; }
 // The pieces of a forward pass, and of a backward pass. `given` is what attention_plan wrote; without it the spans are checked and the pieces listed now.

@@ -165,8 +165,7 @@ HalfOperands half_operands(const Tensor* const* tensors, int count) {
   return operands;
 }
 
-Attention describe_attention(const char* kernel, In q, In k, In v, In out, In lse, In spans, double scale, bool causal, int64_t window, double soft_cap) {
-  check_attention_shapes(kernel, q, k, v, out, lse, spans, scale, window, soft_cap);
+Attention describe_attention(const char* kernel, In q, In k, In spans, double scale, bool causal, int64_t window, double soft_cap) {
   constexpr int64_t most = int64_t{1} << 30;
   ANNEAL_CHECK(q.dim(0) < most && k.dim(0) < most && spans.dim(0) < most && q.dim(1) <= 65535,
       "%s: more than 2^30 tokens, slots or sequences, or 65535 heads", kernel);
@@ -220,7 +219,6 @@ PlanRoom scratch_room(std::initializer_list<PlanShape> shapes) {
   return {scratch_of<int32_t>(size), size};
 }
 PlanRoom room_of(const Tensor& plan) {
-  check_dtype("attention", "plan", plan, DType::i32);
   ANNEAL_CHECK(reinterpret_cast<uintptr_t>(plan.data) % 8 == 0, "attention: plan must start at a multiple of 8 bytes");
   return {plan.as<int32_t>(), plan.size};
 }
@@ -256,9 +254,7 @@ BackwardPlans backward_plans(const Attention& a, bool half, const Tensor* given)
 }
 
 void attention_plan(Out plan, In q, In k, In spans, bool causal, int64_t window, bool half, bool backward) {
-  // What has no part in the plan is described as it must be.
-  const Tensor lse = {nullptr, q.shape[0] * q.shape[1], {q.shape[0], q.shape[1]}, DType::f32, 2};
-  const Attention a = describe_attention("attention_plan", q, k, k, q, lse, spans, 1, causal, window, 0);
+  const Attention a = describe_attention("attention_plan", q, k, spans, 1, causal, window, 0);
   const bool on_tensor_cores = half || q.dtype == DType::bf16;
   PlanRoom room = room_of(plan);
   Plan plans[3] = {room.take(forward_shape(a, on_tensor_cores))};

@@ -1,7 +1,6 @@
 // Copies of whole rows by index: into a cache of keys or values, and out of any tensor. A row is everything after the first axis. Of two rows for one
 // slot the later one wins, as on the CPU.
 #include "../kernels.h"
-#include "../shape.h"
 #include "gather.h"
 
 namespace anneal::cuda {
@@ -29,23 +28,7 @@ __global__ void __launch_bounds__(map_threads) scatter_rows_kernel(U* y, const U
   for (int64_t column = threadIdx.x; column < width; column += map_threads) copy_element(y + to * width + column, x + i * width + column);
 }
 
-namespace {
-
-void check_rows(const char* kernel, In rows, const char* rows_name, In picked, const char* picked_name, In index, const char* index_name) {
-  ANNEAL_CHECK(rows.rank >= 1 && picked.rank == rows.rank, "%s: %s and %s must have the same rank, at least 1, but have %d and %d", kernel, picked_name, rows_name,
-               picked.rank, rows.rank);
-  ANNEAL_CHECK(rows.dtype == picked.dtype, "%s: %s must be %s like %s, but is %s", kernel, picked_name, name_of(rows.dtype), rows_name, name_of(picked.dtype));
-  for (int i = 1; i < rows.rank; ++i)
-    ANNEAL_CHECK(rows.shape[i] == picked.shape[i], "%s: axis %d of %s must have length %lld like %s, but has %lld", kernel, i, picked_name,
-                 static_cast<long long>(rows.shape[i]), rows_name, static_cast<long long>(picked.shape[i]));
-  ANNEAL_CHECK(index.dtype == DType::i32 && index.rank == 1 && index.size == picked.dim(0), "%s: %s must be i32 [%lld], one per row of %s", kernel, index_name,
-               static_cast<long long>(picked.dim(0)), picked_name);
-}
-
-}  // namespace
-
 void scatter_rows(InOut y, In x, In slot) {
-  check_rows("scatter_rows", y, "y", x, "x", slot, "slot");
   if (x.size == 0) return;
   const int64_t row_bytes = x.bytes() / x.dim(0), wide = widest_of_rows(row_bytes, y.data, x.data);
   int32_t* last = nullptr;
@@ -63,7 +46,6 @@ void scatter_rows(InOut y, In x, In slot) {
 }
 
 void gather_rows(Out y, In x, In row) {
-  check_rows("gather_rows", x, "x", y, "y", row, "row");
   gather("gather_rows", FaultSite::gather_rows_row, y, x, row, x.dim(0), y.dim(0) == 0 ? 0 : y.bytes() / y.dim(0));
 }
 

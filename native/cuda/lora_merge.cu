@@ -76,14 +76,6 @@ namespace {
 
 Tensor matrix(void* data, int64_t rows, int64_t columns, DType dtype) { return {data, rows * columns, {rows, columns}, dtype, 2}; }
 
-// b [out, rank] and a [rank, in] of a weight [out, in].
-void check_factors(const char* kernel, const Tensor& b, const Tensor& a, int64_t out, int64_t in) {
-  ANNEAL_CHECK(is_float(b.dtype) && is_float(a.dtype), "%s: b and a must be f32 or bf16, but are %s and %s", kernel, name_of(b.dtype), name_of(a.dtype));
-  ANNEAL_CHECK(b.rank == 2 && b.shape[0] == out, "%s: b must have shape [%lld, rank], but has %s", kernel, static_cast<long long>(out), ShapeText(b).text);
-  ANNEAL_CHECK(a.rank == 2 && a.shape[1] == in && a.shape[0] == b.shape[1], "%s: a must have shape [%lld, %lld], but has %s", kernel,
-               static_cast<long long>(b.shape[1]), static_cast<long long>(in), ShapeText(a).text);
-}
-
 // scale * b in f32.
 Tensor scaled(const char* kernel, const Tensor& b, double factor) {
   Tensor product = matrix(scratch_of<float>(b.size), b.shape[0], b.shape[1], DType::f32);
@@ -97,9 +89,6 @@ Tensor scaled(const char* kernel, const Tensor& b, double factor) {
 }  // namespace
 
 void lora_merge(InOut weight, In b, In a, double scale, bool transposed) {
-  ANNEAL_CHECK(is_float(weight.dtype), "lora_merge: weight must be f32 or bf16, but is %s", name_of(weight.dtype));
-  ANNEAL_CHECK(weight.rank == 2, "lora_merge: weight must have two axes, but has shape %s", ShapeText(weight).text);
-  check_factors("lora_merge", b, a, weight.shape[transposed ? 1 : 0], weight.shape[transposed ? 0 : 1]);
   if (b.shape[1] == 0) return;
   const Tensor left = scaled("lora_merge", b, scale);
   if (transposed) gemm(weight, nullptr, a, left, nullptr, true, true, true, 0, false);
@@ -107,12 +96,8 @@ void lora_merge(InOut weight, In b, In a, double scale, bool transposed) {
 }
 
 void lora_merge_quantized(InOut codes, InOut scales, MaybeInOut zeros, Out error, In b, In a, double scale, int64_t format) {
-  const QuantizedFormat kind = check_format("lora_merge_quantized", format);
-  ANNEAL_CHECK(b.rank == 2 && a.rank == 2, "lora_merge_quantized: b and a must have two axes, but have shapes %s and %s", ShapeText(b).text, ShapeText(a).text);
-  const QuantizedShape shape = check_weight("lora_merge_quantized", codes, scales, zeros, b.shape[0], a.shape[1], kind);
-  check_factors("lora_merge_quantized", b, a, shape.rows, shape.columns);
-  check_dtype("lora_merge_quantized", "error", error, DType::f64);
-  ANNEAL_CHECK(error.size == 2, "lora_merge_quantized: error must have two elements, but has shape %s", ShapeText(error).text);
+  const QuantizedFormat kind = static_cast<QuantizedFormat>(format);
+  const QuantizedShape shape = weight_shape(b.shape[0], a.shape[1], scales);
   const Tensor left = scaled("lora_merge_quantized", b, scale);
   const int64_t wanted = shape.columns > 0 ? panel_numbers / shape.columns + 1 : 1, rows_each = wanted < shape.rows ? wanted : shape.rows,
                 code_bytes = is_four_bit(kind) ? shape.columns / 2 : shape.columns, blocks = scales.shape[1];

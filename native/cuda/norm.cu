@@ -207,15 +207,7 @@ template <class T, bool layer, bool aligned> void run(const char* kernel, const 
 
 template <bool layer>
 void forward(const char* kernel, Out y, Tensor* mean, Out rstd, MaybeOut sum, In x, MaybeIn residual, In weight, MaybeIn bias, double eps, double offset) {
-  check_x(kernel, x);
-  check_like_x(kernel, "y", &y, x);
-  check_like_x(kernel, "sum", sum, x);
-  check_like_x(kernel, "residual", residual, x);
-  ANNEAL_CHECK(!residual || sum, "%s: sum is required where residual is given", kernel);
-  check_per_column(kernel, "weight", &weight, x);
-  check_per_column(kernel, "bias", bias, x);
-  if (mean) check_per_row(kernel, "mean", *mean, x);
-  check_per_row(kernel, "rstd", rstd, x);
+  check_length(kernel, x);
   if (x.size == 0) return;
   auto data = [](const Tensor* tensor) { return tensor ? tensor->data : nullptr; };
   const NormArguments a = {y.data, data(sum), x.data, data(residual), mean ? mean->as<float>() : nullptr, rstd.as<float>(),

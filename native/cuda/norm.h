@@ -1,9 +1,9 @@
 // What RMSNorm and LayerNorm share on the device: how a row lies in the registers of the threads that normalise it, its sums, weights that a block keeps,
-// and the checks. A block works on blockDim.y rows at a time. Thread i of a row's blockDim.x threads holds pieces i, i + threads, … of vector_length<T>
+// and the longest row. A block works on blockDim.y rows at a time. Thread i of a row's blockDim.x threads holds pieces i, i + threads, … of vector_length<T>
 // numbers, also where the row is not aligned to 16 bytes and each number is accessed alone: a row's bits do not depend on where it lies.
 #pragma once
+#include "../check.h"
 #include "../kernels.h"
-#include "../shape.h"
 #include "launch.h"
 #include "numeric.h"
 
@@ -128,26 +128,9 @@ namespace {
 
 [[maybe_unused]] bool on_16_bytes(const void* p) { return reinterpret_cast<uintptr_t>(p) % 16 == 0; }
 
-[[maybe_unused]] void check_like_x(const char* kernel, const char* name, const Tensor* tensor, const Tensor& x) {
-  if (!tensor) return;
-  check_dtype(kernel, name, *tensor, x.dtype);
-  ANNEAL_CHECK(same_shape(*tensor, x), "%s: %s must have the shape of x, %s, but has %s", kernel, name, ShapeText(x).text, ShapeText(*tensor).text);
-}
-[[maybe_unused]] void check_x(const char* kernel, const Tensor& x) {
-  ANNEAL_CHECK(is_float(x.dtype), "%s: x must be f32 or bf16, but is %s", kernel, name_of(x.dtype));
-  ANNEAL_CHECK(x.rank >= 1, "%s: x must have at least one axis", kernel);
+// Columns are counted in an int.
+[[maybe_unused]] void check_length(const char* kernel, const Tensor& x) {
   ANNEAL_CHECK(x.columns() <= 1 << 30, "%s: rows of %lld numbers are too long", kernel, static_cast<long long>(x.columns()));
-}
-[[maybe_unused]] void check_per_column(const char* kernel, const char* name, const Tensor* tensor, const Tensor& x) {
-  if (!tensor) return;
-  ANNEAL_CHECK(is_float(tensor->dtype), "%s: %s must be f32 or bf16, but is %s", kernel, name, name_of(tensor->dtype));
-  ANNEAL_CHECK(tensor->rank == 1 && tensor->size == x.columns(), "%s: %s must have shape [%lld], the last axis of x, but has %s", kernel, name,
-               static_cast<long long>(x.columns()), ShapeText(*tensor).text);
-}
-[[maybe_unused]] void check_per_row(const char* kernel, const char* name, const Tensor& tensor, const Tensor& x) {
-  check_dtype(kernel, name, tensor, DType::f32);
-  ANNEAL_CHECK(tensor.size == x.rows(), "%s: %s must have %lld elements, one per row of x, but has %s", kernel, name, static_cast<long long>(x.rows()),
-               ShapeText(tensor).text);
 }
 
 }  // namespace

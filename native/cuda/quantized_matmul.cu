@@ -1,4 +1,4 @@
-// Products with a quantised weight: checks, and the choice between multiplying by the codes themselves and decoding the weight first. Decoding pays from some
+// Products with a quantised weight: the choice between multiplying by the codes themselves and decoding the weight first. Decoding pays from some
 // hundreds of rows on, where the library's product of two bf16 matrices makes up for writing and reading the weight.
 #include <cstdint>
 
@@ -14,11 +14,6 @@ void dequantize(Out y, In codes, In scales, MaybeIn zeros, int64_t format, int64
 namespace {
 
 constexpr int64_t few_rows = 16, most_rows = 512;
-
-void check_activations(const char* kernel, const char* name, const Tensor& x) {
-  ANNEAL_CHECK(is_float(x.dtype), "%s: %s must be f32 or bf16, but is %s", kernel, name, name_of(x.dtype));
-  ANNEAL_CHECK(x.rank == 2, "%s: %s must have two axes, but has shape %s", kernel, name, ShapeText(x).text);
-}
 
 // FP4's values are twelfths that bf16 cannot hold, so its codes count twelfths.
 float whole(QuantizedFormat format) { return format == QuantizedFormat::fp4 ? 12 : 1; }
@@ -44,15 +39,8 @@ Operand operand_of(const Tensor& x, bool along_k) { return {x.data, x.dtype, x.s
 }  // namespace
 
 void quantized_matmul(Out y, In x, In codes, In scales, MaybeIn zeros, MaybeIn bias, int64_t format, bool half) {
-  const QuantizedFormat kind = check_format("quantized_matmul", format);
-  check_activations("quantized_matmul", "x", x);
-  check_activations("quantized_matmul", "y", y);
-  ANNEAL_CHECK(y.shape[0] == x.shape[0], "quantized_matmul: y must have the rows of x, %lld, but has %lld", static_cast<long long>(x.shape[0]), static_cast<long long>(y.shape[0]));
-  const QuantizedShape shape = check_weight("quantized_matmul", codes, scales, zeros, y.shape[1], x.shape[1], kind);
-  if (bias) {
-    ANNEAL_CHECK(bias->rank == 1 && bias->size == shape.rows && is_float(bias->dtype), "quantized_matmul: bias must be f32 or bf16 [%lld], but is %s %s",
-                 static_cast<long long>(shape.rows), name_of(bias->dtype), ShapeText(*bias).text);
-  }
+  const QuantizedFormat kind = static_cast<QuantizedFormat>(format);
+  const QuantizedShape shape = weight_shape(y.shape[1], x.shape[1], scales);
   const int64_t m = x.shape[0];
   const Output out = {y.data, nullptr, bias ? bias->data : nullptr, y.dtype, y.dtype, bias ? bias->dtype : y.dtype, shape.rows, Activation::none, false};
   if (y.size == 0) return;
@@ -73,12 +61,7 @@ void quantized_matmul(Out y, In x, In codes, In scales, MaybeIn zeros, MaybeIn b
 }
 
 void quantized_matmul_backward(Out dx, In dy, In codes, In scales, MaybeIn zeros, int64_t format, bool half) {
-  const QuantizedFormat kind = check_format("quantized_matmul_backward", format);
-  check_activations("quantized_matmul_backward", "dy", dy);
-  check_activations("quantized_matmul_backward", "dx", dx);
-  ANNEAL_CHECK(dx.shape[0] == dy.shape[0], "quantized_matmul_backward: dx must have the rows of dy, %lld, but has %lld", static_cast<long long>(dy.shape[0]),
-               static_cast<long long>(dx.shape[0]));
-  const QuantizedShape shape = check_weight("quantized_matmul_backward", codes, scales, zeros, dy.shape[1], dx.shape[1], kind);
+  const QuantizedShape shape = weight_shape(dy.shape[1], dx.shape[1], scales);
   if (dx.size == 0) return;
   const Tensor weight = decoded(shape, codes, scales, zeros, format, half);
   const Output out = {dx.data, nullptr, nullptr, dx.dtype, dx.dtype, dx.dtype, shape.columns, Activation::none, false};

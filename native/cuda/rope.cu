@@ -2,7 +2,6 @@
 // those of its place in a head in registers and turns that place in several heads, 16 bytes at a time where rows allow it. Two tensors are turned as one with
 // the heads of both.
 #include "../kernels.h"
-#include "../shape.h"
 #include "fault.h"
 #include "launch.h"
 #include "numeric.h"
@@ -156,21 +155,6 @@ template <class T, bool interleaved, int length> void run_rope(const RopeTensors
   launch(rope_kernel<T, interleaved, length>, {dim3(static_cast<unsigned>(tokens)), dim3(static_cast<unsigned>(threads)), static_cast<size_t>(2 * angles) * sizeof(float), "rope"}, t, a);
 }
 
-void check(const char* kernel, In y, In x, In cos, In sin, In position) {
-  ANNEAL_CHECK(is_float(x.dtype), "%s: x must be f32 or bf16, but is %s", kernel, name_of(x.dtype));
-  ANNEAL_CHECK(x.rank == 3, "%s: x must have shape [tokens, heads, head_dim], but has %s", kernel, ShapeText(x).text);
-  check_dtype(kernel, "y", y, x.dtype);
-  check_same_shape(kernel, "x", x, y);
-  check_dtype(kernel, "cos", cos, DType::f32);
-  check_dtype(kernel, "sin", sin, DType::f32);
-  check_dtype(kernel, "position", position, DType::i32);
-  ANNEAL_CHECK(cos.rank == 2 && 2 * cos.dim(1) <= x.dim(2), "%s: cos must have shape [positions, rotated / 2] with at most %lld columns, but has %s", kernel,
-               static_cast<long long>(x.dim(2) / 2), ShapeText(cos).text);
-  ANNEAL_CHECK(same_shape(cos, sin), "%s: sin must have the shape of cos, %s, but has %s", kernel, ShapeText(cos).text, ShapeText(sin).text);
-  ANNEAL_CHECK(position.size == x.dim(0), "%s: position must have %lld elements, one per token, but has %s", kernel, static_cast<long long>(x.dim(0)),
-               ShapeText(position).text);
-}
-
 void turn(Out y, Tensor* other_y, In x, const Tensor* other_x, In cos, In sin, In position, bool interleaved, bool inverse) {
   const RopeArguments a = {x.dim(1), other_x ? other_x->dim(1) : 0, x.dim(2), cos.dim(1), cos.dim(0), cos.as<const float>(), sin.as<const float>(),
                            position.as<const int32_t>(), inverse ? -1.f : 1.f, 0, 0, fault()};
@@ -192,14 +176,9 @@ void turn(Out y, Tensor* other_y, In x, const Tensor* other_x, In cos, In sin, I
 }  // namespace
 
 void rope(Out y, In x, In cos, In sin, In position, bool interleaved, bool inverse) {
-  check("rope", y, x, cos, sin, position);
   turn(y, nullptr, x, nullptr, cos, sin, position, interleaved, inverse);
 }
 void rope_pair(Out y, Out other_y, In x, In other_x, In cos, In sin, In position, bool interleaved, bool inverse) {
-  check("rope_pair", y, x, cos, sin, position);
-  check("rope_pair", other_y, other_x, cos, sin, position);
-  check_dtype("rope_pair", "other_x", other_x, x.dtype);
-  ANNEAL_CHECK(other_x.dim(2) == x.dim(2), "rope_pair: x and other_x must have one head_dim, but have shapes %s and %s", ShapeText(x).text, ShapeText(other_x).text);
   turn(y, &other_y, x, &other_x, cos, sin, position, interleaved, inverse);
 }
 

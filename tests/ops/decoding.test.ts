@@ -149,7 +149,7 @@ describe('while decoding', () => {
     }
   })
 
-  test('wrong arguments are refused', async () => {
+  test('wrong arguments are refused', () => {
     const { kernels } = cpu
     const [x, y, w] = [Tensor.zeros([2, 64]), Tensor.zeros([2, 3]), Tensor.zeros([3, 64], { dtype: 'bfloat16' })]
     const { codes, scales } = quantize(Tensor.zeros([3, 64]))
@@ -162,9 +162,6 @@ describe('while decoding', () => {
       [() => { kernels.decode_quantized_matmul(y.handle, Tensor.zeros([2, 64], { dtype: 'float16' }).handle, codes.handle, scales.handle, 0, 0, 0) }, 'x must be f32 or bf16'],
       [() => { kernels.decode_quantized_matmul(Tensor.zeros([2, 5]).handle, x.handle, codes.handle, scales.handle, 0, 0, 0) }, 'codes must have shape'],
     ]
-    for (const [call, message] of wrong) {
-      call()
-      await expect(cpu.fence()).rejects.toThrow(message)
-    }
+    for (const [call, message] of wrong) expect(call).toThrow(message)
   })
 })
