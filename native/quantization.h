@@ -4,7 +4,7 @@
 #pragma once
 #include "dynamic_maps.h"
 #include "operations.h"
-#include "shape.h"
+#include "tensor.h"
 
 namespace anneal {
 namespace {

@@ -8,6 +8,8 @@ enum class DType : int32_t { f32, bf16, f16, f64, i32, i64, u8 };
 constexpr int dtype_count = 7;
 constexpr int dtype_bytes[dtype_count] = {4, 2, 2, 8, 4, 8, 1};
 constexpr const char* dtype_names[dtype_count] = {"f32", "bf16", "f16", "f64", "i32", "i64", "u8"};
+constexpr int bytes_of(DType dtype) { return dtype_bytes[static_cast<int>(dtype)]; }
+constexpr bool is_float(DType dtype) { return dtype == DType::f32 || dtype == DType::bf16; }
 
 // Storage of the 16-bit floats; arithmetic is always done in f32.
 struct bf16 { uint16_t bits; };
@@ -28,7 +30,7 @@ struct Tensor {
   // Elements per row, a row being the last axis; rows() of them.
   int64_t columns() const { return rank == 0 ? 1 : shape[rank - 1]; }
   int64_t rows() const { return columns() == 0 ? 0 : size / columns(); }
-  int64_t bytes() const { return size * dtype_bytes[static_cast<int>(dtype)]; }
+  int64_t bytes() const { return size * bytes_of(dtype); }
 };
 
 // A short list of axis numbers, lengths or offsets.

@@ -1,7 +1,7 @@
 // Arguments of activations and gated activations.
 #include "../checks.h"
 #include "../operations.h"
-#include "../shape.h"
+#include "shape.h"
 
 namespace anneal::checks {
 namespace {

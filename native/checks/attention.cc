@@ -1,6 +1,6 @@
 // What attention, its plan, and the copies of rows into and out of a cache demand of their arguments.
 #include "../checks.h"
-#include "../shape.h"
+#include "shape.h"
 
 namespace anneal::checks {
 namespace {

@@ -1,6 +1,6 @@
 // What the rows of an embedding table and their gradient demand of their arguments.
 #include "../checks.h"
-#include "../shape.h"
+#include "shape.h"
 
 namespace anneal::checks {
 namespace {

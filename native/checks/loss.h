@@ -2,7 +2,7 @@
 #pragma once
 #include <cmath>
 
-#include "../shape.h"
+#include "shape.h"
 
 namespace anneal::checks {
 namespace {

@@ -1,6 +1,6 @@
 // Arguments of the primitives that move elements.
 #include "../checks.h"
-#include "../shape.h"
+#include "shape.h"
 
 namespace anneal::checks {
 namespace {

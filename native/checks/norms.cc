@@ -1,6 +1,6 @@
 // What RMSNorm and LayerNorm and their backwards demand of their arguments.
 #include "../checks.h"
-#include "../shape.h"
+#include "shape.h"
 
 namespace anneal::checks {
 namespace {

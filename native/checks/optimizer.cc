@@ -1,6 +1,6 @@
 // What the kernels of an optimizer step demand.
 #include "../checks.h"
-#include "../shape.h"
+#include "shape.h"
 
 namespace anneal::checks {
 namespace {

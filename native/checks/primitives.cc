@@ -1,7 +1,7 @@
 // Arguments of the elementwise primitives and of reductions.
 #include "../checks.h"
 #include "../operations.h"
-#include "../shape.h"
+#include "shape.h"
 
 namespace anneal::checks {
 namespace {

@@ -1,7 +1,7 @@
 // Arguments of matrix products and of the gradient of a bias.
 #include "../checks.h"
 #include "../operations.h"
-#include "../shape.h"
+#include "shape.h"
 
 namespace anneal::checks {
 

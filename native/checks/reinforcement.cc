@@ -1,7 +1,7 @@
 // What advantages and policy losses demand.
 #include "../checks.h"
 #include "../policy.h"
-#include "../shape.h"
+#include "shape.h"
 
 namespace anneal::checks {
 

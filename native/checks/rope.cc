@@ -1,6 +1,6 @@
 // What the rotary position embedding demands of its arguments.
 #include "../checks.h"
-#include "../shape.h"
+#include "shape.h"
 
 namespace anneal::checks {
 namespace {

@@ -1,6 +1,6 @@
 // What random numbers, distributions and draws from them demand.
 #include "../checks.h"
-#include "../shape.h"
+#include "shape.h"
 
 namespace anneal::checks {
 namespace {

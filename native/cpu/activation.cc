@@ -1,6 +1,5 @@
 // Activations and gated activations (SwiGLU, GeGLU) with their backwards, which recompute the activation from the saved
 // inputs: exponentials are cheaper than memory. Outputs may be any of the inputs.
-#include "../shape.h"
 #include "activation.h"
 
 #include "isa.h"

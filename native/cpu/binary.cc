@@ -3,7 +3,6 @@
 // all that loop.
 #include <math.h>
 
-#include "../shape.h"
 #include "cast.h"
 #include "isa.h"
 

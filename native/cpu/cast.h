@@ -73,7 +73,7 @@ template <class F> ANNEAL_INLINE void with_any(DType dtype, F&& f) {
     case DType::u8: f(static_cast<uint8_t*>(nullptr)); break;
   }
 }
-// The same for the dtypes that arithmetic is done in; check_computable has been called.
+// The same for the dtypes that arithmetic is done in; checked at the call.
 template <class F> ANNEAL_INLINE void with_computable(DType dtype, F&& f) {
   if (dtype == DType::f32) f(static_cast<float*>(nullptr));
   else if (dtype == DType::bf16) f(static_cast<bf16*>(nullptr));

@@ -1,6 +1,5 @@
 // Conversion between any two dtypes. The pairs among f32, bf16 and f16 run in vectors; the rules for integers are
 // cast.h's.
-#include "../shape.h"
 #include "cast.h"
 #include "isa.h"
 

@@ -2,7 +2,6 @@
 // in f32 vectors, f64 in scalars the compiler vectorises; sin and cos go through libm, which reduces any argument.
 #include <math.h>
 
-#include "../shape.h"
 #include "cast.h"
 #include "isa.h"
 

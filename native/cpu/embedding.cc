@@ -1,6 +1,5 @@
 // Rows of an embedding table, and its gradient. The gradient of one id is summed in token order whatever the number of
 // threads: threads share the columns, and each walks all tokens.
-#include "../shape.h"
 #include "isa.h"
 #include "simd.h"
 

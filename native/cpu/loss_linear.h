@@ -2,7 +2,6 @@
 // Tokens whose label is -100 are left out first, which changes no result; a chunk's logits are f32 and become the
 // gradient in place. Internal linkage only.
 #pragma once
-#include "../shape.h"
 #include "isa.h"
 #include "loss.h"
 

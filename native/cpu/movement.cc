@@ -1,6 +1,5 @@
 // Primitives that move elements: permute, slice, slice_into, gather_last, scatter_add_last. What moves is bytes, so
 // kernels are instantiated by element size; only the accumulating ones know dtypes.
-#include "../shape.h"
 #include "cast.h"
 #include "isa.h"
 

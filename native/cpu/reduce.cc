@@ -4,7 +4,6 @@
 // number of threads and long sums stay accurate.
 #include <math.h>
 
-#include "../shape.h"
 #include "cast.h"
 #include "isa.h"
 

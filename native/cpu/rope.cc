@@ -1,6 +1,5 @@
 // Rotary position embedding. y may be x. Entries past the rotated ones are copied. Pairs are halves apart (Llama) or
 // adjacent (GPT-J).
-#include "../shape.h"
 #include "isa.h"
 #include "simd.h"
 

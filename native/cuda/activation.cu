@@ -4,7 +4,6 @@
 #include "activation.h"
 
 #include "../kernels.h"
-#include "../shape.h"
 #include "launch.h"
 #include "numeric.h"
 

@@ -4,7 +4,6 @@
 
 #include "../kernels.h"
 #include "../operations.h"
-#include "../shape.h"
 #include "elements.h"
 
 namespace anneal::cuda {

@@ -1,6 +1,5 @@
 // Conversion between any two dtypes by the rules of cast.h; between equal ones the elements only move.
 #include "../kernels.h"
-#include "../shape.h"
 #include "cast.h"
 #include "elements.h"
 

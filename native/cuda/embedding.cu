@@ -1,7 +1,6 @@
 // Rows of an embedding table, and its gradient. For the gradient the tokens are sorted by id, stably, so that each id's rows are added in token order
 // without atomics: a radix sort of a few bits at a time, in which a block ranks its tokens by ballots; then a block for each id and slice of columns.
 #include "../kernels.h"
-#include "../shape.h"
 #include "gather.h"
 
 namespace anneal::cuda {

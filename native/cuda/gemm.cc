@@ -2,7 +2,6 @@
 #include "gemm.h"
 
 #include "../kernels.h"
-#include "../shape.h"
 #include "gemm_library.h"
 
 namespace anneal::cuda {

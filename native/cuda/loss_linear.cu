@@ -2,7 +2,6 @@
 #include "loss_linear.h"
 
 #include "../kernels.h"
-#include "../shape.h"
 #include "column_sums.h"
 #include "gemm.h"
 

@@ -2,7 +2,6 @@
 // element, up to 16 bytes, that divides runs, strides and addresses. A permutation that changes the innermost axis goes through tiles in shared memory,
 // so that both sides are walked in runs.
 #include "../kernels.h"
-#include "../shape.h"
 #include "cast.h"
 #include "elements.h"
 #include "fault.h"

@@ -6,7 +6,6 @@
 
 #include "../kernels.h"
 #include "../operations.h"
-#include "../shape.h"
 #include "elements.h"
 
 namespace anneal::cuda {

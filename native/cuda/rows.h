@@ -1,6 +1,5 @@
 // Rows of floats: walking one with a warp or a block, 16 bytes at a time where it is aligned.
 #pragma once
-#include "../shape.h"
 #include "elements.h"
 
 namespace anneal::cuda {

@@ -1,10 +1,10 @@
-// Comparing shapes and dtypes and printing them in error messages; for the launchers of every backend. Internal linkage only.
+// What most checks need: comparing shapes and dtypes, and printing them. Internal linkage only.
 #pragma once
 #include <cstdio>
 
-#include "check.h"
-#include "operations.h"
-#include "tensor.h"
+#include "../check.h"
+#include "../operations.h"
+#include "../tensor.h"
 
 namespace anneal {
 namespace {
@@ -31,8 +31,6 @@ struct ShapeText {
 };
 
 [[maybe_unused]] static const char* name_of(DType dtype) { return dtype_names[static_cast<int>(dtype)]; }
-[[maybe_unused]] static int bytes_of(DType dtype) { return dtype_bytes[static_cast<int>(dtype)]; }
-[[maybe_unused]] static bool is_float(DType dtype) { return dtype == DType::f32 || dtype == DType::bf16; }
 [[maybe_unused]] static bool is_computable(DType dtype) { return is_float(dtype) || dtype == DType::f64; }
 
 [[maybe_unused]] static void check_same_shape(const char* kernel, const char* name, const Tensor& x, const Tensor& y) {
