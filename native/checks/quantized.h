@@ -1,6 +1,7 @@
 // What kernels demand of quantised numbers: their format, codes, scales and zero points. Internal linkage only.
 #pragma once
 #include "../quantization.h"
+#include "shape.h"
 
 namespace anneal::checks {
 namespace {
