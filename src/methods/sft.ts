@@ -33,9 +33,9 @@ export async function sft({ rows, evalRows, computeLoss, ...options }: SftInput)
   const data = await loadData(args, tokenizer, { rows, evalRows, assistantOnlyLoss, ...(completionOnlyLoss === undefined ? {} : { completionOnlyLoss }) })
   let model: CausalLanguageModel | undefined
   try {
-    checkLengths(data, config)
+    await checkLengths(data, config)
     model = await loadModel(args.model, args)
-    if (model.virtualTokens) checkLengths(data, config, model.virtualTokens.count)
+    if (model.virtualTokens) await checkLengths(data, config, model.virtualTokens.count)
     return prepareRun('sft', args, model, tokenizer, data, computeLoss)
   } catch (error) {
     model?.dispose()

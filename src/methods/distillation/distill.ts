@@ -77,7 +77,7 @@ export async function distill({ rows, evalRows, ...options }: DistillInput): Pro
     const recording = args.recorded === undefined ? undefined : await Recording.open(args.recorded)
     recording?.check({ dataFingerprint: data.fingerprint, temperature: args.temperature, teacherFingerprint: args.teacher === undefined ? undefined : await teacherFingerprint(args.teacher) })
     if (recording) vocabulary = Math.min(vocabulary, recording.index.vocabulary)
-    for (const one of teacherConfig && args.objective !== 'uld' ? [config, teacherConfig] : [config]) checkLengths(data, one)
+    for (const one of teacherConfig && args.objective !== 'uld' ? [config, teacherConfig] : [config]) await checkLengths(data, one)
     const teacher = args.teacher === undefined ? undefined : await AutoModelForCausalLM.fromPretrained(args.teacher, { dtype: args.teacherDtype, device: args.device })
     if (teacher) made.push(teacher)
     teacher?.requiresGrad_(false)

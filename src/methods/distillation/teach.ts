@@ -57,7 +57,7 @@ export async function teach(options: TeachOptions, run: TeachRunOptions = {}): P
   const { assistantOnlyLoss, completionOnlyLoss } = args
   const data = await loadData(args, tokenizer, { assistantOnlyLoss, ...(completionOnlyLoss === undefined ? {} : { completionOnlyLoss }) })
   try {
-    checkLengths(data, config)
+    await checkLengths(data, config)
     return await withTeacher(args, (teacher) => record(teacher, data, args, run))
   } finally {
     data.close()

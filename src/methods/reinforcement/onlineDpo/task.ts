@@ -46,6 +46,7 @@ export function onlineDpoTask<Row>(options: OnlineDpoTaskOptions<Row>): Training
   return {
     name: 'online dpo', model, fingerprint, ...modelKeeping(model, tokenizer), stepsPerEpoch: sampler.stepsPerEpoch,
     async batches(step): Promise<TaskStep<OnlineDpoBatch>> {
+      await sampler.prepare(step)
       const { epoch, microBatches } = sampler.at(step)
       const beta = betaOf(options.beta, epoch)
       const begin = performance.now()
