@@ -2,6 +2,7 @@ import { availableParallelism } from 'node:os'
 import { join, resolve } from 'node:path'
 import { during } from '../activity.ts'
 import { ConfigError, DataError } from '../errors.ts'
+import { givenOptions } from '../options.ts'
 import { Turns } from '../turns.ts'
 import { fingerprintOf, openCache, type CacheProgress } from './cache.ts'
 import { defaultCacheDir } from './cacheDir.ts'
@@ -89,6 +90,7 @@ export function loadDataset<T extends TextTokenizer>(options: LoadDatasetOptions
 }
 
 async function prepareDataset<T extends TextTokenizer>(options: LoadDatasetOptions<T>): Promise<LoadedDataset> {
+  givenOptions('loadDataset', options, "tokenizer, files: 'data.jsonl'")
   const { seed = 42, evalSplit } = options
   const { strategy, maxLength } = packingOf(options)
   if (options.evalSplit !== undefined && (options.evalFiles ?? options.evalRows)) throw new ConfigError('evalSplit: give either evalSplit or evalFiles, not both')

@@ -1,7 +1,7 @@
 import { z } from 'zod'
 import { during } from '../activity.ts'
 import { KeyValueCache, type CausalLanguageModel } from '../models/index.ts'
-import { lazily, parseOptions, type OptionsOf } from '../options.ts'
+import { givenOptions, lazily, parseOptions, type OptionsOf } from '../options.ts'
 import type { ChatMessage, Tokenizer } from '../tokenizers/index.ts'
 import { generationShape, newTokenLimit, resolveGenerationConfig, type GenerationConfig } from './config.ts'
 import { contextRoom } from './context.ts'
@@ -85,6 +85,7 @@ function slotsFor(model: CausalLanguageModel, requests: readonly GenerationReque
  * others. Throws ConfigError for an unknown option and for a prompt longer than the model's context.
  */
 export async function generate(model: CausalLanguageModel, tokenizer: MaybeTokenizer, prompts: Prompt | readonly Prompt[], options: GenerateOptions = {}): Promise<GenerationOutput[]> {
+  givenOptions('generate', options, 'maxNewTokens: 100')
   const { engine, requests } = prepare(model, tokenizer, promptsOf(prompts), options)
   try {
     return await during({ what: 'generating' }, () => Promise.all(requests.map((request) => engine.submit(request))))
@@ -98,6 +99,7 @@ export async function generate(model: CausalLanguageModel, tokenizer: MaybeToken
  * together are the answer's. Leaving the loop ends the generation. The generator's return value is the whole answer.
  */
 export async function* stream(model: CausalLanguageModel, tokenizer: MaybeTokenizer, prompt: Prompt, options: Omit<GenerateOptions, 'numReturnSequences'> = {}): AsyncGenerator<GeneratedToken, GenerationOutput, void> {
+  givenOptions('stream', options, 'maxNewTokens: 100')
   const { engine, requests } = prepare(model, tokenizer, [prompt], { ...options, numReturnSequences: 1 })
   try {
     const tokens: GeneratedToken[] = []
@@ -124,6 +126,7 @@ export interface ChatOutput extends GenerationOutput {
 
 /** Answers a conversation, by the tokenizer's chat template. For token after token pass the messages to stream(). */
 export async function chat(model: CausalLanguageModel, tokenizer: Tokenizer, messages: readonly ChatMessage[], options: Omit<GenerateOptions, 'numReturnSequences'> = {}): Promise<ChatOutput> {
+  givenOptions('chat', options, 'maxNewTokens: 100')
   const [output] = await generate(model, tokenizer, [messages], { ...options, numReturnSequences: 1 })
   return { ...output!, message: { role: 'assistant', content: output!.text } }
 }

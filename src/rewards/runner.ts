@@ -1,5 +1,6 @@
 import { setMaxListeners } from 'node:events'
 import { ConfigError } from '../errors.ts'
+import { givenOptions } from '../options.ts'
 import { RewardMistake, type AnyRow, type RewardFunction, type RewardSample } from './types.ts'
 
 /** Limits of the calls of reward functions. */
@@ -43,7 +44,8 @@ export class RewardRunner<Row = AnyRow> {
    * Calls every function with these samples. Resolves with NaN where a function gave null, threw or took too long; rejects with ConfigError where one
    * gave something that is no list of as many finite numbers or nulls, which is a mistake of the function and not of an answer.
    */
-  async score(samples: readonly RewardSample<Row>[], { step = 0, signal }: { step?: number, signal?: AbortSignal | undefined } = {}): Promise<RewardTable> {
+  async score(samples: readonly RewardSample<Row>[], options: { step?: number, signal?: AbortSignal | undefined } = {}): Promise<RewardTable> {
+    const { step = 0, signal } = givenOptions('score', options, 'step: 0')
     const columns = await Promise.all(this.#functions.map((_, f) => this.#limited(() => this.#call(f, samples, step, signal))))
     const values = new Float64Array(samples.length * columns.length)
     columns.forEach((column, f) => { samples.forEach((_, i) => { values[i * columns.length + f] = column.values?.[i] ?? NaN }) })

@@ -6,7 +6,7 @@ import { latestCheckpoint, lockDirectory, saveCheckpoint, verifyCheckpoint } fro
 import type { DirectoryLock } from '../files/index.ts'
 import { autocast } from '../tensor/autocast.ts'
 import { AdamW } from '../optim/adamw.ts'
-import { parseOptions } from '../options.ts'
+import { givenOptions, parseOptions } from '../options.ts'
 import { backward, manualSeed, noGrad, scope } from '../tensor/index.ts'
 import { EventQueue } from './eventQueue.ts'
 import type { EndEvent, TrainerEvent, TrainerLogger } from './events.ts'
@@ -104,7 +104,8 @@ export class Trainer<B> {
   }
 
   /** Trains to the end, or until `signal` aborts. Rejects with a typed error where training cannot go on; checkpoints stay. */
-  async train({ signal }: TrainOptions = {}): Promise<TrainResult> {
+  async train(options: TrainOptions = {}): Promise<TrainResult> {
+    const { signal } = givenOptions('train', options, 'signal: controller.signal')
     const { args, task } = this
     let reason: EndEvent['reason'] = 'failed'
     let message: string | undefined

@@ -6,7 +6,7 @@ import { ConfigError } from '../../../errors.ts'
 import { appendText, makeFolder, replaceFile, writeText } from '../../../files/index.ts'
 import type { Rows } from '../../../data/index.ts'
 import { AutoModelForCausalLM, readConfig } from '../../../models/index.ts'
-import { parseOptions } from '../../../options.ts'
+import { givenOptions, parseOptions } from '../../../options.ts'
 import { RewardRunner, type AnyRow, type RewardFunction } from '../../../rewards/index.ts'
 import { Tokenizer } from '../../../tokenizers/index.ts'
 import { checkVocabulary } from '../../prepare.ts'
@@ -56,7 +56,7 @@ interface Done { prompt: number; scores: (number | null)[]; kept: unknown[] }
  *     await bestOfN({ model: './sft', files: 'prompts.jsonl', rewards: [correct], numGenerations: 16, select: 'threshold', threshold: 1, output: 'rft.jsonl' })
  */
 export async function bestOfN<Row extends object = AnyRow>(input: BestOfNInput<Row>): Promise<BestOfNResult> {
-  const { rewards: given = [], environment, rows, signal, onProgress, ...options } = input
+  const { rewards: given = [], environment, rows, signal, onProgress, ...options } = givenOptions('bestOfN', input, "model: './model', files: 'prompts.jsonl', output: 'best.jsonl', rewards: [myReward]")
   const args = parseOptions(bestOfNSchema, options, 'best-of-n')
   const rewards = await rewardFunctions(args, given as readonly RewardFunction[], environment ? 'adds' : 'none')
   if (args.select === 'threshold' && args.threshold === undefined) throw new ConfigError("threshold: select 'threshold' needs the least score to keep; give threshold")

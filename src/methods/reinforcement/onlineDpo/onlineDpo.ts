@@ -1,7 +1,7 @@
 import { ConfigError } from '../../../errors.ts'
 import type { Rows } from '../../../data/index.ts'
 import { disableDropout, readConfig, type CausalLanguageModel } from '../../../models/index.ts'
-import { parseOptions } from '../../../options.ts'
+import { givenOptions, parseOptions } from '../../../options.ts'
 import { RewardRunner, type AnyRow, type PairwiseJudge, type RewardFunction } from '../../../rewards/index.ts'
 import { Tokenizer } from '../../../tokenizers/index.ts'
 import { Trainer, type TrainOptions, type TrainResult } from '../../../train/index.ts'
@@ -55,7 +55,7 @@ const decisiveNames = [
  *     await run.train()
  */
 export async function onlineDpo<Row extends object = AnyRow>(input: OnlineDpoInput<Row>): Promise<OnlineDpoRun<Row>> {
-  const { rewards = [], judge: given, rows, evalRows, ...options } = input
+  const { rewards = [], judge: given, rows, evalRows, ...options } = givenOptions('onlineDpo', input, "model: './model', files: 'prompts.jsonl', outputDir: './out', rewards: [myReward]")
   const [judge, named] = typeof given === 'function' ? [given] : [undefined, given]
   const args = parseOptions(onlineDpoSchema, named === undefined ? options : { ...options, judge: named }, 'online-dpo')
   const { seed, maxNewTokens, maxLength, maxPromptLength, temperature, topP, topK, minP, repetitionPenalty, stopStrings, perDeviceTrainBatchSize, gradientAccumulationSteps, chatTemplateKwargs } = args
