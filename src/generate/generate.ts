@@ -6,10 +6,13 @@ import type { ChatMessage, Tokenizer } from '../tokenizers/index.ts'
 import { generationShape, newTokenLimit, resolveGenerationConfig, type GenerationConfig } from './config.ts'
 import { contextRoom } from './context.ts'
 import { GenerationEngine, slotsOf, type GenerationRequest } from './engine.ts'
+import type { LogitsProcessor } from './logitsProcessor.ts'
 import type { GeneratedToken, GenerationOutput } from './output.ts'
 import { defaultEosTokenIds, isMessages, promptIdsOf, promptsOf, type Prompt } from './prompts.ts'
 import { PrefixGroup } from './schedule.ts'
 import { freshSeed, sampleSeed } from './seed.ts'
+
+const logitsProcessor = lazily(() => z.custom<LogitsProcessor>((value) => typeof value === 'function', 'expected a function (context) => logits'))
 
 /** How to run a generation, and how to read its prompts. Results do not depend on the first four, except by `bf16`. */
 export const runShape = lazily(() => ({
@@ -18,6 +21,7 @@ export const runShape = lazily(() => ({
   maxCacheBytes: z.number().min(0).default(2 ** 31).describe('Most bytes of keys and values, unless one answer needs more'),
   bf16: z.boolean().default(false).describe('Multiply in bfloat16 where the machine has it; otherwise as the weights are stored'),
   signal: z.instanceof(AbortSignal).optional().describe('Ends the answers; what is there of them is returned, with finishReason "aborted"'),
+  logitsProcessor: z.union([logitsProcessor, z.array(logitsProcessor)]).optional().describe('In a program: a function that changes the logits of each token, or a list of them'),
   tools: z.array(z.unknown()).optional().describe('Functions that the assistant may call, for the chat template'),
   chatTemplate: z.string().optional().describe('Name of a chat template of the tokenizer, or Jinja text'),
   chatTemplateKwargs: z.record(z.string(), z.unknown()).optional().describe('Further variables for the chat template, such as enable_thinking'),
@@ -63,7 +67,7 @@ function requestsOf(model: CausalLanguageModel, tokenizer: MaybeTokenizer, promp
     const shared = known.get(key) ?? { group: new PrefixGroup(), samples: 0 }
     known.set(key, shared)
     return Array.from({ length: config.numReturnSequences }, (): GenerationRequest => ({
-      promptIds, config, seed: sampleSeed(seed, promptIds, shared.samples++), group: shared.group, signal: options.signal,
+      promptIds, config, seed: sampleSeed(seed, promptIds, shared.samples++), group: shared.group, signal: options.signal, logitsProcessors: [options.logitsProcessor ?? []].flat(),
       decoder: tokenizer?.decodeStream({ skipSpecialTokens: true }),
     }))
   })
