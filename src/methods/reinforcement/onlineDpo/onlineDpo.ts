@@ -88,7 +88,7 @@ export async function onlineDpo<Row extends object = AnyRow>(input: OnlineDpoInp
     const task = onlineDpoTask({
       ...generation, model, reference, tokenizer, prompts: data.train, fingerprint: data.fingerprint, perDeviceTrainBatchSize, gradientAccumulationSteps, maxLength,
       missingEosPenalty: args.missingEosPenalty, beta: args.beta, lossType: args.lossType, samplesToLog: args.numCompletionsToLog,
-      ...(data.eval.length > 0 ? { measure: () => measureRewards(generation, data.eval, args.numGenerationsEval) } : {}),
+      ...(data.eval.length > 0 ? { measure: (signal?: AbortSignal) => measureRewards(generation, data.eval, args.numGenerationsEval, signal) } : {}),
     })
     const decisiveOptions = { ...decisiveModelOptions(args), ...Object.fromEntries(decisiveNames.map((name) => [name, args[name] ?? null])), rewards: runner.names }
     const sample = args.samplePrompts.length > 0 ? { sample: () => sampleTexts(model, tokenizer, args.samplePrompts) } : {}

@@ -27,7 +27,7 @@ export interface OnlineDpoTaskOptions<Row> extends RewardedOptions<Row>, Pick<Ge
   maxLength: number
   beta: number | readonly number[]
   lossType: 'sigmoid' | 'ipo'
-  measure?: () => Promise<Record<string, number>>
+  measure?: (signal?: AbortSignal) => Promise<Record<string, number>>
 }
 
 /** A micro-batch of ranked pairs and the epoch's beta. `counted` is 0 where no pair could be judged: such a batch changes nothing. */
