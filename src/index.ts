@@ -13,7 +13,7 @@ export { latestCheckpoint, openSafetensors, verifyCheckpoint, writeSafetensors }
 export * from './optim/index.ts'
 export * from './train/loggers/index.ts'
 export { Trainer, trainingSchema } from './train/index.ts'
-export type { Sum, TaskStep, TrainingArguments, TrainingOptions, TrainingTask, TrainOptions, TrainResult } from './train/index.ts'
+export type { EvaluateOptions, Sum, TaskStep, TrainingArguments, TrainingOptions, TrainingTask, TrainOptions, TrainResult } from './train/index.ts'
 export * from './generate/index.ts'
 export { evaluateLoss, perplexity, perplexityOfFiles } from './eval/index.ts'
 export type { FilePerplexityOptions, LossResult, PerplexityOptions, PerplexityResult, ScoringOptions } from './eval/index.ts'

@@ -56,6 +56,14 @@ function messageOf(issue: z.core.$ZodIssue, options: unknown): string {
   return issue.message.replace(/^Invalid (?:input|option): /, '') + hint
 }
 
+const kindOf = (value: unknown): string => Array.isArray(value) ? 'an array' : typeof value === 'function' ? 'a function' : typeof value === 'string' ? JSON.stringify(value.slice(0, 100)) : String(value)
+
+/** The options that a function was given; throws ConfigError, which says what it takes, where they are no object. `example` is some of them, as in the object. */
+export function givenOptions<T extends object>(name: string, options: T, example: string): T {
+  if (typeof (options as unknown) === 'object' && (options as T | null) !== null && !Array.isArray(options)) return options
+  throw new ConfigError(`${name}: expected an object of options, such as { ${example} }, got ${kindOf(options)}`)
+}
+
 /** A problem of an options object in words: an option's path, what was expected, and the right spelling where a name or a choice is unknown. */
 export interface OptionProblem { path: readonly PropertyKey[], message: string }
 

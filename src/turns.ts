@@ -3,6 +3,14 @@ import { setImmediate as nextTurn } from 'node:timers/promises'
 /** Longest stretch of work before other events get their turn, in milliseconds. */
 const turnMs = 8
 
+/** Runs to its end, at once, a generator that yields where other work could have its turn. */
+export function atOnce<T>(work: Generator<undefined, T>): T {
+  for (;;) {
+    const { done, value } = work.next()
+    if (done) return value
+  }
+}
+
 /** Gives the event loop its turn in long work of this thread whenever enough time has passed; throws if `signal` was aborted. */
 export class Turns {
   readonly #signal: AbortSignal | undefined

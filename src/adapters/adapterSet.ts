@@ -1,7 +1,7 @@
 import { ConfigError } from '../errors.ts'
 import type { Module, Parameter } from '../nn/index.ts'
 import { CausalLanguageModel, dequantizeModel, quantizedLayers } from '../models/index.ts'
-import { parseOptions } from '../options.ts'
+import { givenOptions, parseOptions } from '../options.ts'
 import { didYouMean } from '../suggest.ts'
 import type { Adapter, QuantizedMerge } from './adapter.ts'
 import { createBottleneck } from './bottleneck.ts'
@@ -101,6 +101,8 @@ export interface AddAdapterOptions {
  * as they are; only the adapter's are trained. Throws ConfigError for a name that is taken, or options that fit nothing in the model.
  */
 export async function addAdapter(model: Module, input: AdapterInput, context: AddAdapterOptions = {}): Promise<void> {
+  givenOptions('addAdapter', input, "type: 'lora', r: 16")
+  givenOptions('addAdapter', context, "name: 'default'")
   const { name = 'default' } = context
   const options = parseAdapterOptions(input)
   if (!/^(?!training$)[A-Za-z_][A-Za-z0-9_-]*$/.test(name)) throw new ConfigError(`name: expected letters, digits, "_" and "-", got ${JSON.stringify(name)}`)

@@ -1,6 +1,7 @@
 import { access } from 'node:fs/promises'
 import { join } from 'node:path'
 import { ConfigError } from '../errors.ts'
+import { givenOptions } from '../options.ts'
 import { readJsonObject } from '../files/index.ts'
 import { AutoModelForCausalLM, type CausalLanguageModel, type FromPretrainedOptions } from '../models/index.ts'
 import { loadAdapter, type LoadAdapterOptions } from './peftFile.ts'
@@ -16,7 +17,8 @@ export interface AutoPeftOptions extends FromPretrainedOptions, Pick<LoadAdapter
 /** Models by their folder, with the adapter where the folder holds one: PEFT's class of that name. */
 export const AutoPeftModelForCausalLM = {
   /** The base model that adapter_config.json names, with the adapter active; or an ordinary model where there is no such file. */
-  async fromPretrained(folder: string, { baseModel, isTrainable = false, ...options }: AutoPeftOptions = {}): Promise<CausalLanguageModel> {
+  async fromPretrained(folder: string, given: AutoPeftOptions = {}): Promise<CausalLanguageModel> {
+    const { baseModel, isTrainable = false, ...options } = givenOptions('fromPretrained', given, "dtype: 'bfloat16'")
     const path = join(folder, 'adapter_config.json')
     if (await exists(join(folder, 'config.json')) || !await exists(path)) return AutoModelForCausalLM.fromPretrained(folder, options)
     const named = baseModel ?? (await readJsonObject(path))['base_model_name_or_path']

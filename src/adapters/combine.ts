@@ -1,4 +1,5 @@
 import { ConfigError } from '../errors.ts'
+import { givenOptions } from '../options.ts'
 import type { Module } from '../nn/index.ts'
 import { Tensor, unscoped } from '../tensor/index.ts'
 import { adapterOf, addAdapter, baseModelOf } from './adapterSet.ts'
@@ -80,6 +81,7 @@ function checkedOptions(model: Module, { adapters, weights, combinationType = 'l
 
 /** Adds a LoRA adapter made of others (PEFT's add_weighted_adapter), and makes it the active one. */
 export async function addWeightedAdapter(model: Module, options: WeightedAdapterOptions): Promise<void> {
+  givenOptions('addWeightedAdapter', options, "adapters: ['a', 'b'], weights: [0.5, 0.5], name: 'both'")
   const { adapters, weights, name, combinationType = 'linear', density = 1, majoritySignMethod = 'total', seed = 42 } = options
   const given = checkedOptions(model, options)
   const first = given[0]!

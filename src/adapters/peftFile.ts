@@ -1,5 +1,6 @@
 import { join } from 'node:path'
 import { FileFormatError } from '../errors.ts'
+import { givenOptions } from '../options.ts'
 import { makeFolder, openSafetensors, readJsonObject, replaceFile, writeSafetensors, type SafetensorsDtype, type SafetensorsFile, type TensorSource } from '../files/index.ts'
 import { floatDtypes, shapeText, tensorSource } from '../files/tensorFiles.ts'
 import { CausalLanguageModel, PretrainedModel } from '../models/index.ts'
@@ -53,7 +54,8 @@ function taskTypeOf(model: Module): string | undefined {
 }
 
 /** Writes adapter_config.json and adapter_model.safetensors, as PEFT's save_pretrained does and its from_pretrained reads. */
-export async function saveAdapter(model: Module, folder: string, { name = activeAdapters(model)[0] ?? 'default', baseModel = baseModelOf(model), taskType = taskTypeOf(model) }: SaveAdapterOptions = {}): Promise<void> {
+export async function saveAdapter(model: Module, folder: string, given: SaveAdapterOptions = {}): Promise<void> {
+  const { name = activeAdapters(model)[0] ?? 'default', baseModel = baseModelOf(model), taskType = taskTypeOf(model) } = givenOptions('saveAdapter', given, "name: 'default'")
   const adapter = adapterOf(model, name)
   const { options, virtualTokens } = adapter
   const written = writtenTargets(model, options)
@@ -127,7 +129,8 @@ const namesOf = (type: string): string[] => Object.keys(adapterSchema.options.fi
  * Adds an adapter from a folder that PEFT's save_pretrained or saveAdapter() wrote, and makes it the active one. Returns warnings about keys of
  * adapter_config.json that are unknown. Throws FileFormatError where it does not fit the model, which is then as before.
  */
-export async function loadAdapter(model: Module, folder: string, { name = 'default', isTrainable = false, baseModel }: LoadAdapterOptions = {}): Promise<{ warnings: string[] }> {
+export async function loadAdapter(model: Module, folder: string, options: LoadAdapterOptions = {}): Promise<{ warnings: string[] }> {
+  const { name = 'default', isTrainable = false, baseModel } = givenOptions('loadAdapter', options, "name: 'default'")
   const before = [...activeAdapters(model)]
   const config = await readJsonObject(join(folder, configName))
   const { input, warnings } = fromPeftConfig(config, join(folder, configName), namesOf)

@@ -1,7 +1,8 @@
 import { ConfigError, DataError } from '../errors.ts'
-import { Turns } from '../turns.ts'
+import { atOnce, Turns } from '../turns.ts'
+import { GrowingArray } from './growingArray.ts'
 import { packGroup, type PackingStrategy } from './packing.ts'
-import { permutation } from './random.ts'
+import { numbersPerTurn, permutation, permuting } from './random.ts'
 import type { Dataset, Example } from './types.ts'
 
 const checkIndex = (dataset: { length: number }, index: number): void => {
@@ -33,18 +34,42 @@ export function shuffleDataset(source: Dataset, seed: number): Dataset {
   return selectDataset(source, permutation(source.length, seed, 'shuffle'))
 }
 
+/** The same, giving way to the event loop now and then. */
+export async function shuffleInTurns(source: Dataset, seed: number): Promise<Dataset> {
+  return selectDataset(source, await new Turns().run(permuting(source.length, seed, 'shuffle')))
+}
+
 /** Checks a size for evaluation: a share below 1, or a number of examples. */
 export function checkEvalSize(evalSize: number): void {
   if (!(evalSize > 0) || (evalSize >= 1 && !Number.isInteger(evalSize))) throw new ConfigError(`evalSplit: expected a share between 0 and 1 or a whole number of examples, got ${evalSize}`)
 }
 
+/** A dataset in two parts. */
+export interface Split { train: Dataset, eval: Dataset }
+
 /** Splits by seed into `train` and `eval`; each keeps the source's order. `evalSize` below 1 is a share, from 1 a number of examples. */
-export function splitDataset(source: Dataset, evalSize: number, seed: number): { train: Dataset, eval: Dataset } {
+export function splitDataset(source: Dataset, evalSize: number, seed: number): Split {
+  return atOnce(splitting(source, evalSize, seed))
+}
+
+/** The same; yields now and then. */
+export function* splitting(source: Dataset, evalSize: number, seed: number): Generator<undefined, Split> {
   checkEvalSize(evalSize)
   const count = evalSize < 1 ? Math.max(1, Math.round(source.length * evalSize)) : evalSize
   if (count >= source.length) throw new DataError(`evalSplit: ${evalSize} would take ${count} of ${source.length} examples and leave none to train on`)
-  const order = permutation(source.length, seed, 'split')
-  return { train: selectDataset(source, order.slice(count).sort()), eval: selectDataset(source, order.slice(0, count).sort()) }
+  const order = yield* permuting(source.length, seed, 'split')
+  const isHeld = new Uint8Array(source.length)
+  for (let i = 0; i < count; i++) {
+    isHeld[order[i]!] = 1
+    if (i % numbersPerTurn === 0) yield
+  }
+  const [train, held] = [new Uint32Array(source.length - count), new Uint32Array(count)]
+  for (let i = 0, heldBefore = 0; i < source.length; i++) {
+    if (isHeld[i] === 1) held[heldBefore++] = i
+    else train[i - heldBefore] = i
+    if (i % numbersPerTurn === 0) yield
+  }
+  return { train: selectDataset(source, train), eval: selectDataset(source, held) }
 }
 
 export interface PackOptions {
@@ -63,11 +88,7 @@ export interface PackedDataset extends Dataset {
 
 /** Packs a dataset. With 'bfd' and 'bfd_split' each piece is a sequence of its own; with 'wrapped' a row is one sequence. */
 export function packDataset(source: Dataset, options: PackOptions): PackedDataset {
-  const planning = planRows(source, options)
-  for (;;) {
-    const { done, value } = planning.next()
-    if (done) return packedDataset(source, options, value)
-  }
+  return packedDataset(source, options, atOnce(planRows(source, options)))
 }
 
 /** The same, giving way to the event loop now and then. */
@@ -100,13 +121,12 @@ function packedDataset(source: Dataset, { maxLength, strategy }: PackOptions, pl
     }
     return { inputIds, labels, sequenceLengths: strategy === 'wrapped' ? [total] : sequenceLengths }
   }
-  const tokens = plan.lengths.reduce((sum, count) => sum + count, 0)
-  const dataset: PackedDataset = { length, get, lengthOf, density: length === 0 ? 0 : tokens / (length * maxLength) }
+  const dataset: PackedDataset = { length, get, lengthOf, density: length === 0 ? 0 : plan.tokens / (length * maxLength) }
   return dataset
 }
 
-/** Row r is pieces rows[r] … rows[r + 1] - 1. */
-interface Plan { rows: Uint32Array, examples: Uint32Array, starts: Uint32Array, lengths: Uint32Array }
+/** Row r is pieces rows[r] … rows[r + 1] - 1. `tokens` are those of all rows. */
+interface Plan { rows: Uint32Array, examples: Uint32Array, starts: Uint32Array, lengths: Uint32Array, tokens: number }
 
 /** Yields after each group. */
 function* planRows(source: Dataset, { maxLength, strategy, groupSize = 1000 }: PackOptions): Generator<undefined, Plan> {
@@ -115,30 +135,15 @@ function* planRows(source: Dataset, { maxLength, strategy, groupSize = 1000 }: P
   const examples = new GrowingArray()
   const starts = new GrowingArray()
   const lengths = new GrowingArray()
+  let tokens = 0
   rows.push(0)
   for (let first = 0; first < source.length; first += groupSize) {
     const group = Array.from({ length: Math.min(groupSize, source.length - first) }, (_, i) => source.lengthOf(first + i))
     for (const row of packGroup(group, maxLength, strategy, first)) {
-      for (const piece of row) { examples.push(piece.index); starts.push(piece.start); lengths.push(piece.length) }
+      for (const piece of row) { examples.push(piece.index); starts.push(piece.start); lengths.push(piece.length); tokens += piece.length }
       rows.push(examples.length)
     }
     yield
   }
-  return { rows: rows.take(), examples: examples.take(), starts: starts.take(), lengths: lengths.take() }
-}
-
-class GrowingArray {
-  private values = new Uint32Array(1024)
-  length = 0
-
-  push(value: number): void {
-    if (this.length === this.values.length) {
-      const larger = new Uint32Array(2 * this.values.length)
-      larger.set(this.values)
-      this.values = larger
-    }
-    this.values[this.length++] = value
-  }
-
-  take(): Uint32Array { return this.values.slice(0, this.length) }
+  return { rows: yield* rows.take(), examples: yield* examples.take(), starts: yield* starts.take(), lengths: yield* lengths.take(), tokens }
 }

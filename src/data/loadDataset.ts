@@ -2,13 +2,15 @@ import { availableParallelism } from 'node:os'
 import { join, resolve } from 'node:path'
 import { during } from '../activity.ts'
 import { ConfigError, DataError } from '../errors.ts'
+import { givenOptions } from '../options.ts'
+import { Turns } from '../turns.ts'
 import { fingerprintOf, openCache, type CacheProgress } from './cache.ts'
 import { defaultCacheDir } from './cacheDir.ts'
 import { readChunks } from './chunks.ts'
-import { checkEvalSize, memoryDataset, packInTurns, shuffleDataset, splitDataset } from './dataset.ts'
+import { checkEvalSize, memoryDataset, packInTurns, shuffleInTurns, splitting, type Split } from './dataset.ts'
 import { addStats, emptyMaskAdvice, emptyStats, type ExampleOptions, type ExampleStats, type Tokenization } from './examples.ts'
 import { checkFormatOptions } from './formats.ts'
-import { mixDatasets, type MixStrategy } from './mixture.ts'
+import { mixInTurns, type MixStrategy } from './mixture.ts'
 import type { PackingStrategy } from './packing.ts'
 import { fileStamp, openReader } from './readers/open.ts'
 import { listOfRows, rowsReader, type Rows } from './readers/rows.ts'
@@ -88,6 +90,7 @@ export function loadDataset<T extends TextTokenizer>(options: LoadDatasetOptions
 }
 
 async function prepareDataset<T extends TextTokenizer>(options: LoadDatasetOptions<T>): Promise<LoadedDataset> {
+  givenOptions('loadDataset', options, "tokenizer, files: 'data.jsonl'")
   const { seed = 42, evalSplit } = options
   const { strategy, maxLength } = packingOf(options)
   if (options.evalSplit !== undefined && (options.evalFiles ?? options.evalRows)) throw new ConfigError('evalSplit: give either evalSplit or evalFiles, not both')
@@ -98,13 +101,13 @@ async function prepareDataset<T extends TextTokenizer>(options: LoadDatasetOptio
     const stats = opened.reduce((sum, source) => { addStats(sum, source.stats); return sum }, emptyStats())
     if (stats.rows === 0 && stats.badRows === 0) throw new DataError(`${whereOf(options)}: expected rows to train on, got none; the data is empty`)
     if (stats.examples === 0) throw new DataError(`no example is left to train on: ${stats.emptyMask} of ${stats.rows} rows have no trained token, ${stats.badRows} were malformed; ${emptyMaskAdvice}`)
-    const split = evalSplit === undefined ? undefined : splitSources(opened.map(({ dataset }) => dataset), evalSplit, seed)
+    const split = evalSplit === undefined ? undefined : await splitSources(opened.map(({ dataset }) => dataset), evalSplit, seed)
     const parts = opened.map(({ dataset }, i) => {
       const weight = sources[i]!.weight
       return { dataset: split?.train[i] ?? dataset, ...weight !== undefined && { weight } }
     })
     const mixStrategy = options.mixStrategy ?? (parts.some(({ weight }) => weight !== undefined) ? 'interleave_under' : 'concat')
-    let train = mixDatasets(parts, { strategy: mixStrategy, seed })
+    let train = await mixInTurns(parts, { strategy: mixStrategy, seed })
     let held = split?.eval
     if (options.evalFiles ?? options.evalRows) {
       const source = { ...formatOf(options), ...options.evalFiles && { files: options.evalFiles }, ...options.evalRows && { rows: options.evalRows } }
@@ -113,7 +116,7 @@ async function prepareDataset<T extends TextTokenizer>(options: LoadDatasetOptio
       held = loaded.dataset
       if (held.length === 0) throw new DataError(`evalFiles: no example is left to evaluate on: ${loaded.stats.emptyMask} of ${loaded.stats.rows} rows have no trained token; ${emptyMaskAdvice}`)
     }
-    if (options.shuffleDataset) train = shuffleDataset(train, seed)
+    if (options.shuffleDataset) train = await shuffleInTurns(train, seed)
     const pack = async (dataset: Dataset): Promise<Dataset & { density?: number }> => strategy
       ? packInTurns(dataset, { maxLength: maxLength!, strategy, groupSize: options.packingGroupSize ?? 1000 })
       : dataset
@@ -147,16 +150,17 @@ async function prepareDataset<T extends TextTokenizer>(options: LoadDatasetOptio
 const whereOf = ({ files, rows, datasets }: Pick<LoadDatasetOptions, 'files' | 'rows' | 'datasets'>): string => datasets ? 'datasets' : rows ? 'rows' : [files ?? 'files'].flat().join(', ')
 
 /** Splits each source before they are mixed, so that a row that a mixture repeats is never in both. Each source gives its share. */
-function splitSources(datasets: readonly Dataset[], evalSplit: number, seed: number): { train: Dataset[], eval: Dataset } {
+async function splitSources(datasets: readonly Dataset[], evalSplit: number, seed: number): Promise<{ train: Dataset[], eval: Dataset }> {
   checkEvalSize(evalSplit)
   const total = datasets.reduce((sum, { length }) => sum + length, 0)
   const share = evalSplit < 1 ? evalSplit : evalSplit / total
-  const parts = datasets.map((dataset) => {
-    if (datasets.length === 1) return splitDataset(dataset, evalSplit, seed)
-    const count = Math.min(dataset.length - 1, Math.max(1, Math.round(dataset.length * share)))
-    return count < 1 ? { train: dataset, eval: memoryDataset([]) } : splitDataset(dataset, count, seed)
-  })
-  return { train: parts.map(({ train }) => train), eval: mixDatasets(parts.map((part) => ({ dataset: part.eval }))) }
+  const turns = new Turns()
+  const parts: Split[] = []
+  for (const dataset of datasets) {
+    const count = datasets.length === 1 ? evalSplit : Math.min(dataset.length - 1, Math.max(1, Math.round(dataset.length * share)))
+    parts.push(count <= 0 ? { train: dataset, eval: memoryDataset([]) } : await turns.run(splitting(dataset, count, seed)))
+  }
+  return { train: parts.map(({ train }) => train), eval: await mixInTurns(parts.map((part) => ({ dataset: part.eval }))) }
 }
 
 async function loadSource<T extends TextTokenizer>(source: SourceOptions, options: LoadDatasetOptions<T>, strategy: PackingStrategy | false, name: string): Promise<LoadedSource> {

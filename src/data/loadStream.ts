@@ -1,3 +1,4 @@
+import { givenOptions } from '../options.ts'
 import { collate, type Batch } from './collate.ts'
 import type { ExampleOptions } from './examples.ts'
 import type { PackingStrategy } from './packing.ts'
@@ -34,6 +35,7 @@ export type StreamPosition = MixedStreamState<StreamState>
 
 /** The streaming counterpart of `loadDataset`: nothing is cached, counted or split; rows are read and tokenized while training. */
 export async function loadStream<T extends TextTokenizer>(options: LoadStreamOptions<T>): Promise<ExampleStream<StreamPosition>> {
+  givenOptions('loadStream', options, "tokenizer, files: 'data.jsonl'")
   const { strategy, maxLength } = packingOf(options)
   const tokenization = tokenizationOf(options.tokenizer, options.tokenizeConversation)
   const { seed = 42, shuffleBuffer, epochs, packingGroupSize } = options
@@ -56,6 +58,7 @@ export async function loadStream<T extends TextTokenizer>(options: LoadStreamOpt
 export async function* streamSteps<State>(
   stream: ExampleStream<State>, options: { perDeviceTrainBatchSize?: number, gradientAccumulationSteps?: number } = {}, from?: State,
 ): AsyncGenerator<StepBatch & { state: State }> {
+  givenOptions('streamSteps', options, 'perDeviceTrainBatchSize: 8')
   const batchSize = wholeFrom1('perDeviceTrainBatchSize', options.perDeviceTrainBatchSize ?? 8)
   const accumulation = wholeFrom1('gradientAccumulationSteps', options.gradientAccumulationSteps ?? 1)
   let microBatches: Batch[] = []

@@ -1,5 +1,7 @@
 import { ConfigError, DataError } from '../errors.ts'
-import { RandomSequence } from './random.ts'
+import { atOnce, Turns } from '../turns.ts'
+import { GrowingArray } from './growingArray.ts'
+import { numbersPerTurn, RandomSequence } from './random.ts'
 import type { Dataset } from './types.ts'
 
 /**
@@ -42,13 +44,20 @@ export function partAt(index: number, parts: readonly number[] | number, random:
 
 /** Mixes datasets. The plan, 6 bytes an example, depends only on the lengths, the weights and the seed. */
 export function mixDatasets(parts: readonly MixturePart[], options: MixOptions = {}): Dataset {
+  return atOnce(mixing(parts, options))
+}
+
+/** The same, giving way to the event loop now and then. */
+export const mixInTurns = async (parts: readonly MixturePart[], options: MixOptions = {}): Promise<Dataset> => new Turns().run(mixing(parts, options))
+
+function* mixing(parts: readonly MixturePart[], options: MixOptions): Generator<undefined, Dataset> {
   const { strategy = 'concat', seed = 42 } = options
   if (parts.length === 0 || parts.length > 65535) throw new ConfigError(`datasets: expected 1 to 65535 datasets, got ${parts.length}`)
   const empty = parts.findIndex(({ dataset }) => dataset.length === 0)
   if (empty >= 0 && strategy !== 'concat') throw new DataError(`datasets[${empty}]: the dataset has no examples and cannot be interleaved`)
   const weights = shares(parts.map(({ weight }) => weight))
   if (weights && strategy === 'concat') throw new ConfigError(`datasets: weights have no meaning with the strategy 'concat'; use 'interleave_under' or 'interleave_over'`)
-  const { part, index } = strategy === 'concat' ? concatenated(parts) : interleaved(parts, weights ?? parts.length, strategy, seed)
+  const { part, index } = yield* strategy === 'concat' ? concatenated(parts) : interleaved(parts, weights ?? parts.length, strategy, seed)
   const at = (i: number): { dataset: Dataset, index: number } => {
     if (!Number.isInteger(i) || i < 0 || i >= part.length) throw new DataError(`dataset: expected an index from 0 to ${part.length - 1}, got ${i}`)
     return { dataset: parts[part[i]!]!.dataset, index: index[i]! }
@@ -62,30 +71,37 @@ export function mixDatasets(parts: readonly MixturePart[], options: MixOptions =
 
 interface Plan { part: Uint16Array, index: Uint32Array }
 
-function concatenated(parts: readonly MixturePart[]): Plan {
+function* concatenated(parts: readonly MixturePart[]): Generator<undefined, Plan> {
   const total = parts.reduce((sum, { dataset }) => sum + dataset.length, 0)
   const part = new Uint16Array(total)
   const index = new Uint32Array(total)
   let at = 0
-  for (const [p, { dataset }] of parts.entries()) for (let i = 0; i < dataset.length; i++, at++) { part[at] = p; index[at] = i }
+  for (const [p, { dataset }] of parts.entries()) {
+    for (let i = 0; i < dataset.length; i++, at++) {
+      part[at] = p
+      index[at] = i
+      if (at % numbersPerTurn === 0) yield
+    }
+  }
   return { part, index }
 }
 
 /** In turns each part gives equally many examples: as many as the shortest ('under') or the longest ('over') has. */
-function interleaved(parts: readonly MixturePart[], weights: readonly number[] | number, strategy: MixStrategy, seed: number): Plan {
+function* interleaved(parts: readonly MixturePart[], weights: readonly number[] | number, strategy: MixStrategy, seed: number): Generator<undefined, Plan> {
   const random = new RandomSequence(seed, 'mixture')
   const lengths = parts.map(({ dataset }) => dataset.length)
   const next = lengths.map(() => 0)
   const usedUp = new Set<number>()
   const enough = strategy === 'interleave_under' ? 1 : parts.length
-  const part: number[] = []
-  const index: number[] = []
+  const part = new GrowingArray()
+  const index = new GrowingArray()
   while (usedUp.size < enough || (typeof weights === 'number' && part.length % parts.length !== 0)) {
     const p = partAt(part.length, weights, random)
     part.push(p)
     index.push(next[p]!)
     next[p] = (next[p]! + 1) % lengths[p]!
     if (next[p] === 0) usedUp.add(p)
+    if (part.length % numbersPerTurn === 0) yield
   }
-  return { part: Uint16Array.from(part), index: Uint32Array.from(index) }
+  return { part: new Uint16Array(yield* part.take()), index: yield* index.take() }
 }

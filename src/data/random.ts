@@ -1,3 +1,5 @@
+import { atOnce } from '../turns.ts'
+
 /**
  * Philox4x32-10 (Salmon et al., 2011): four random 32-bit words that depend only on the key and the counter, so that any
  * position of a random sequence can be computed without the ones before it.
@@ -62,12 +64,24 @@ export class RandomSequence {
 
 /** A permutation of 0 … n-1 that depends only on its arguments (Fisher-Yates over Philox). 4 bytes a number. */
 export function permutation(n: number, seed: number, purpose: keyof typeof randomPurpose, stream = 0): Uint32Array {
+  return atOnce(permuting(n, seed, purpose, stream))
+}
+
+/** Numbers that are worked on between two chances for other work to have its turn. */
+export const numbersPerTurn = 4096
+
+/** The same; yields now and then. */
+export function* permuting(n: number, seed: number, purpose: keyof typeof randomPurpose, stream = 0): Generator<undefined, Uint32Array> {
   const random = new RandomSequence(seed, purpose, stream)
   const order = new Uint32Array(n)
-  for (let i = 0; i < n; i++) {
-    const j = random.below(i, i + 1)
-    order[i] = order[j]!
-    order[j] = i
+  for (let begin = 0; begin < n; begin += numbersPerTurn) {
+    const end = Math.min(begin + numbersPerTurn, n)
+    for (let i = begin; i < end; i++) {
+      const j = random.below(i, i + 1)
+      order[i] = order[j]!
+      order[j] = i
+    }
+    yield
   }
   return order
 }

@@ -1,6 +1,7 @@
 import { ConfigError } from '../errors.ts'
+import { atOnce, Turns } from '../turns.ts'
 import { collate, type Batch } from './collate.ts'
-import { permutation } from './random.ts'
+import { numbersPerTurn, permuting } from './random.ts'
 import type { Dataset } from './types.ts'
 
 export interface SamplerOptions {
@@ -16,6 +17,16 @@ export interface SamplerOptions {
   dropLast?: boolean
 }
 
+/** 0 … n-1. */
+function* counting(n: number): Generator<undefined, Uint32Array> {
+  const order = new Uint32Array(n)
+  for (let i = 0; i < n; i++) {
+    order[i] = i
+    if (i % numbersPerTurn === 0) yield
+  }
+  return order
+}
+
 /** What one optimizer step trains on. */
 export interface StepIndices {
   /** From 0. */
@@ -29,6 +40,8 @@ export interface StepIndices {
 /** Says which examples each optimizer step takes, as a pure function of (seed, step), so that a run can go on from any step. */
 export interface Sampler {
   readonly stepsPerEpoch: number
+  /** Makes the order of the step's epoch, if it is not there, giving way to the event loop now and then; at() would make it at once. */
+  prepare(step: number): Promise<void>
   at(step: number): StepIndices
 }
 
@@ -48,24 +61,26 @@ export function createSampler(length: number, options: SamplerOptions = {}): Sam
   if (batchesPerEpoch === 0) throw new ConfigError(`the dataset has ${length} examples, too few for one batch of ${batchSize}; add data, lower perDeviceTrainBatchSize or leave out dropLast`)
   const stepsPerEpoch = Math.ceil(batchesPerEpoch / accumulation)
   let known = -1
-  let order = new Uint32Array(0)
-  const orderOf = (epoch: number): Uint32Array => {
-    if (epoch !== known) {
-      order = shuffle ? permutation(length, seed, 'shuffle', epoch) as Uint32Array<ArrayBuffer> : Uint32Array.from({ length }, (_, i) => i)
-      known = epoch
-    }
-    return order
+  let order: Uint32Array = new Uint32Array(0)
+  function* ordering(epoch: number): Generator<undefined, void> {
+    if (epoch === known) return
+    order = yield* shuffle ? permuting(length, seed, 'shuffle', epoch) : counting(length)
+    known = epoch
+  }
+  const epochOf = (step: number): number => {
+    if (!Number.isInteger(step) || step < 0) throw new ConfigError(`step: expected a whole number from 0, got ${step}`)
+    return Math.floor(step / stepsPerEpoch)
   }
   return {
     stepsPerEpoch,
+    prepare: async (step) => new Turns().run(ordering(epochOf(step))),
     at(step) {
-      if (!Number.isInteger(step) || step < 0) throw new ConfigError(`step: expected a whole number from 0, got ${step}`)
-      const epoch = Math.floor(step / stepsPerEpoch)
+      const epoch = epochOf(step)
       const stepInEpoch = step % stepsPerEpoch
       const first = stepInEpoch * accumulation
       const last = Math.min(first + accumulation, batchesPerEpoch)
-      const indices = orderOf(epoch)
-      const microBatches = Array.from({ length: last - first }, (_, i) => indices.slice((first + i) * batchSize, Math.min(length, (first + i + 1) * batchSize)))
+      atOnce(ordering(epoch))
+      const microBatches = Array.from({ length: last - first }, (_, i) => order.slice((first + i) * batchSize, Math.min(length, (first + i + 1) * batchSize)))
       return { epoch, stepInEpoch, microBatches }
     },
   }

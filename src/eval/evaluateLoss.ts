@@ -1,3 +1,4 @@
+import { givenOptions } from '../options.ts'
 import type { Dataset } from '../data/index.ts'
 import type { CausalLanguageModel } from '../models/index.ts'
 import { Scorer, type LossResult, type ScoringOptions } from './scorer.ts'
@@ -7,6 +8,7 @@ import { Scorer, type LossResult, type ScoringOptions } from './scorer.ts'
  * Packed examples are sequences of their own.
  */
 export async function evaluateLoss(model: CausalLanguageModel, dataset: Dataset, options: ScoringOptions = {}): Promise<LossResult> {
+  givenOptions('evaluateLoss', options, 'maxTokensPerBatch: 2048')
   const scorer = new Scorer(model, options)
   try {
     for (let i = 0; i < dataset.length; i++) await scorer.add(dataset.get(i))

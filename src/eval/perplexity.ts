@@ -1,6 +1,7 @@
 import { openReader, placeOf, readRow, expandFiles, type FileType, type FormatOptions } from '../data/index.ts'
 import { during } from '../activity.ts'
 import { DataError } from '../errors.ts'
+import { givenOptions } from '../options.ts'
 import { contextRoom } from '../generate/index.ts'
 import type { CausalLanguageModel } from '../models/index.ts'
 import type { Tokenizer } from '../tokenizers/index.ts'
@@ -30,8 +31,8 @@ export interface PerplexityResult extends LossResult {
 interface Piece { text: string, begins: boolean, ends: boolean }
 
 /** Perplexity of texts, each a document of its own; long ones by sliding windows. */
-export function perplexity(model: CausalLanguageModel, tokenizer: Tokenizer, texts: string | Iterable<string> | AsyncIterable<string>, options: PerplexityOptions = {}): Promise<PerplexityResult> {
-  return ofPieces(model, tokenizer, wholeTexts(typeof texts === 'string' ? [texts] : texts), options)
+export async function perplexity(model: CausalLanguageModel, tokenizer: Tokenizer, texts: string | Iterable<string> | AsyncIterable<string>, options: PerplexityOptions = {}): Promise<PerplexityResult> {
+  return ofPieces(model, tokenizer, wholeTexts(typeof texts === 'string' ? [texts] : texts), givenOptions('perplexity', options, 'maxLength: 1024, stride: 512'))
 }
 
 /** What `perplexityOfFiles` takes. */
@@ -45,7 +46,10 @@ export interface FilePerplexityOptions extends PerplexityOptions, FormatOptions 
  * text. For conversations and for prompts with completions use loadDataset() and evaluateLoss().
  */
 export function perplexityOfFiles(model: CausalLanguageModel, tokenizer: Tokenizer, files: string | string[], options: FilePerplexityOptions = {}): Promise<PerplexityResult> {
-  return during({ what: 'measuring the perplexity' }, async () => ofPieces(model, tokenizer, filePieces(await expandFiles(files), options), options))
+  return during({ what: 'measuring the perplexity' }, async () => {
+    givenOptions('perplexityOfFiles', options, 'maxLength: 1024, stride: 512')
+    return ofPieces(model, tokenizer, filePieces(await expandFiles(files), options), options)
+  })
 }
 
 async function* wholeTexts(texts: Iterable<string> | AsyncIterable<string>): AsyncGenerator<Piece> {

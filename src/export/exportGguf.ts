@@ -1,4 +1,5 @@
 import { basename } from 'node:path'
+import { givenOptions } from '../options.ts'
 import type { CausalLanguageModel } from '../models/index.ts'
 import type { Tokenizer } from '../tokenizers/index.ts'
 import { modelMetadata } from './gguf/metadata.ts'
@@ -32,6 +33,7 @@ export interface ExportedGguf {
  * layers, which are to be merged or dequantised first.
  */
 export async function exportGguf(model: CausalLanguageModel, tokenizer: Tokenizer, path: string, options: ExportGgufOptions = {}): Promise<ExportedGguf> {
+  givenOptions('exportGguf', options, "type: 'q8_0'")
   const { type = 'bf16', name = basename(path, '.gguf'), preTokenizer } = options
   const warnings: string[] = []
   const metadata = new Map([...modelMetadata(model.config, { type, name }, warnings), ...tokenizerMetadata(model, tokenizer, preTokenizer, warnings)])

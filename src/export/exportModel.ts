@@ -4,7 +4,7 @@ import { during } from '../activity.ts'
 import { AnnealError, ConfigError } from '../errors.ts'
 import { decodeUtf8, fillFolder, openCheckpoint, readError } from '../files/index.ts'
 import { AutoModelForCausalLM, type CausalLanguageModel, type ModelDtype } from '../models/index.ts'
-import { parseOptions } from '../options.ts'
+import { givenOptions, parseOptions } from '../options.ts'
 import type { DType } from '../tensor/index.ts'
 import { Tokenizer } from '../tokenizers/index.ts'
 import { compareLogits, heldOutLogits, type Agreement } from './compare.ts'
@@ -88,6 +88,7 @@ function requireAgreement({ output, type, minAgreement }: Options, { top1, kl, t
  * a time. Throws AnnealError with code ERR_EXPORT where they differ by more than the type explains.
  */
 export async function exportModel(options: ExportOptions): Promise<ExportReport> {
+  givenOptions('exportModel', options, "model: './model', output: 'model.gguf'")
   const own = parse(options)
   const tokenizer = await Tokenizer.fromPretrained(own.tokenizer ?? own.model)
   const heldOut = own.verify ? await heldOutIds(own, tokenizer) : undefined

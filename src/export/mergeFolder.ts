@@ -5,7 +5,7 @@ import { ConfigError } from '../errors.ts'
 import { perplexityOfFiles } from '../eval/index.ts'
 import { fillFolder, readJsonObject } from '../files/index.ts'
 import { AutoModelForCausalLM, weightBytes, type CausalLanguageModel } from '../models/index.ts'
-import { parseOptions, type OptionsOf } from '../options.ts'
+import { givenOptions, parseOptions, type OptionsOf } from '../options.ts'
 import { Tokenizer } from '../tokenizers/index.ts'
 import { mergeSchema } from './options.ts'
 
@@ -29,6 +29,7 @@ async function findTokenizer({ adapter, tokenizer }: Arguments, base: string): P
 
 /** Puts an adapter into its base model, writes that as an ordinary model folder and measures what the merge does (PEFT's merge_and_unload). */
 export async function mergeFolder(options: OptionsOf<typeof mergeSchema>): Promise<MergeReport> {
+  givenOptions('mergeFolder', options, "adapter: './adapter', output: './merged'")
   const args = parseOptions(mergeSchema, options, 'merge')
   const { adapter, output, quantize, quantized, dtype, device, evalFile, maxLength } = args
   const named = (await readJsonObject(join(adapter, 'adapter_config.json')))['base_model_name_or_path']

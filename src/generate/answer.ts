@@ -1,5 +1,7 @@
 import type { DecodeStream } from '../tokenizers/index.ts'
 import { leastNewTokens, type GenerationConfig } from './config.ts'
+import { biasAfter, completions, forceEnd, orderedBias, repetitions, type SequenceBias } from './controls.ts'
+import type { LogitsProcessor } from './logitsProcessor.ts'
 import type { FinishReason, GeneratedToken, GenerationOutput } from './output.ts'
 import type { SamplingRow } from './sampler.ts'
 import { StopText } from './text.ts'
@@ -11,6 +13,7 @@ export interface AnswerOptions {
   limit: number
   seed: number
   decoder: DecodeStream | undefined
+  processors?: readonly LogitsProcessor[]
 }
 
 /** The tokens of one prompt and of its answer so far, and what the next one depends on. */
@@ -23,6 +26,7 @@ export class Answer implements SamplingRow {
   readonly repetitionPenalty: number
   readonly history: ReadonlySet<number>
   readonly seed: number
+  readonly eosTokenIds: readonly number[]
   readonly #history = new Set<number>()
   readonly #tokens: Int32Array
   readonly #logprobs: number[] = []
@@ -31,12 +35,17 @@ export class Answer implements SamplingRow {
   readonly #eos: ReadonlySet<number>
   readonly #suppressed: readonly number[]
   readonly #suppressedEarly: readonly number[]
+  readonly #bias: SequenceBias
+  readonly #badWords: readonly (readonly number[])[]
+  readonly #ngram: number
+  readonly #processors: readonly LogitsProcessor[]
+  readonly #lastProcessors: readonly LogitsProcessor[]
   readonly #text: StopText | undefined
   #written = ''
   #length: number
   #finishReason: FinishReason | undefined
 
-  constructor({ promptIds, config, limit, seed, decoder }: AnswerOptions) {
+  constructor({ promptIds, config, limit, seed, decoder, processors = [] }: AnswerOptions) {
     this.promptTokens = promptIds.length
     this.temperature = config.doSample ? config.temperature : 0
     this.topK = config.topK
@@ -45,6 +54,7 @@ export class Answer implements SamplingRow {
     this.repetitionPenalty = config.repetitionPenalty
     this.history = this.#history
     this.seed = seed
+    this.eosTokenIds = config.eosTokenIds
     this.#tokens = new Int32Array(promptIds.length + limit)
     this.#tokens.set(promptIds)
     this.#length = promptIds.length
@@ -53,6 +63,12 @@ export class Answer implements SamplingRow {
     this.#eos = new Set(config.eosTokenIds)
     this.#suppressed = config.suppressTokens
     this.#suppressedEarly = [...new Set([...config.suppressTokens, ...config.eosTokenIds])]
+    this.#bias = orderedBias(config.sequenceBias)
+    this.#badWords = config.badWordsIds.filter(([first, ...more]) => more.length > 0 || !this.#eos.has(first!))
+    this.#ngram = config.noRepeatNgramSize
+    this.#processors = processors
+    const end = config.forcedEosTokenIds.filter((id) => !config.suppressTokens.includes(id))
+    this.#lastProcessors = end.length > 0 ? [forceEnd(end), ...processors] : processors
     this.#text = decoder && new StopText(decoder, config.stopStrings)
     if (config.repetitionPenalty !== 1) for (const id of promptIds) this.#history.add(id)
   }
@@ -61,7 +77,19 @@ export class Answer implements SamplingRow {
   get position(): number { return this.#length - this.promptTokens }
   /** Tokens of prompt and answer. */
   get length(): number { return this.#length }
-  get banned(): readonly number[] { return this.position < this.#least ? this.#suppressedEarly : this.#suppressed }
+  get banned(): readonly number[] {
+    const fixed = this.position < this.#least ? this.#suppressedEarly : this.#suppressed
+    if (this.#badWords.length === 0 && this.#ngram === 0) return fixed
+    const ids = this.tokens(0, this.#length)
+    return [...fixed, ...completions(this.#badWords, ids), ...this.#ngram > 0 ? repetitions(ids, this.#ngram) : []]
+  }
+  get bias(): ReadonlyMap<number, number> { return biasAfter(this.#bias, this.tokens(0, this.#length)) }
+  /** Functions that change the next token's logits last. */
+  get processors(): readonly LogitsProcessor[] { return this.remaining === 1 ? this.#lastProcessors : this.#processors }
+  /** Whether what bans or changes the next token depends on the tokens before it, or is done here and not on the device. */
+  get isWatched(): boolean {
+    return this.repetitionPenalty !== 1 || this.#bias.length + this.#badWords.length + this.#ngram + this.#lastProcessors.length > 0
+  }
   /** The most tokens that may still come. */
   get remaining(): number { return this.#limit - this.position }
   get finished(): boolean { return this.#finishReason !== undefined }

@@ -5,6 +5,8 @@ import { lazily, parseOptions, type OptionsOf } from '../options.ts'
 const whole = lazily(() => z.int().min(0))
 const positive = lazily(() => z.int().min(1))
 const tokenId = lazily(() => z.int().min(0))
+/** What float32 holds. */
+const bias = lazily(() => z.number().min(-3.4028234663852886e38).max(3.4028234663852886e38))
 const tokenIds = lazily(() => z.union([tokenId, z.array(tokenId)]).nullable())
 
 /**
@@ -22,6 +24,10 @@ export const generationShape = lazily(() => ({
   topP: z.number().min(0).max(1).default(1).describe('Draw from the fewest tokens whose probabilities reach this sum'),
   minP: z.number().min(0).max(1).default(0).describe('Leave out tokens less likely than this share of the most likely one'),
   repetitionPenalty: z.number().positive().default(1).describe('Makes tokens of prompt and answer less likely to come again; 1 for none (Keskar et al. 2019)'),
+  sequenceBias: z.array(z.tuple([z.array(tokenId).min(1), bias])).default([]).describe('Pairs [ids, bias]: the bias is added to the logit of the last id after the others'),
+  noRepeatNgramSize: whole.default(0).describe('No sequence of this many tokens comes twice, in prompt and answer; 0 for off'),
+  badWordsIds: z.array(z.array(tokenId).min(1)).default([]).describe('Sequences of token ids that never come: the last id is banned after the others. A token alone that ends answers is left out'),
+  forcedEosTokenId: tokenIds.optional().describe('Token ids of which one must come as the last token where an answer is not over before'),
   suppressTokens: z.array(tokenId).default([]).describe('Token ids that never come'),
   eosTokenId: tokenIds.optional().describe('Token ids that end an answer; null or [] for none. Default: the model\'s, else the tokenizer\'s'),
   padTokenId: tokenId.nullable().optional().describe('Accepted for compatibility; anneal does not pad'),
@@ -38,8 +44,9 @@ export const generationSchema = lazily(() => z.strictObject(generationShape))
 export type GenerationOptions = OptionsOf<typeof generationSchema>
 
 /** With defaults filled in, and lists where one value was allowed. */
-export interface GenerationConfig extends Omit<z.output<typeof generationSchema>, 'eosTokenId' | 'padTokenId' | 'stopStrings' | 'numBeams'> {
+export interface GenerationConfig extends Omit<z.output<typeof generationSchema>, 'eosTokenId' | 'forcedEosTokenId' | 'padTokenId' | 'stopStrings' | 'numBeams'> {
   eosTokenIds: readonly number[]
+  forcedEosTokenIds: readonly number[]
   stopStrings: readonly string[]
 }
 
@@ -62,8 +69,8 @@ export function resolveGenerationConfig(options: GenerationOptions = {}, { model
   // A length that the caller asks for is not overruled by the other kind of length in the file.
   if (given.maxLength !== undefined) delete stored.maxNewTokens
   if (given.minLength !== undefined) delete stored.minNewTokens
-  const { eosTokenId, padTokenId: _pad, numBeams: _beams, stopStrings, ...rest } = parseOptions(generationSchema, { ...stored, ...given }, 'generation options')
-  return { ...rest, eosTokenIds: eosTokenId === undefined ? eosTokenIds : listOf(eosTokenId), stopStrings: listOf(stopStrings) }
+  const { eosTokenId, forcedEosTokenId, padTokenId: _pad, numBeams: _beams, stopStrings, ...rest } = parseOptions(generationSchema, { ...stored, ...given }, 'generation options')
+  return { ...rest, eosTokenIds: eosTokenId === undefined ? eosTokenIds : listOf(eosTokenId), forcedEosTokenIds: listOf(forcedEosTokenId), stopStrings: listOf(stopStrings) }
 }
 
 /** What generation_config.json says of the options here. */

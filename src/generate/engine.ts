@@ -4,14 +4,16 @@ import { KeyValueCache, type CausalLanguageModel } from '../models/index.ts'
 import { ropeLengthKey } from '../models/rope.ts'
 import type { Module } from '../nn/index.ts'
 import { autocast } from '../tensor/autocast.ts'
-import { decoding, scope, Tensor, unscoped, type TypedArray } from '../tensor/index.ts'
+import { decoding, scope, unscoped, type Tensor } from '../tensor/index.ts'
 import type { DecodeStream } from '../tokenizers/index.ts'
 import { Answer } from './answer.ts'
 import { newTokenLimit, type GenerationConfig } from './config.ts'
 import { contextRoom } from './context.ts'
 import { DecodeGraphs, mostSteps } from './decodeGraph.ts'
+import { drawNext, readDrawn, rowsOf, type Drawn } from './draw.ts'
+import { checkProcessors, type LogitsProcessor } from './logitsProcessor.ts'
 import type { GeneratedToken, GenerationOutput } from './output.ts'
-import { sampleTokens, type SampledTokens } from './sampler.ts'
+import type { SampledTokens } from './sampler.ts'
 import { PrefixGroup, Schedule, type Entry, type Part } from './schedule.ts'
 
 /** The size of a generation engine, and what it generates with. */
@@ -36,6 +38,8 @@ export interface GenerationRequest {
   decoder?: DecodeStream | undefined
   /** Shared by answers to one prompt, whose keys and values are then computed once. */
   group?: PrefixGroup | undefined
+  /** Change the logits of each token of this answer, after the options of `config` and before temperature, topK, topP and minP. */
+  logitsProcessors?: readonly LogitsProcessor[] | undefined
   onToken?: ((token: GeneratedToken) => void) | undefined
   signal?: AbortSignal | undefined
 }
@@ -86,12 +90,12 @@ export class GenerationEngine {
   /** Generates one answer. Rejects with ConfigError for a prompt that does not fit the model or the cache, and where the model's adapters are changed under way. */
   async submit(request: GenerationRequest): Promise<GenerationOutput> {
     if (this.#disposed) throw new DisposedError('the generation engine was disposed; make a new one')
-    const { promptIds, config, seed, decoder, group, onToken, signal } = request
+    const { promptIds, config, seed, decoder, group, logitsProcessors = [], onToken, signal } = request
     this.#check(request)
     const limit = newTokenLimit(config, promptIds.length, contextRoom(this.model))
     const capacity = slotsOf(this.model, promptIds.length, limit)
     if (capacity > this.#cache.slots) throw new ConfigError(`a prompt of ${promptIds.length} tokens and up to ${limit} new ones need ${capacity} slots, but the engine has ${this.#cache.slots}; make it with more slots`)
-    const answer = new Answer({ promptIds, config, limit, seed, decoder })
+    const answer = new Answer({ promptIds, config, limit, seed, decoder, processors: logitsProcessors })
     return await new Promise((resolve, reject) => {
       const entry: Request = { answer, group, capacity, sequence: undefined, onToken, signal, resolve, reject }
       this.#schedule.add(entry)
@@ -99,15 +103,16 @@ export class GenerationEngine {
     })
   }
 
-  #check({ promptIds, config, decoder }: GenerationRequest): void {
+  #check({ promptIds, config, decoder, logitsProcessors = [] }: GenerationRequest): void {
     const { vocabSize } = this.model.config
     if (promptIds.length === 0) throw new ConfigError('the prompt has no tokens; give at least one, such as the beginning-of-sequence token')
     const wrong = promptIds.findIndex((id) => id < 0 || id >= vocabSize)
     if (wrong >= 0) throw new ConfigError(`the prompt's token ${wrong} is ${promptIds[wrong]!}, but the model's vocabulary has ids 0 to ${vocabSize - 1}; use the model's own tokenizer`)
-    for (const name of ['suppressTokens', 'eosTokenIds'] as const) {
-      const id = config[name].find((one) => one >= vocabSize)
-      if (id !== undefined) throw new ConfigError(`${name === 'eosTokenIds' ? 'eosTokenId' : name}: expected ids from 0 to ${vocabSize - 1}, the model's vocabulary, got ${id}`)
-    }
+    const wrongId = configIds(config).find(([, id]) => id >= vocabSize)
+    if (wrongId) throw new ConfigError(`${wrongId[0]}: expected ids from 0 to ${vocabSize - 1}, the model's vocabulary, got ${wrongId[1]}`)
+    const { forcedEosTokenIds, suppressTokens } = config
+    if (forcedEosTokenIds.length && forcedEosTokenIds.every((id) => suppressTokens.includes(id))) throw new ConfigError('forcedEosTokenId: expected an id that may come, but suppressTokens has all of them')
+    checkProcessors(logitsProcessors)
     if (config.stopStrings.length && !decoder) throw new ConfigError('stopStrings: a tokenizer is needed to compare text; pass the tokenizer, or end answers with eosTokenId')
   }
 
@@ -134,13 +139,17 @@ export class GenerationEngine {
     const batches = this.#batches(this.#schedule.plan())
     const sequences = batches.length === 1 && batches[0]!.every(isNewToken) ? batches[0]!.length : 0
     const begin = performance.now()
-    const passes = batches.map((parts) => ({ parts, complete: parts.filter(isComplete), drawn: this.#decode(parts) ?? this.#forward(parts) }))
+    const passes = batches.map((parts) => ({ complete: parts.filter(isComplete), read: this.#enqueue(parts) }))
     this.#schedule.follow()
-    const read = await Promise.all(passes.map(({ drawn }) => readTokens(drawn)))
-    if (sequences > 0) this.#keepPace((performance.now() - begin) / 1000 / (read[0]![0].length / sequences), sequences)
+    const drawn = await Promise.all(passes.map(async ({ read }) => await read()))
+    if (sequences > 0) this.#keepPace((performance.now() - begin) / 1000 / (drawn[0]!.tokens.length / sequences), sequences)
     passes.forEach(({ complete }, p) => {
-      const [tokens, logprobs] = read[p] ?? [[], []]
-      for (let at = 0; at < tokens.length; at++) this.#take(complete[at % complete.length]!.entry as Request, Number(tokens[at]), Number(logprobs[at]))
+      const { tokens, logprobs, failures } = drawn[p]!
+      for (let at = 0; at < tokens.length; at++) {
+        const entry = complete[at % complete.length]!.entry as Request
+        if (failures.has(at)) this.#reject(entry, failures.get(at))
+        else this.#take(entry, Number(tokens[at]), Number(logprobs[at]))
+      }
     })
   }
 
@@ -152,10 +161,7 @@ export class GenerationEngine {
     this.#graphs.clear()
     const named = ({ names }: AdapterState): string => (names.length > 0 ? `adapter ${names.join(' and ')}` : 'no adapter')
     const error = new ConfigError(`the model's adapters were changed while an answer was under way: it was begun with ${named(before)}, and the model has ${named(now)} now. Await the answers before setAdapter(), addAdapter(), deleteAdapter(), loadAdapterWeights() or mergeAndUnload()`)
-    for (const entry of this.#requests.filter(({ sequence }) => sequence)) {
-      this.#schedule.remove(entry)
-      entry.reject(error)
-    }
+    for (const entry of this.#requests.filter(({ sequence }) => sequence)) this.#reject(entry, error)
   }
 
   #keepPace(seconds: number, sequences: number): void {
@@ -174,8 +180,7 @@ export class GenerationEngine {
     try {
       entry.onToken?.(token)
     } catch (error) {
-      this.#schedule.remove(entry)
-      entry.reject(error)
+      this.#reject(entry, error)
       return
     }
     if (entry.answer.finished) this.#finish(entry)
@@ -212,6 +217,14 @@ export class GenerationEngine {
     return config.kind === 'decoder' ? ropeLengthKey(config.rope, (virtualTokens?.count ?? 0) + length) : 0
   }
 
+  /** Enqueues a pass, and gives what reads the tokens drawn from it. */
+  #enqueue(parts: readonly Part[]): () => Promise<Drawn> {
+    const steps = this.#decode(parts)
+    if (steps) return () => readDrawn(steps)
+    const logits = this.#forward(parts)
+    return logits ? drawNext(logits, parts.filter(isComplete).map(({ entry }) => entry.answer)) : () => Promise.resolve(nothing)
+  }
+
   /** Enqueues several decoding steps as a graph; undefined where there is none that fits. */
   #decode(parts: readonly Part[]): SampledTokens | undefined {
     if (!this.#fitsGraph(parts)) return undefined
@@ -231,8 +244,8 @@ export class GenerationEngine {
     return parts.every(({ end }) => this.#lengthKey(end + steps - 1) === 0) ? steps : 1
   }
 
-  /** Enqueues a forward pass, and the draw for the parts that end with the last known token. */
-  #forward(parts: readonly Part[]): SampledTokens | undefined {
+  /** Enqueues a forward pass, and gives the logits of the parts that end with the last known token. */
+  #forward(parts: readonly Part[]): Tensor | undefined {
     const complete = parts.flatMap((part, i) => isComplete(part) ? [i] : [])
     const run = () => {
       const { logits } = this.model.forward({
@@ -240,28 +253,29 @@ export class GenerationEngine {
         cache: this.#cache, cacheSequences: parts.map(({ sequence }) => sequence),
         outputLogits: complete.length > 0, logitsToKeep: 1,
       })
-      if (!logits) return undefined
-      return sampleTokens(rowsOf(logits, complete), complete.map((i) => parts[i]!.entry.answer))
+      return logits && rowsOf(logits, complete)
     }
     const inKind = () => parts.every(isNewToken) ? decoding(run) : run()
     return unscoped(() => scope(() => this.#bf16 ? autocast('bfloat16', inKind) : inKind()))
   }
 
-  /** Whether the pass is one new token of each sequence, drawn by what a graph holds: no penalty, and no token that must not come. */
+  /** Whether the pass is one new token of each sequence, drawn by what a graph holds: nothing that looks at the tokens before, and no token that must not come. */
   #fitsGraph(parts: readonly Part[]): boolean {
     return parts.every((part) => {
       const { entry: { answer }, end } = part
-      return isNewToken(part) && answer.repetitionPenalty === 1 && answer.banned.length === 0 && this.#lengthKey(end) === 0
+      return isNewToken(part) && !answer.isWatched && answer.banned.length === 0 && this.#lengthKey(end) === 0
     })
   }
 
   get #requests(): Request[] { return this.#schedule.entries as Request[] }
 
+  #reject(entry: Request, error: unknown): void {
+    this.#schedule.remove(entry)
+    entry.reject(error)
+  }
+
   #rejectAll(error: unknown): void {
-    for (const entry of this.#requests) {
-      this.#schedule.remove(entry)
-      entry.reject(error)
-    }
+    for (const entry of this.#requests) this.#reject(entry, error)
   }
 
   /** Releases the cache; answers under way are rejected. */
@@ -277,10 +291,15 @@ export class GenerationEngine {
   [Symbol.dispose](): void { this.dispose() }
 }
 
+/** Every token id that options name, with its option. */
+const configIds = ({ suppressTokens, eosTokenIds, forcedEosTokenIds, badWordsIds, sequenceBias }: GenerationConfig): [option: string, id: number][] =>
+  Object.entries({ suppressTokens, eosTokenId: eosTokenIds, forcedEosTokenId: forcedEosTokenIds, badWordsIds: badWordsIds.flat(), sequenceBias: sequenceBias.flatMap(([ids]) => ids) })
+    .flatMap(([option, ids]) => ids.map((id): [string, number] => [option, id]))
+
 /** Logits without a largest number come from the weights, not from the request. */
 function explained(error: unknown): unknown {
   if (!(error instanceof KernelError) || !error.message.startsWith('sample: the logits')) return error
-  return new NonFiniteError(`no token can be drawn: the model's logits hold NaN or infinity, or every token is suppressed. Check suppressTokens and the weights; after a diverged training load an earlier checkpoint`)
+  return new NonFiniteError(`no token can be drawn: the model's logits hold NaN or infinity, or nothing above -Infinity. Check the weights; after a diverged training load an earlier checkpoint`)
 }
 
 /** Whether a part ends with the last token there is, so that the next one is drawn. */
@@ -289,22 +308,4 @@ const isComplete = ({ entry, end }: Part): boolean => end === entry.answer.lengt
 /** Whether a part is a token that was drawn, not one of the prompt. */
 const isNewToken = ({ entry, begin }: Part): boolean => begin >= entry.answer.promptTokens
 
-/** The drawn tokens and their log-probabilities, once they are there. */
-async function readTokens(drawn: SampledTokens | undefined): Promise<[TypedArray, TypedArray] | undefined> {
-  if (!drawn) return undefined
-  const { token, logprob } = drawn
-  try {
-    return await Promise.all([token.data(), logprob.data()])
-  } finally {
-    token.dispose()
-    logprob.dispose()
-  }
-}
-
-/** Those rows of logits [rows, vocabulary]. */
-function rowsOf(logits: Tensor, rows: readonly number[]): Tensor {
-  if (rows.length === logits.dim(0)) return logits
-  const result = Tensor.empty([rows.length, logits.dim(1)], { device: logits.device })
-  result.device.kernels.gather_rows(result.handle, logits.handle, Tensor.from(rows, [rows.length], { dtype: 'int32', device: logits.device }).handle)
-  return result
-}
+const nothing: Drawn = { tokens: new Int32Array(), logprobs: new Float32Array(), failures: new Map() }

@@ -1,4 +1,5 @@
 import { ConfigError, ShapeError } from '../errors.ts'
+import { givenOptions } from '../options.ts'
 import type { MaskedLanguageModel } from '../models/index.ts'
 import { embedding } from '../ops/index.ts'
 import { noGrad, scope, Tensor } from '../tensor/index.ts'
@@ -24,7 +25,8 @@ export interface FilledMask {
  * The most likely tokens for each mask token of a text, such as `'Paris is the [MASK] of France.'`: one list a mask, the likeliest first. Throws ConfigError
  * for a tokenizer without a mask token or a text without a mask.
  */
-export async function fillMask(model: MaskedLanguageModel, tokenizer: Tokenizer, text: string, { topK = 5 }: FillMaskOptions = {}): Promise<FilledMask[][]> {
+export async function fillMask(model: MaskedLanguageModel, tokenizer: Tokenizer, text: string, options: FillMaskOptions = {}): Promise<FilledMask[][]> {
+  const { topK = 5 } = givenOptions('fillMask', options, 'topK: 5')
   const { maskTokenId, maskToken } = tokenizer
   if (maskTokenId === undefined) throw new ConfigError('fillMask: the tokenizer has no mask token; use that of a masked language model')
   if (!Number.isInteger(topK) || topK < 1) throw new ConfigError(`topK: expected a whole number from 1, got ${topK}`)

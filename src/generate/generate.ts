@@ -1,15 +1,18 @@
 import { z } from 'zod'
 import { during } from '../activity.ts'
 import { KeyValueCache, type CausalLanguageModel } from '../models/index.ts'
-import { lazily, parseOptions, type OptionsOf } from '../options.ts'
+import { givenOptions, lazily, parseOptions, type OptionsOf } from '../options.ts'
 import type { ChatMessage, Tokenizer } from '../tokenizers/index.ts'
 import { generationShape, newTokenLimit, resolveGenerationConfig, type GenerationConfig } from './config.ts'
 import { contextRoom } from './context.ts'
 import { GenerationEngine, slotsOf, type GenerationRequest } from './engine.ts'
+import type { LogitsProcessor } from './logitsProcessor.ts'
 import type { GeneratedToken, GenerationOutput } from './output.ts'
 import { defaultEosTokenIds, isMessages, promptIdsOf, promptsOf, type Prompt } from './prompts.ts'
 import { PrefixGroup } from './schedule.ts'
 import { freshSeed, sampleSeed } from './seed.ts'
+
+const logitsProcessor = lazily(() => z.custom<LogitsProcessor>((value) => typeof value === 'function', 'expected a function (context) => logits'))
 
 /** How to run a generation, and how to read its prompts. Results do not depend on the first four, except by `bf16`. */
 export const runShape = lazily(() => ({
@@ -18,6 +21,7 @@ export const runShape = lazily(() => ({
   maxCacheBytes: z.number().min(0).default(2 ** 31).describe('Most bytes of keys and values, unless one answer needs more'),
   bf16: z.boolean().default(false).describe('Multiply in bfloat16 where the machine has it; otherwise as the weights are stored'),
   signal: z.instanceof(AbortSignal).optional().describe('Ends the answers; what is there of them is returned, with finishReason "aborted"'),
+  logitsProcessor: z.union([logitsProcessor, z.array(logitsProcessor)]).optional().describe('In a program: a function that changes the logits of each token, or a list of them'),
   tools: z.array(z.unknown()).optional().describe('Functions that the assistant may call, for the chat template'),
   chatTemplate: z.string().optional().describe('Name of a chat template of the tokenizer, or Jinja text'),
   chatTemplateKwargs: z.record(z.string(), z.unknown()).optional().describe('Further variables for the chat template, such as enable_thinking'),
@@ -63,7 +67,7 @@ function requestsOf(model: CausalLanguageModel, tokenizer: MaybeTokenizer, promp
     const shared = known.get(key) ?? { group: new PrefixGroup(), samples: 0 }
     known.set(key, shared)
     return Array.from({ length: config.numReturnSequences }, (): GenerationRequest => ({
-      promptIds, config, seed: sampleSeed(seed, promptIds, shared.samples++), group: shared.group, signal: options.signal,
+      promptIds, config, seed: sampleSeed(seed, promptIds, shared.samples++), group: shared.group, signal: options.signal, logitsProcessors: [options.logitsProcessor ?? []].flat(),
       decoder: tokenizer?.decodeStream({ skipSpecialTokens: true }),
     }))
   })
@@ -85,6 +89,7 @@ function slotsFor(model: CausalLanguageModel, requests: readonly GenerationReque
  * others. Throws ConfigError for an unknown option and for a prompt longer than the model's context.
  */
 export async function generate(model: CausalLanguageModel, tokenizer: MaybeTokenizer, prompts: Prompt | readonly Prompt[], options: GenerateOptions = {}): Promise<GenerationOutput[]> {
+  givenOptions('generate', options, 'maxNewTokens: 100')
   const { engine, requests } = prepare(model, tokenizer, promptsOf(prompts), options)
   try {
     return await during({ what: 'generating' }, () => Promise.all(requests.map((request) => engine.submit(request))))
@@ -98,6 +103,7 @@ export async function generate(model: CausalLanguageModel, tokenizer: MaybeToken
  * together are the answer's. Leaving the loop ends the generation. The generator's return value is the whole answer.
  */
 export async function* stream(model: CausalLanguageModel, tokenizer: MaybeTokenizer, prompt: Prompt, options: Omit<GenerateOptions, 'numReturnSequences'> = {}): AsyncGenerator<GeneratedToken, GenerationOutput, void> {
+  givenOptions('stream', options, 'maxNewTokens: 100')
   const { engine, requests } = prepare(model, tokenizer, [prompt], { ...options, numReturnSequences: 1 })
   try {
     const tokens: GeneratedToken[] = []
@@ -124,6 +130,7 @@ export interface ChatOutput extends GenerationOutput {
 
 /** Answers a conversation, by the tokenizer's chat template. For token after token pass the messages to stream(). */
 export async function chat(model: CausalLanguageModel, tokenizer: Tokenizer, messages: readonly ChatMessage[], options: Omit<GenerateOptions, 'numReturnSequences'> = {}): Promise<ChatOutput> {
+  givenOptions('chat', options, 'maxNewTokens: 100')
   const [output] = await generate(model, tokenizer, [messages], { ...options, numReturnSequences: 1 })
   return { ...output!, message: { role: 'assistant', content: output!.text } }
 }

@@ -16,6 +16,8 @@ export interface SamplingRow {
   readonly history: ReadonlySet<number>
   /** Token ids that must not come now. */
   readonly banned: readonly number[]
+  /** Added to the logits before the penalty, by token. Default: nothing. */
+  readonly bias?: ReadonlyMap<number, number>
   /** 32 bits, signed. */
   readonly seed: number
   /** Number of the drawn token in its answer. */
@@ -30,8 +32,15 @@ export interface SampledTokens {
   readonly logprob: Tensor
 }
 
+/** Logits that stand in for the model's in some rows, whose log-probabilities stay the model's. */
+export interface ReplacedRows {
+  readonly rows: readonly number[]
+  /** [rows, vocabulary]. */
+  readonly logits: Float32Array
+}
+
 /** Draws one token for each row of logits [rows, vocabulary]. A row's token does not depend on the other rows. */
-export function sampleTokens(logits: Tensor, rows: readonly SamplingRow[]): SampledTokens {
+export function sampleTokens(logits: Tensor, rows: readonly SamplingRow[], replaced?: ReplacedRows): SampledTokens {
   const { device } = logits
   const { kernels } = device
   const options = new Float32Array(5 * rows.length)
@@ -42,7 +51,7 @@ export function sampleTokens(logits: Tensor, rows: readonly SamplingRow[]): Samp
   })
   const history = historyOf(rows)
   const historyTensor = history && Tensor.from(history, [rows.length, history.length / rows.length], { device })
-  const allowed = withoutBanned(logits, rows)
+  const allowed = changed(logits, rows, replaced)
   const { token, logprob } = drawTokens(allowed, Tensor.from(options, [rows.length, 5], { device }), Tensor.from(draw, [rows.length, 2], { device }), historyTensor)
   if (allowed !== logits) {
     const [entropy, lse] = [Tensor.empty([rows.length], { device }), Tensor.empty([rows.length], { device })]
@@ -73,19 +82,28 @@ function historyOf(rows: readonly SamplingRow[]): Int32Array | undefined {
   return result
 }
 
-/** A copy of the logits with -infinity at the banned tokens; the logits themselves where there are none. */
-function withoutBanned(logits: Tensor, rows: readonly SamplingRow[]): Tensor {
-  const most = rows.reduce((count, row) => Math.max(count, row.banned.length), 0)
-  if (most === 0) return logits
+/** A copy of the logits with replaced rows, biases, and -infinity at the banned tokens; the logits themselves where there are none. */
+function changed(logits: Tensor, rows: readonly SamplingRow[], replaced: ReplacedRows | undefined): Tensor {
+  const changes = rows.map(({ banned, bias }) => ({ banned, ids: [...bias?.keys() ?? []], amounts: [...bias?.values() ?? []] }))
+  const most = changes.reduce((count, { banned, ids }) => Math.max(count, banned.length + ids.length), 0)
+  if (most === 0 && !replaced) return logits
   const { device } = logits
-  const index = new Int32Array(rows.length * most)
-  const change = new Float32Array(rows.length * most)
-  rows.forEach((row, i) => {
-    index.set(row.banned, i * most)
-    change.fill(-Infinity, i * most, i * most + row.banned.length)
-  })
   const copy = Tensor.empty(logits.shape, { device })
   device.kernels.convert(copy.handle, logits.handle)
+  if (replaced) {
+    const values = Tensor.from(replaced.logits, [replaced.rows.length, logits.dim(1)], { device })
+    device.kernels.scatter_rows(copy.handle, values.handle, Tensor.from(replaced.rows, [replaced.rows.length], { dtype: 'int32', device }).handle)
+  }
+  if (most === 0) return copy
+  const index = new Int32Array(rows.length * most)
+  const change = new Float32Array(rows.length * most)
+  changes.forEach(({ banned, ids, amounts }, i) => {
+    const [at, after] = [i * most, i * most + banned.length]
+    index.set(banned, at)
+    change.fill(-Infinity, at, after)
+    index.set(ids, after)
+    change.set(amounts, after)
+  })
   device.kernels.scatter_add_last(copy.handle, Tensor.from(change, [rows.length, most], { device }).handle, Tensor.from(index, [rows.length, most], { device }).handle)
   return copy
 }

@@ -46,7 +46,10 @@ export function causalTask(options: CausalTaskOptions): TrainingTask<Batch> {
     name, model, fingerprint,
     ...modelKeeping(model, tokenizer),
     stepsPerEpoch: sampler.stepsPerEpoch,
-    batches: (step) => stepBatch(trainDataset, sampler, step),
+    async batches(step) {
+      await sampler.prepare(step)
+      return stepBatch(trainDataset, sampler, step)
+    },
     loss: (batch, numItems) => computeLoss ? ownLoss(computeLoss(model, batch, Math.max(numItems, 1))) : causalLoss(model, batch, numItems, model.training ? labelSmoothingFactor : 0),
     ...(evalDataset ? {
       *evaluation() { for (const batch of evalBatches(evalDataset, perDeviceEvalBatchSize)) yield { batch, numItems: batch.numItems } },

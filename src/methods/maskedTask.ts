@@ -29,7 +29,8 @@ export function maskedTask(options: MaskedTaskOptions): TrainingTask<Batch> {
     name, model, fingerprint,
     ...modelKeeping(model, tokenizer),
     stepsPerEpoch: sampler.stepsPerEpoch,
-    batches(step) {
+    async batches(step) {
+      await sampler.prepare(step)
       const plain = stepBatch(trainDataset, sampler, step)
       const microBatches = [...masked(plain.microBatches, masking, new RandomSequence(seed, 'masking', step))]
       return { ...plain, microBatches, ...totals(microBatches) }

@@ -4,6 +4,7 @@ import type { LoadDatasetOptions, LoadedDataset, Rows } from '../data/index.ts'
 import { generate } from '../generate/index.ts'
 import type { AnyModelConfig, CausalLanguageModel, PretrainedModel } from '../models/index.ts'
 import { Tokenizer } from '../tokenizers/index.ts'
+import { Turns } from '../turns.ts'
 import { Trainer } from '../train/trainer.ts'
 import type { Batch } from '../data/index.ts'
 import { causalTask, type ComputeLoss } from './causalTask.ts'
@@ -43,10 +44,12 @@ export async function loadData(args: DataArguments, tokenizer: Tokenizer, { rows
 }
 
 /** A row longer than the model's positions, less those of virtual tokens, would fail in the middle of a run. */
-export function checkLengths({ train, eval: held }: LoadedDataset, { maxPositionEmbeddings }: AnyModelConfig, virtualTokens = 0): void {
+export async function checkLengths({ train, eval: held }: LoadedDataset, { maxPositionEmbeddings }: AnyModelConfig, virtualTokens = 0): Promise<void> {
+  const turns = new Turns()
   const room = maxPositionEmbeddings - virtualTokens
   for (const dataset of held ? [train, held] : [train]) {
     for (let i = 0; i < dataset.length; i++) {
+      if (i % 4096 === 0 && turns.due) await turns.take()
       const { sequenceLengths } = dataset.lengthOf(i) > room ? dataset.get(i) : {}
       const longest = sequenceLengths ? Math.max(...sequenceLengths) : dataset.lengthOf(i)
       if (longest > room) {

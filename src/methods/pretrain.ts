@@ -1,7 +1,7 @@
 import { ConfigError } from '../errors.ts'
 import { AutoModelForCausalLM, createConfig, readConfig } from '../models/index.ts'
 import type { ModelConfig } from '../models/index.ts'
-import { parseOptions } from '../options.ts'
+import { givenOptions, parseOptions } from '../options.ts'
 import { Tokenizer } from '../tokenizers/index.ts'
 import { loadModel } from './model.ts'
 import { pretrainSchema } from './options.ts'
@@ -36,7 +36,8 @@ export interface PretrainInput extends PretrainOptions, RowsInput {}
  */
 export function pretrain(options: PretrainInput & { mlm: true }): Promise<PreparedMaskedRun>
 export function pretrain(options: PretrainInput & { mlm?: false | undefined }): Promise<PreparedRun>
-export async function pretrain({ rows, evalRows, ...options }: PretrainInput): Promise<PreparedRun | PreparedMaskedRun> {
+export async function pretrain(input: PretrainInput): Promise<PreparedRun | PreparedMaskedRun> {
+  const { rows, evalRows, ...options } = givenOptions('pretrain', input, "tokenizer: './tokenizer', modelConfig: { hiddenSize: 256 }, files: 'texts/*.md', outputDir: './out'")
   const args = parseOptions(pretrainSchema, options, 'pretrain')
   const given = { rows, evalRows }
   return args.mlm ? pretrainMasked(args, given) : pretrainCausal(args, given)

@@ -1,6 +1,6 @@
 import { readConfig } from '../models/index.ts'
 import type { CausalLanguageModel } from '../models/index.ts'
-import { parseOptions } from '../options.ts'
+import { givenOptions, parseOptions } from '../options.ts'
 import { Tokenizer } from '../tokenizers/index.ts'
 import type { ComputeLoss } from './causalTask.ts'
 import { loadModel } from './model.ts'
@@ -24,7 +24,8 @@ export interface SftInput extends SftOptions, RowsInput {
  *
  * `rows` takes an array or an async iterable instead of `files`.
  */
-export async function sft({ rows, evalRows, computeLoss, ...options }: SftInput): Promise<PreparedRun> {
+export async function sft(input: SftInput): Promise<PreparedRun> {
+  const { rows, evalRows, computeLoss, ...options } = givenOptions('sft', input, "model: './model', files: 'data.jsonl', outputDir: './out'")
   const args = parseOptions(sftSchema, options, 'sft')
   const config = await readConfig(args.model)
   const tokenizer = await Tokenizer.fromPretrained(args.tokenizer ?? args.model)
@@ -33,9 +34,9 @@ export async function sft({ rows, evalRows, computeLoss, ...options }: SftInput)
   const data = await loadData(args, tokenizer, { rows, evalRows, assistantOnlyLoss, ...(completionOnlyLoss === undefined ? {} : { completionOnlyLoss }) })
   let model: CausalLanguageModel | undefined
   try {
-    checkLengths(data, config)
+    await checkLengths(data, config)
     model = await loadModel(args.model, args)
-    if (model.virtualTokens) checkLengths(data, config, model.virtualTokens.count)
+    if (model.virtualTokens) await checkLengths(data, config, model.virtualTokens.count)
     return prepareRun('sft', args, model, tokenizer, data, computeLoss)
   } catch (error) {
     model?.dispose()

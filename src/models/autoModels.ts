@@ -1,4 +1,5 @@
 import { join } from 'node:path'
+import { givenOptions } from '../options.ts'
 import { readJsonObject } from '../files/index.ts'
 import { defaultDevice, device as deviceOf } from '../tensor/index.ts'
 import { createEncoderConfig, parseEncoderConfig, type ConfigOptions, type EncoderConfig } from './config.ts'
@@ -33,6 +34,7 @@ export const AutoModelForMaskedLM = {
 
   /** A model from a Hugging Face folder. Dropout is off until train(). Throws ConfigError or FileFormatError naming what does not fit. */
   async fromPretrained(folder: string, options: EncoderOptions = {}): Promise<MaskedLanguageModel> {
+    givenOptions('fromPretrained', options, "dtype: 'bfloat16'")
     const model = buildMaskedModel(await readEncoder(folder, options))
     await loadWeights(model, folder, options.dtype ?? 'float32', deviceOf(options.device ?? defaultDevice()))
     return model
@@ -43,6 +45,7 @@ export const AutoModelForMaskedLM = {
 export const AutoModel = {
   /** The encoder of a folder; a pooler that the checkpoint lacks, as those of masked language models do, gets initial values. */
   async fromPretrained(folder: string, options: EncoderOptions & { seed?: number } = {}): Promise<EncoderModel> {
+    givenOptions('fromPretrained', options, "dtype: 'bfloat16'")
     const config = await readEncoder(folder, options)
     const model = new EncoderModel({ ...config, architecture: config.architecture.replace(/ForMaskedLM$/, 'Model') })
     await loadWeights(model, folder, options.dtype ?? 'float32', deviceOf(options.device ?? defaultDevice()), undefined, { names: /^pooler\./, seed: options.seed ?? 42 })
@@ -52,10 +55,10 @@ export const AutoModel = {
 
 /** Classifiers of sequences, as transformers' class of that name. */
 export const AutoModelForSequenceClassification = {
-  fromPretrained: (folder: string, options: Omit<ClassifierOptions, 'kind'> = {}): Promise<Classifier> => Classifier.fromPretrained(folder, { ...options, kind: 'sequence' }),
+  fromPretrained: async (folder: string, options: Omit<ClassifierOptions, 'kind'> = {}): Promise<Classifier> => Classifier.fromPretrained(folder, { ...givenOptions('fromPretrained', options, "dtype: 'bfloat16'"), kind: 'sequence' }),
 }
 
 /** Classifiers of tokens, as transformers' class of that name. */
 export const AutoModelForTokenClassification = {
-  fromPretrained: (folder: string, options: Omit<ClassifierOptions, 'kind'> = {}): Promise<Classifier> => Classifier.fromPretrained(folder, { ...options, kind: 'token' }),
+  fromPretrained: async (folder: string, options: Omit<ClassifierOptions, 'kind'> = {}): Promise<Classifier> => Classifier.fromPretrained(folder, { ...givenOptions('fromPretrained', options, "dtype: 'bfloat16'"), kind: 'token' }),
 }

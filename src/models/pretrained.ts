@@ -1,6 +1,7 @@
 import { access } from 'node:fs/promises'
 import { join } from 'node:path'
 import { ConfigError } from '../errors.ts'
+import { givenOptions } from '../options.ts'
 import { readJsonObject } from '../files/index.ts'
 import { didYouMean } from '../suggest.ts'
 import { defaultDevice, device as deviceOf, type DeviceLike } from '../tensor/index.ts'
@@ -70,7 +71,8 @@ export const AutoModelForCausalLM = {
    * off until train(). Checkpoints of bitsandbytes (4 bits), GPTQ and AWQ keep their codes. Throws ConfigError or FileFormatError naming what does not
    * fit.
    */
-  async fromPretrained(folder: string, { dtype = 'float32', device = defaultDevice(), quantize, config: overrides }: FromPretrainedOptions = {}): Promise<CausalLanguageModel> {
+  async fromPretrained(folder: string, options: FromPretrainedOptions = {}): Promise<CausalLanguageModel> {
+    const { dtype = 'float32', device = defaultDevice(), quantize, config: overrides } = givenOptions('fromPretrained', options, "dtype: 'bfloat16'")
     checkDtype(dtype, [...modelDtypes, 'auto'])
     const quantization = quantize === undefined ? undefined : resolveQuantization(quantize)
     const read = await readConfig(folder)

@@ -6,12 +6,12 @@ import { noGrad, Tensor, unscoped, type Device } from '../tensor/index.ts'
 import type { LayerTensors } from './quantizedBitsandbytes.ts'
 import type { QuantizationConfig } from './quantizedConfig.ts'
 import type { QuantizedWeight } from './quantizedLayers.ts'
-import type { StoredLayerFormat } from './quantizedStored.ts'
-import { flipSigns, movedColumns, swapNibbles, transposeWords } from './quantizedWords.ts'
+import type { GptqBits, GptqZeros, StoredLayerFormat } from './quantizedStored.ts'
+import { codeAt, flipSigns, movedColumns, swapNibbles, transposeWords, widenCodes } from './quantizedWords.ts'
 import { floatDtypes, placeOfTensor, readTensor, shapeText } from '../files/tensorFiles.ts'
 
 // GPTQ's layout: qweight int32 [in · bits / 32, out], codes along the inputs, the first in the lowest bits; qzeros int32 [groups, out · bits / 32];
-// scales float16 [groups, out]; g_idx int32 [in], the group of each input. A weight is (code - zero) · scale.
+// scales float16 [groups, out]; g_idx int32 [in], the group of each input. A weight is (code - zero) · scale. Codes of 3 bits run on from word to word.
 
 type Gptq = Extract<StoredLayerFormat, { method: 'gptq' }>
 
@@ -78,44 +78,57 @@ function inputsByGroup(layer: PackedLayer, index: Uint32Array, group: number): n
 }
 
 /** Reads a layer of `shape` [out, in]. Throws FileFormatError naming the tensor that does not fit. */
-export async function readGptq(prefix: string, tensors: LayerTensors, [outputs, inputs]: readonly [number, number], { bits, groupSize, plainZeros, actOrder }: Gptq, device: Device): Promise<QuantizedWeight> {
+export async function readGptq(prefix: string, tensors: LayerTensors, [outputs, inputs]: readonly [number, number], { bits, groupSize, zeros: storedZeros, actOrder }: Gptq, device: Device): Promise<QuantizedWeight> {
   const layer = new PackedLayer(prefix, tensors)
-  const perWord = 32 / bits
   const group = groupOf(layer, groupSize, inputs)
   const groups = inputs / group
+  if (inputs * bits % 32 !== 0) throw new FileFormatError(`${layer.place('qweight')}: expected inputs whose ${bits} bits each fill words of 32, got ${inputs} inputs; such weights are not read`)
   // Without g_idx nobody knows which input is of which group.
   const order = tensors.has('g_idx') || (actOrder && groups > 1) ? inputsByGroup(layer, await layer.words('g_idx', [inputs]), group) : undefined
-  const zeros = unpackZeros(await layer.words('qzeros', [groups, Math.ceil(outputs / perWord)]), groups, outputs, bits, plainZeros ? 0 : 1)
-  const middle = 1 << bits - 1
+  const own = bits === 8 ? 8 : 4
+  const [middle, shift] = [1 << own - 1, (1 << own - 1) - (1 << bits - 1)]
+  const zeros = unpackZeros(await layer.words('qzeros', [groups, Math.ceil(outputs * bits / 32)]), groups, outputs, bits, storedZeros).map((zero) => zero + shift)
   const symmetric = zeros.every((zero) => zero === middle)
-  const words = await layer.words('qweight', [inputs / perWord, outputs])
-  const inFile = new Uint8Array(transposeWords(words, inputs / perWord, outputs, bits === 4 ? swapNibbles : flipSigns).buffer)
-  const codes = order ? movedColumns(inFile, outputs, inputs, bits, order) : inFile
+  const wordRows = inputs * bits / 32
+  const inFile = codesOf(await layer.words('qweight', [wordRows, outputs]), wordRows, outputs, inputs, bits, shift)
+  const codes = order ? movedColumns(inFile, outputs, inputs, own, order) : inFile
   const scales = layer.scales([groups, outputs], device)
   return {
     weight: unscoped(() => new QuantizedTensor(
-      [outputs, inputs], bits === 4 ? 'int4' : 'int8', group, Tensor.from(codes, [outputs, inputs * bits / 8], { device }), scales,
-      symmetric ? null : Tensor.from(bits === 4 ? zeros : zeros.map(flipSign), [outputs, groups], { device }), order ? new InputOrder(order, device) : null)),
+      [outputs, inputs], own === 4 ? 'int4' : 'int8', group, Tensor.from(codes, [outputs, inputs * own / 8], { device }), scales,
+      symmetric ? null : Tensor.from(own === 4 ? zeros : zeros.map(flipSign), [outputs, groups], { device }), order ? new InputOrder(order, device) : null)),
     nested: null,
   }
+}
+
+/** The bytes of codes [out, in] as int4 or int8 has them; those of 2 and 3 bits with `shift` added, so that they lie about int4's middle. */
+function codesOf(words: Uint32Array, wordRows: number, outputs: number, inputs: number, bits: GptqBits, shift: number): Uint8Array<ArrayBuffer> {
+  if (bits === 4 || bits === 8) return new Uint8Array(transposeWords(words, wordRows, outputs, bits === 4 ? swapNibbles : flipSigns).buffer)
+  return widenCodes(transposeWords(words, wordRows, outputs, (word) => word), outputs, inputs, bits, shift)
 }
 
 /** Zero points of 8 bits are kept as the codes are: in two's complement. Its own inverse. */
 const flipSign = (byte: number): number => byte ^ 0x80
 
-/** Zero points [out, groups]. Version 1 of the format stores one less, modulo 2^bits. */
-function unpackZeros(words: Uint32Array, groups: number, outputs: number, bits: number, added: number): Uint8Array<ArrayBuffer> {
-  const perWord = 32 / bits
-  const perRow = words.length / groups
+/** What GPTQModel before 7 subtracted from three words of zero points of 3 bits, and adds again to read them. */
+const oldOffsets = [0x24924924, 0x92492492, 0x49249249]
+
+/** Zero points [out, groups]. One less is subtracted from words, with what that borrows from the next zero point; where they run on from word to word, modulo 8. */
+function unpackZeros(stored: Uint32Array, groups: number, outputs: number, bits: GptqBits, how: GptqZeros): Uint8Array<ArrayBuffer> {
+  const perRow = stored.length / groups
   const mask = (1 << bits) - 1
+  const ones = Math.floor(0xffffffff / mask)
+  const offset = how === 'lessWords' ? (i: number) => oldOffsets[i % perRow % 3]! : how === 'lessOne' && bits !== 3 ? () => ones : () => 0
+  const words = stored.map((word, i) => word + offset(i))
+  const added = how === 'lessOne' && bits === 3 ? 1 : 0
   const zeros = new Uint8Array(outputs * groups)
   for (let g = 0; g < groups; g++) {
-    for (let o = 0; o < outputs; o++) zeros[o * groups + g] = (words[g * perRow + Math.floor(o / perWord)]! >>> bits * (o % perWord)) + added & mask
+    for (let o = 0; o < outputs; o++) zeros[o * groups + g] = codeAt(words, g * perRow, o, bits) + added & mask
   }
   return zeros
 }
 
-/** The inverse. */
+/** Zero points [out, groups] of 4 or 8 bits in words, as they are or as one less. */
 function packZeros(zeros: ArrayLike<number>, groups: number, outputs: number, bits: number): Uint32Array {
   const perWord = 32 / bits
   const perRow = outputs / perWord

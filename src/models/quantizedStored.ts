@@ -4,10 +4,16 @@ import { lazily } from '../options.ts'
 import { flag, object, optional, parseFields, refuse, text, type RawConfig } from './configs/common.ts'
 import { weightFormats, type WeightFormat } from './quantizedConfig.ts'
 
+const gptqBits = [2, 3, 4, 8] as const
+/** The lengths of GPTQ's codes that are read. */
+export type GptqBits = (typeof gptqBits)[number]
+/** How zero points are stored: as they are (gptq_v2); as one less (gptq); or less what GPTQModel before 7 subtracted from the words of 3 bits. */
+export type GptqZeros = 'plain' | 'lessOne' | 'lessWords'
+
 /** How the layers of a checkpoint lie in the file. */
 export type StoredLayerFormat =
   | { readonly method: 'bitsandbytes' }
-  | { readonly method: 'gptq', readonly bits: 4 | 8, readonly groupSize: number, /** Whether zero points are stored as they are; else as one less. */ readonly plainZeros: boolean, /** Whether inputs may be in groups in any order. */ readonly actOrder: boolean }
+  | { readonly method: 'gptq', readonly bits: GptqBits, readonly groupSize: number, readonly zeros: GptqZeros, /** Whether inputs may be in groups in any order. */ readonly actOrder: boolean }
   | { readonly method: 'awq', readonly groupSize: number }
 
 /** How anneal has saved a quantised head. */
@@ -25,6 +31,7 @@ const fields = lazily(() => z.object({
   group_size: optional(whole, 128),
   checkpoint_format: optional(text, 'gptq'),
   desc_act: optional(flag, false),
+  meta: optional(object, {}),
   version: optional(text, 'gemm'),
 }))
 const ownFields = lazily(() => z.object({ layers: optional(object, undefined), head: object }))
@@ -56,10 +63,11 @@ function parseLayers(raw: RawConfig, where: string, within: string): StoredLayer
     return { method }
   }
   if (method === 'gptq') {
-    const { bits, checkpoint_format: format } = read
-    if (bits !== 4 && bits !== 8) return refuse(where, field('bits'), '4 or 8', bits, instead)
+    const { checkpoint_format: format, meta } = read
+    const bits = gptqBits.find((one) => one === read.bits) ?? refuse(where, field('bits'), '2, 3, 4 or 8', read.bits, instead)
     if (format !== 'gptq' && format !== 'gptq_v2') refuse(where, field('checkpoint_format'), 'gptq or gptq_v2', format, instead)
-    return { method, bits, groupSize: groupSize(), plainZeros: format === 'gptq_v2', actOrder: read.desc_act }
+    const zeros = format === 'gptq_v2' ? 'plain' : bits === 3 && isOfOldGptqModel(meta) ? 'lessWords' : 'lessOne'
+    return { method, bits, groupSize: groupSize(), zeros, actOrder: read.desc_act }
   }
   if (method === 'awq') {
     if (read.bits !== 4) refuse(where, field('bits'), '4', read.bits, instead)
@@ -67,4 +75,13 @@ function parseLayers(raw: RawConfig, where: string, within: string): StoredLayer
     return { method, groupSize: groupSize() }
   }
   throw new ConfigError(`${where}: ${field('quant_method')}: expected bitsandbytes, gptq or awq, got ${JSON.stringify(method ?? null)}${instead}`)
+}
+
+/** Whether the file was made by GPTQModel before version 7, which names itself in `meta`: {"quantizer": ["optimum:1.27.0", "gptqmodel:4.2.5"]}. */
+function isOfOldGptqModel({ quantizer }: RawConfig): boolean {
+  const makers: readonly unknown[] = Array.isArray(quantizer) ? quantizer : [quantizer]
+  return makers.some((maker) => {
+    const version = typeof maker === 'string' ? /^gptqmodel:(\d+)/i.exec(maker) : null
+    return version !== null && Number(version[1]) < 7
+  })
 }

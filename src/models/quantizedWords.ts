@@ -17,6 +17,26 @@ export const swapNibbles = (word: number): number => (word & 0x0f0f0f0f) << 4 | 
 /** Between unsigned codes about 128 and two's complement. Its own inverse. */
 export const flipSigns = (word: number): number => word ^ 0x80808080
 
+/** The `index`th code of those that follow one another from the lowest bit of words[first] on, across words too. */
+export function codeAt(words: Uint32Array, first: number, index: number, bits: number): number {
+  const bit = index * bits
+  const [word, shift] = [first + (bit >>> 5), bit & 31]
+  const above = shift + bits > 32 ? words[word + 1]! << 32 - shift : 0
+  return (words[word]! >>> shift | above) & (1 << bits) - 1
+}
+
+/** Rows of words with codes of 2 or 3 bits as rows of 4 bits, the earlier number in the high half, with `shift` added to each. */
+export function widenCodes(words: Uint32Array, rows: number, columns: number, bits: 2 | 3, shift: number): Uint8Array<ArrayBuffer> {
+  const codes = new Uint8Array(rows * columns / 2)
+  const perRow = words.length / rows
+  for (let row = 0; row < rows; row++) {
+    for (let c = 0; c < columns; c += 2) {
+      codes[(row * columns + c) / 2] = codeAt(words, row * perRow, c, bits) + shift << 4 | codeAt(words, row * perRow, c + 1, bits) + shift
+    }
+  }
+  return codes
+}
+
 /** Rows of codes with their columns in another order: column p of the result is column order[p]. Codes of 4 bits have the earlier column in the high half. */
 export function movedColumns(codes: Uint8Array, rows: number, columns: number, bits: 4 | 8, order: readonly number[]): Uint8Array<ArrayBuffer> {
   const moved = new Uint8Array(codes.length)

@@ -1,5 +1,6 @@
 import { join } from 'node:path'
 import { ConfigError, ShapeError } from '../errors.ts'
+import { givenOptions } from '../options.ts'
 import { readJsonObject } from '../files/index.ts'
 import { Linear } from '../nn/index.ts'
 import { embedding } from '../ops/index.ts'
@@ -77,6 +78,7 @@ export class Classifier {
    * classifier of another kind or number of labels.
    */
   static async fromPretrained(folder: string, options: ClassifierOptions = {}): Promise<Classifier> {
+    givenOptions('fromPretrained', options, "dtype: 'bfloat16'")
     const { kind = 'sequence', seed = 42, dtype = 'float32', device = defaultDevice(), padTokenId, withoutDropout = false } = options
     const path = join(folder, 'config.json')
     const raw: RawConfig = { ...await readJsonObject(path), ...options.config, ...padTokenId === undefined ? {} : { pad_token_id: padTokenId } }

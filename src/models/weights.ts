@@ -2,6 +2,7 @@ import { access } from 'node:fs/promises'
 import { join } from 'node:path'
 import { during } from '../activity.ts'
 import { ConfigError, FileFormatError } from '../errors.ts'
+import { givenOptions } from '../options.ts'
 import {
   makeFolder, openCheckpoint, readJsonObject, replaceFile, requireFreeSpace, safetensorsDtypes, writeCheckpoint, type CheckpointTensor, type CheckpointWeights, type TensorSource,
 } from '../files/index.ts'
@@ -179,6 +180,7 @@ const json = (value: unknown): string => `${JSON.stringify(value, undefined, 2)}
  * that only anneal reads.
  */
 export async function savePretrained(model: PretrainedModel, folder: string, options: SaveOptions = {}): Promise<void> {
+  givenOptions('savePretrained', options, "dtype: 'bfloat16'")
   if (model.virtualTokens || [...model.namedModules()].some(([, module]) => module instanceof AdapterPart)) {
     throw new ConfigError('savePretrained: the model carries adapters, which a model folder has no place for; write them with saveAdapter(), or put them into the weights with mergeAndUnload() first')
   }

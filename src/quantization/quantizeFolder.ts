@@ -8,7 +8,7 @@ import { fillFolder } from '../files/index.ts'
 import { AutoModelForCausalLM, quantizedLayers, resolveQuantization, weightBytes, type CausalLanguageModel, type TokenArray } from '../models/index.ts'
 import { headName } from '../models/quantizedHead.ts'
 import { quantizedBytes } from '../models/weightBytes.ts'
-import { parseOptions, type OptionsOf } from '../options.ts'
+import { givenOptions, parseOptions, type OptionsOf } from '../options.ts'
 import { Tokenizer } from '../tokenizers/index.ts'
 import { quantizeFolderSchema, type quantizeModelSchema } from './options.ts'
 import { quantizeModel, type QuantizeModelOptions } from './quantizeModel.ts'
@@ -41,6 +41,7 @@ export interface QuantizationReport {
 
 /** Writes a model folder with its linear layers quantised, in bitsandbytes' format for nf4 and fp4 and GPTQ's for int4 and int8 (a quantised head that they cannot hold in anneal's), and measures what that does. */
 export async function quantizeFolder(options: QuantizeFolderOptions): Promise<QuantizationReport> {
+  givenOptions('quantizeFolder', options, "model: './model', output: './smaller', format: 'nf4'")
   const { onProgress, ...rest } = options
   const args = parseOptions(quantizeFolderSchema, rest, 'quantize')
   const { model: folder, output, evalFile, calibrationFiles, method, dtype, device } = args

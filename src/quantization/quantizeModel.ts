@@ -5,7 +5,7 @@ import { headToQuantize, quantizeHeadOf, withBlocks } from '../models/quantizedH
 import { layersToQuantize, outputsFirst, quantizeWeight, replaceByQuantized, type QuantizedWeight } from '../models/quantizedLayers.ts'
 import { toDtype } from '../ops/index.ts'
 import { noGrad, scope, unscoped, type Tensor } from '../tensor/index.ts'
-import { parseOptions, type OptionsOf } from '../options.ts'
+import { givenOptions, parseOptions, type OptionsOf } from '../options.ts'
 import { foldAwqScales } from './awq.ts'
 import { gptqFactor, gptqQuantize, type GptqFactor } from './gptq.ts'
 import { layerByLayer, type InputStatistics } from './layerwise.ts'
@@ -25,7 +25,7 @@ export type QuantizeModelOptions = OptionsOf<typeof quantizeModelSchema> & {
  * ConfigError for a model that is quantised already.
  */
 export function quantizeModel(model: CausalLanguageModel, options: QuantizeModelOptions): Promise<void> {
-  return during({ what: 'quantising the model' }, () => quantizeInPlace(model, options))
+  return during({ what: 'quantising the model' }, () => quantizeInPlace(model, givenOptions('quantizeModel', options, "format: 'int4', method: 'gptq', calibration")))
 }
 
 async function quantizeInPlace(model: CausalLanguageModel, options: QuantizeModelOptions): Promise<void> {

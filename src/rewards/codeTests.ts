@@ -1,5 +1,6 @@
 import { Worker } from 'node:worker_threads'
 import { ConfigError } from '../errors.ts'
+import { givenOptions } from '../options.ts'
 import { rewardEach, type AnyRow, type RewardFunction } from './types.ts'
 
 /** What code that is run for a reward may use. */
@@ -60,7 +61,8 @@ const library = \`
  * protect from: code that means harm. Node's contexts are no security boundary, the worker is part of this process and has its rights, and memory outside
  * the JavaScript heap (typed arrays) is not limited. Train on answers of models you do not trust inside a container or a virtual machine.
  */
-export async function runCodeTests(code: string, tests: readonly string[], { timeLimit = 2000, memoryLimit = 64 }: CodeLimits = {}, signal?: AbortSignal): Promise<CodeResult> {
+export async function runCodeTests(code: string, tests: readonly string[], limits: CodeLimits = {}, signal?: AbortSignal): Promise<CodeResult> {
+  const { timeLimit = 2000, memoryLimit = 64 } = givenOptions('runCodeTests', limits, 'timeLimit: 2000')
   const none = tests.map(() => false)
   const worker = new Worker(program, {
     eval: true, workerData: { code, tests: [...tests] }, env: {}, execArgv: [], stdin: false, stdout: true, stderr: true,

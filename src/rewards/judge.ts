@@ -14,9 +14,9 @@ export interface JudgeOptions<Row = AnyRow> extends ChatServerOptions {
 
 const number = (reply: string): number | null => lastNumber(reply) ?? null
 
-/** A language model as judge, over HTTP. What it does not answer with a number in the range is null; an answer that cannot be had counts as failed. */
+/** A language model as judge, over HTTP. What it does not answer with a number in the range is null; where no reply can be had, the sample counts as failed. */
 export function llmJudge<Row = AnyRow>({ instruction, read = number, range = [0, 10], ...server }: JudgeOptions<Row>): RewardFunction<Row> {
-  const ask = chatServer('llmJudge: url', server)
+  const ask = chatServer('llmJudge', server)
   return rewardEach<Row>('llmJudge', async (sample, { signal }) => {
     const verdict = read(await ask(instruction(sample), signal))
     return verdict !== null && verdict >= range[0] && verdict <= range[1] ? verdict : null

@@ -46,7 +46,7 @@ function match<Row>(name: string, options: MatchOptions<Row>, isRight: (found: s
 /** 1 where the completion is the row's answer, white space at the ends aside. null for a row without one. */
 export const exactMatch = <Row = AnyRow>(options: MatchOptions<Row> = {}): RewardFunction<Row> => match('exactMatch', options, (found, answer) => found.trim() === answer.trim())
 
-const numberPattern = /[-+]?(?:\d[\d,]*(?:\.\d+)?|\.\d+)(?:[eE][-+]?\d+)?(?:\s*\/\s*\d+(?:\.\d+)?)?%?/g
+const numberPattern = /[-+]?(?:\d[\d,]*(?:\.\d+)?|\.\d+)(?:[eE][-+]?\d+)?(?:\s*\/\s*\d+(?:\.\d+)?)?(?:[ \u00a0\u202f]?%)?/g
 
 /** The last number of a text: 1,234.5, -3/4, 50 %, 1e3. undefined where there is none. */
 export function lastNumber(text: string): number | undefined {

@@ -16,12 +16,14 @@ export interface PairwiseJudgeOptions<Row = AnyRow> extends ChatServerOptions {
    * twice, and where its verdicts differ there is none. `given`: as they come. Default `random`.
    */
   order?: 'random' | 'both' | 'given'
-  /** What it is told, for the answers in the order it reads them; its reply begins with 0 for the first or 1 for the second. Default: a question for the better answer. */
+  /** What it is told, for the answers in the order it reads them; its reply is to begin with 0 for the first or 1 for the second. Default: a question for the better answer. */
   instruction?: (pair: AnswerPair<Row>) => string
+  /** The verdict from the reply: 0 for the answer it read first, 1 for the other; null where it holds none. Default: the 0 or 1 that it begins with. */
+  read?: (reply: string) => 0 | 1 | null
   /** Asks no more than so many times, after which there are no verdicts (TRL: max_requests); null for no limit. Default null. */
   maxRequests?: number | null
   /** @internal Names the URL in errors. */
-  owner?: string
+  urlName?: string
 }
 
 /** {prompt}, {response0} and {response1} stand for the texts. */
@@ -65,19 +67,19 @@ const verdictOf = (reply: string): 0 | 1 | null => {
   return id === undefined ? null : id === '1' ? 1 : 0
 }
 
-/** A language model that compares two answers, over HTTP (TRL's OpenAIPairwiseJudge): for online DPO. A reply that does not begin with 0 or 1 is no verdict. */
+/** A language model that compares two answers, over HTTP (TRL's OpenAIPairwiseJudge): for online DPO. A reply without a verdict gives null. */
 export function llmPairwiseJudge<Row = AnyRow>(options: PairwiseJudgeOptions<Row>): PairwiseJudge<Row> {
-  const { owner = 'llmPairwiseJudge: url', order = 'random', instruction = judgeInstruction(defaultJudgePrompt), maxRequests = null, ...server } = options
-  const ask = chatServer(owner, { maxTokens: 16, ...server })
+  const { urlName, order = 'random', instruction = judgeInstruction(defaultJudgePrompt), read = verdictOf, maxRequests = null, ...server } = options
+  const ask = chatServer('llmPairwiseJudge', { maxTokens: 16, ...server }, urlName)
   let asked = 0
   /** The verdict on the pair as it is given, whichever is read first. */
   const judge = async (pair: AnswerPair<Row>, swapped: boolean, signal: AbortSignal): Promise<0 | 1 | null> => {
-    if (maxRequests !== null && asked >= maxRequests) return null
-    asked++
-    const verdict = verdictOf(await ask(instruction(swapped ? [pair[1], pair[0]] : pair), signal))
+    const verdict = read(await ask(instruction(swapped ? [pair[1], pair[0]] : pair), signal))
     return verdict === null || !swapped ? verdict : verdict === 0 ? 1 : 0
   }
   const compare: PairwiseJudge<Row> = async (pair, { signal, step }) => {
+    asked += order === 'both' ? 2 : 1
+    if (maxRequests !== null && asked > maxRequests) return null
     if (order !== 'both') return judge(pair, order === 'random' && isSwapped(pair, step), signal)
     const [one, other] = await Promise.all([judge(pair, false, signal), judge(pair, true, signal)])
     return one === other ? one : null

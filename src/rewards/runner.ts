@@ -1,4 +1,6 @@
+import { setMaxListeners } from 'node:events'
 import { ConfigError } from '../errors.ts'
+import { givenOptions } from '../options.ts'
 import { RewardMistake, type AnyRow, type RewardFunction, type RewardSample } from './types.ts'
 
 /** Limits of the calls of reward functions. */
@@ -15,7 +17,7 @@ export interface RewardTable {
   readonly values: Float64Array
   /** Samples that each function's failures left without a reward. */
   readonly failed: readonly number[]
-  /** What went wrong, for each function that failed. */
+  /** What went wrong first, for each function that failed. */
   readonly errors: readonly (string | undefined)[]
 }
 
@@ -42,11 +44,12 @@ export class RewardRunner<Row = AnyRow> {
    * Calls every function with these samples. Resolves with NaN where a function gave null, threw or took too long; rejects with ConfigError where one
    * gave something that is no list of as many finite numbers or nulls, which is a mistake of the function and not of an answer.
    */
-  async score(samples: readonly RewardSample<Row>[], { step = 0, signal }: { step?: number, signal?: AbortSignal | undefined } = {}): Promise<RewardTable> {
+  async score(samples: readonly RewardSample<Row>[], options: { step?: number, signal?: AbortSignal | undefined } = {}): Promise<RewardTable> {
+    const { step = 0, signal } = givenOptions('score', options, 'step: 0')
     const columns = await Promise.all(this.#functions.map((_, f) => this.#limited(() => this.#call(f, samples, step, signal))))
     const values = new Float64Array(samples.length * columns.length)
     columns.forEach((column, f) => { samples.forEach((_, i) => { values[i * columns.length + f] = column.values?.[i] ?? NaN }) })
-    return { values, failed: columns.map((column) => column.values ? 0 : samples.length), errors: columns.map(({ error }) => error) }
+    return { values, failed: columns.map(({ failed }) => failed), errors: columns.map(({ error }) => error) }
   }
 
   async #limited<T>(body: () => Promise<T>): Promise<T> {
@@ -61,37 +64,45 @@ export class RewardRunner<Row = AnyRow> {
     }
   }
 
-  async #call(f: number, samples: readonly RewardSample<Row>[], step: number, signal: AbortSignal | undefined): Promise<{ values?: readonly (number | null)[], error?: string }> {
+  async #call(f: number, samples: readonly RewardSample<Row>[], step: number, signal: AbortSignal | undefined): Promise<{ values?: readonly (number | null)[], failed: number, error?: string }> {
     const controller = new AbortController()
-    const name = this.names[f]!
+    // Each answer to a prompt may listen to it.
+    setMaxListeners(0, controller.signal)
     const stop = (): void => { controller.abort(signal?.reason) }
     if (signal?.aborted) stop()
     signal?.addEventListener('abort', stop, { once: true })
+    const errors: unknown[] = []
+    const failed = (error: unknown): void => { errors.push(error) }
     let timer: NodeJS.Timeout | undefined
+    let late = null as Error | null
     let values: unknown
     try {
       const overdue = new Promise<never>((_, reject) => {
         timer = setTimeout(() => {
-          const error = new Error(`took longer than ${this.#timeout} ms`)
+          const error = late = new Error(`took longer than ${this.#timeout} ms`)
           controller.abort(error)
-          reject(error)
+          // A call that leaves out what is not done yet may still give the rest.
+          setImmediate(() => { reject(error) })
         }, this.#timeout)
       })
       // A function that answers late must not end the process with an unhandled rejection.
-      const answer = (async () => await this.#functions[f]!(samples, { signal: controller.signal, step }))()
+      const answer = (async () => await this.#functions[f]!(samples, { signal: controller.signal, step, failed }))()
       answer.catch(() => undefined)
       values = await Promise.race([answer, overdue])
+      if (late && errors.length === 0) throw late
     } catch (error) {
       if (error instanceof RewardMistake) throw error
-      return { error: error instanceof Error ? error.message : String(error) }
+      return { failed: samples.length, error: messageOf(error) }
     } finally {
       clearTimeout(timer)
       signal?.removeEventListener('abort', stop)
     }
-    checkValues(name, values, samples.length)
-    return { values }
+    checkValues(this.names[f]!, values, samples.length)
+    return { values, failed: Math.min(errors.length, samples.length), ...(errors.length > 0 ? { error: messageOf(errors[0]) } : {}) }
   }
 }
+
+const messageOf = (error: unknown): string => (error instanceof Error ? error.message : String(error))
 
 const describe = (value: unknown): string =>
   typeof value === 'number' || value === null || value === undefined ? String(value) : typeof value === 'string' ? JSON.stringify(value) : Array.isArray(value) ? `an array of ${value.length}` : `a value of type ${typeof value}`

@@ -23,6 +23,11 @@ export interface RewardContext {
   readonly signal: AbortSignal
   /** The optimizer step that the answers were generated for, from 0. */
   readonly step: number
+  /**
+   * Counts one sample more that the call failed on, and keeps the error for the log; the reward to give for it is null. Where it is there, rewardEach hands
+   * errors to it, so that one sample's error leaves the others their rewards.
+   */
+  readonly failed?: (error: unknown) => void
 }
 
 /** @internal A mistake of the reward function itself, which ends the run, where other errors count as no reward. */
@@ -43,6 +48,32 @@ export function nameReward<Row>(name: string, reward: RewardFunction<Row>): Rewa
   return Object.defineProperty(named, 'name', { value: name })
 }
 
-/** A reward function that judges each answer by itself. */
-export const rewardEach = <Row = AnyRow>(name: string, judge: (sample: RewardSample<Row>, context: RewardContext) => number | null | Promise<number | null>): RewardFunction<Row> =>
-  nameReward(name, (samples, context) => Promise.all(samples.map(async (sample) => judge(sample, context))))
+/**
+ * A reward function that judges each answer by itself. Where that throws, or is not done when the time is over, the answer has no reward and counts as
+ * failed; the others keep theirs.
+ */
+export function rewardEach<Row = AnyRow>(name: string, judge: (sample: RewardSample<Row>, context: RewardContext) => number | null | Promise<number | null>): RewardFunction<Row> {
+  return nameReward(name, async (samples, context) => {
+    const { signal, failed } = context
+    if (!failed) return Promise.all(samples.map(async (sample) => judge(sample, context)))
+    let stop = (): void => undefined
+    const stopped = new Promise<never>((_, reject) => { stop = () => { reject(signal.reason as Error) } })
+    stopped.catch(() => undefined)
+    if (signal.aborted) stop()
+    signal.addEventListener('abort', stop, { once: true })
+    try {
+      return await Promise.all(samples.map(async (sample) => {
+        try {
+          const value = judge(sample, context)
+          return value instanceof Promise ? await Promise.race([value, stopped]) : value
+        } catch (error) {
+          if (error instanceof RewardMistake) throw error
+          failed(error)
+          return null
+        }
+      }))
+    } finally {
+      signal.removeEventListener('abort', stop)
+    }
+  })
+}

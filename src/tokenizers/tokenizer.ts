@@ -1,5 +1,6 @@
 import { during } from '../activity.ts'
 import { TokenizerError } from '../errors.ts'
+import { atOnce, Turns } from '../turns.ts'
 import { AddedVocabulary, type AddedToken, type AddedTokenOptions } from './addedTokens.ts'
 import { renderChat, type ChatMessage, type RenderOptions } from './chatTemplate.ts'
 import { tokenizeConversation, type TokenizedConversation } from './conversation.ts'
@@ -49,6 +50,9 @@ export interface ApplyChatTemplateOptions extends RenderOptions {
 
 const cachedWords = 1 << 16
 
+/** A tokenizer.json as it was read. */
+interface Parts { root: Fields, normalizer: ReturnType<typeof createNormalizer>, plan: PreTokenizerPlan, model: TokenModel }
+
 /** A tokenizer.json with its config: text to ids and back, exactly as Hugging Face's tokenizers do it. */
 export class Tokenizer {
   readonly config: TokenizerConfig
@@ -63,13 +67,11 @@ export class Tokenizer {
   #isSpecial = new Uint8Array(0)
   #changed = false
 
-  private constructor(source: string, config: TokenizerConfig, where: string) {
+  private constructor(source: string, config: TokenizerConfig, where: string, { root, normalizer, plan, model }: Parts) {
     this.#source = source
     this.config = config
-    const root = new Fields(parseJSON(source, where), where)
-    const normalizer = createNormalizer(root.raw('normalizer'), `${where}.normalizer`)
-    this.#plan = createPreTokenizer(root.raw('pre_tokenizer'), `${where}.pre_tokenizer`)
-    this.#model = createModel(root.object('model'), this.#plan.byteLevel)
+    this.#plan = plan
+    this.#model = model
     this.#added = new AddedVocabulary(this.#model, normalizer)
     if (root.has('added_tokens')) this.#added.load(root.objects('added_tokens'))
     this.#addFromConfig()
@@ -82,14 +84,24 @@ export class Tokenizer {
   static async fromPretrained(dir: string): Promise<Tokenizer> {
     return during({ what: `loading the tokenizer ${dir}` }, async () => {
       const { source, config, where } = await readTokenizerFolder(dir)
-      return new Tokenizer(source, config, where)
+      return new Turns().run(Tokenizer.#reading(source, config, where))
     })
   }
 
   /** From the text (or the parsed value) of a tokenizer.json and, if there is one, the parsed tokenizer_config.json. */
   static fromJSON(json: string | object, config: object = {}): Tokenizer {
     const source = typeof json === 'string' ? json : JSON.stringify(json)
-    return new Tokenizer(source, readTokenizerConfig(config, 'tokenizer_config.json'), 'tokenizer.json')
+    return atOnce(Tokenizer.#reading(source, readTokenizerConfig(config, 'tokenizer_config.json'), 'tokenizer.json'))
+  }
+
+  static *#reading(source: string, config: TokenizerConfig, where: string): Generator<undefined, Tokenizer> {
+    yield
+    const root = new Fields(parseJSON(source, where), where)
+    yield
+    const normalizer = createNormalizer(root.raw('normalizer'), `${where}.normalizer`)
+    const plan = createPreTokenizer(root.raw('pre_tokenizer'), `${where}.pre_tokenizer`)
+    const model = yield* readModel(root.object('model'), plan.byteLevel)
+    return new Tokenizer(source, config, where, { root, normalizer, plan, model })
   }
 
   /** Writes tokenizer.json (unchanged bytes if no token was added), tokenizer_config.json and the chat templates. */
@@ -402,8 +414,7 @@ export class Tokenizer {
   }
 
   #idLimit(): number {
-    let limit = 0
-    for (const [, id] of this.#model.entries()) limit = Math.max(limit, id + 1)
+    let limit = this.#model.idLimit
     for (const token of this.#added.list()) limit = Math.max(limit, token.id + 1)
     return limit
   }
@@ -423,15 +434,15 @@ function parseJSON(source: string, where: string): unknown {
   }
 }
 
-function createModel(fields: Fields, byteLevel: boolean): TokenModel {
+function* readModel(fields: Fields, byteLevel: boolean): Generator<undefined, TokenModel> {
   const guessed = fields.has('merges') ? 'BPE' : Array.isArray(fields.raw('vocab')) ? 'Unigram' : undefined
   const type = fields.string('type', guessed)
   const wrap = (model: TokenModel): TokenModel => byteLevel && model.type !== 'BPE' ? new ByteLevelWords(model) : model
   switch (type) {
-    case 'BPE': return new BpeModel(fields, byteLevel)
-    case 'WordPiece': return wrap(new WordPieceModel(fields))
-    case 'WordLevel': return wrap(new WordLevelModel(fields))
-    case 'Unigram': return wrap(new UnigramModel(fields))
+    case 'BPE': return yield* BpeModel.read(fields, byteLevel)
+    case 'WordPiece': return wrap(yield* WordPieceModel.read(fields))
+    case 'WordLevel': return wrap(yield* WordLevelModel.read(fields))
+    case 'Unigram': return wrap(yield* UnigramModel.read(fields))
     default: return fields.fail('type', `unknown model ${JSON.stringify(type)}; expected BPE, WordPiece, WordLevel or Unigram`)
   }
 }

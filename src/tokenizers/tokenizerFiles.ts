@@ -1,4 +1,5 @@
-import { readdir, readFile, rm } from 'node:fs/promises'
+import { createReadStream } from 'node:fs'
+import { readdir, rm } from 'node:fs/promises'
 import { join } from 'node:path'
 import { TokenizerError } from '../errors.ts'
 import { makeFolder, replaceFile } from '../files/index.ts'
@@ -61,8 +62,12 @@ function formatConfig(config: TokenizerConfig): string {
 }
 
 async function readText(path: string): Promise<string | undefined> {
+  const decoder = new TextDecoder('utf-8', { fatal: true, ignoreBOM: true })
+  let text = ''
   try {
-    return new TextDecoder('utf-8', { fatal: true, ignoreBOM: true }).decode(await readFile(path))
+    // In pieces, as decoding several megabytes takes long.
+    for await (const piece of createReadStream(path, { highWaterMark: 1 << 19 })) text += decoder.decode(piece as Buffer, { stream: true })
+    return text + decoder.decode()
   } catch (error) {
     if (isErrno(error) && (error.code === 'ENOENT' || error.code === 'ENOTDIR')) return undefined
     if (error instanceof TypeError) throw new TokenizerError(`${path}: not valid UTF-8; the file is damaged`, { cause: error })

@@ -17,6 +17,8 @@ const schema = lazily(() => z.strictObject({
   /** The best evaluation so far. */
   best: z.strictObject({ metric: z.number(), step: z.int() }).nullable(),
   evaluationsWithoutImprovement: z.int().min(0),
+  /** The evaluation of this step was stopped, or not begun; what resumes begins with it. */
+  evaluationDue: z.boolean().default(false),
   learningRate: z.unknown(),
   dataFingerprint: z.string(),
   /** The options that decide the numbers; a resumed run must have the same. */

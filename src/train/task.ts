@@ -51,8 +51,8 @@ export interface TrainingTask<B> {
   afterStep?(step: number): void
   /** Held-out batches with their number of items; undefined where there are none. */
   evaluation?(): Iterable<{ batch: B; numItems: number }>
-  /** Held-out metrics of a task that evaluates in its own way, such as by the rewards of what it generates; instead of evaluation(). */
-  measure?(): Promise<Record<string, number>>
+  /** Held-out metrics of a task that evaluates in its own way, such as by the rewards of what it generates; instead of evaluation(). Rejects with the signal's reason where that aborts. */
+  measure?(signal?: AbortSignal): Promise<Record<string, number>>
   /** Writes the model and whatever belongs to it into a folder. */
   save(folder: string): Promise<void>
   /** Reads the model's parameters back from such a folder. */

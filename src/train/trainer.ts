@@ -6,7 +6,7 @@ import { latestCheckpoint, lockDirectory, saveCheckpoint, verifyCheckpoint } fro
 import type { DirectoryLock } from '../files/index.ts'
 import { autocast } from '../tensor/autocast.ts'
 import { AdamW } from '../optim/adamw.ts'
-import { parseOptions } from '../options.ts'
+import { givenOptions, parseOptions } from '../options.ts'
 import { backward, manualSeed, noGrad, scope } from '../tensor/index.ts'
 import { EventQueue } from './eventQueue.ts'
 import type { EndEvent, TrainerEvent, TrainerLogger } from './events.ts'
@@ -24,8 +24,14 @@ import type { TaskStep, TrainingTask } from './task.ts'
 
 /** What a call of `train()` takes beside the options of the run. */
 export interface TrainOptions {
-  /** Stops after the running step, saves and resolves with reason 'aborted'. */
+  /** Stops after the running step or batch of an evaluation, saves and resolves with reason 'aborted'. An evaluation that was stopped is made anew when the run resumes. */
   signal?: AbortSignal
+}
+
+/** What a call of `evaluate()` takes. */
+export interface EvaluateOptions {
+  /** Stops after the running batch; the promise is rejected with the signal's reason. */
+  signal?: AbortSignal | undefined
 }
 
 /** How a training ended. */
@@ -66,6 +72,9 @@ export class Trainer<B> {
   readonly #meter: Meter
   #best: TrainerState['best'] = null
   #withoutImprovement = 0
+  /** Of the step that is done; also what the last checkpoint says of its own. */
+  #evaluationDue = false
+  #savedEvaluationDue = false
   #nonFinite = 0
   #evaluation: Record<string, number> | undefined
   #lastCheckpoint: string | undefined
@@ -104,7 +113,8 @@ export class Trainer<B> {
   }
 
   /** Trains to the end, or until `signal` aborts. Rejects with a typed error where training cannot go on; checkpoints stay. */
-  async train({ signal }: TrainOptions = {}): Promise<TrainResult> {
+  async train(options: TrainOptions = {}): Promise<TrainResult> {
+    const { signal } = givenOptions('train', options, 'signal: controller.signal')
     const { args, task } = this
     let reason: EndEvent['reason'] = 'failed'
     let message: string | undefined
@@ -164,11 +174,15 @@ export class Trainer<B> {
   async #loop(signal: AbortSignal | undefined): Promise<EndEvent['reason']> {
     // A run that was resumed where it stopped early stops again.
     if (this.#isExhausted) return 'earlyStopping'
+    const begin = this.step
+    if (this.#evaluationDue) {
+      const ended = await this.#evaluateAndSave(this.#due().save, signal)
+      if (ended) return ended
+    }
     // The numbers of one step are read while the next is being enqueued, so that the kernels never wait for JavaScript.
     let running: Promise<StepNumbers> | null = null
     let batch = this.step < this.totalSteps ? await this.task.batches(this.step) : null
     let runningBatch = batch
-    const begin = this.step
     const settle = async (): Promise<void> => {
       if (!running) return
       const numbers = await running
@@ -191,15 +205,24 @@ export class Trainer<B> {
       const due = this.#due()
       if (due.any || this.step === this.totalSteps) await settle()
       if (due.log) this.#log(batch!)
-      if (due.evaluate && await this.#evaluateAndJudge()) {
-        await this.#save()
-        return 'earlyStopping'
-      }
-      if (due.save) await this.#save()
+      this.#evaluationDue = due.evaluate
+      const ended = await this.#evaluateAndSave(due.save, signal)
+      if (ended) return ended
       batch = this.step < this.totalSteps ? await this.task.batches(this.step) : null
     }
     if (this.args.saveStrategy !== 'no' && !this.#lastCheckpoint?.endsWith(`checkpoint-${this.step}`)) await this.#save()
     return 'finished'
+  }
+
+  /** What follows a step: its evaluation, if it is due, and its checkpoint; returns why training ends here, if it does. */
+  async #evaluateAndSave(save: boolean, signal: AbortSignal | undefined): Promise<'aborted' | 'earlyStopping' | undefined> {
+    if (!this.#evaluationDue) {
+      if (save) await this.#save()
+      return undefined
+    }
+    const stop = await this.#evaluateAndJudge(signal)
+    if (stop ?? save) await this.#save()
+    return stop
   }
 
   /** What is to be done after the step just enqueued. */
@@ -273,9 +296,10 @@ export class Trainer<B> {
   #warn(message: string): void { this.#emit({ type: 'warning', time: Date.now(), message, step: this.step }) }
 
   /** Means over the evaluation data: loss, perplexity and the task's own metrics. */
-  async evaluate(): Promise<Record<string, number>> {
+  async evaluate(options: EvaluateOptions = {}): Promise<Record<string, number>> {
+    const { signal } = givenOptions('evaluate', options, 'signal: controller.signal')
     const { task, args } = this
-    if (task.measure) return task.measure()
+    if (task.measure) return task.measure(signal)
     if (!task.evaluation) throw new ConfigError('evaluate: there is no evaluation data; give evalSplit, evalFiles or an evalDataset')
     const totals = new Map<string, { sum: number; count: number }>()
     const add = (name: string, sum: number, count: number): void => {
@@ -286,6 +310,7 @@ export class Trainer<B> {
     task.model.eval()
     try {
       for (const { batch, numItems } of task.evaluation()) {
+        signal?.throwIfAborted()
         const reads = noGrad(() => autocast(args.bf16 ? 'bfloat16' : 'float32', () => {
           const pending: Promise<void>[] = []
           scope(() => {
@@ -304,12 +329,19 @@ export class Trainer<B> {
     return { ...metrics, ...(metrics['loss'] === undefined ? {} : { perplexity: Math.exp(metrics['loss']) }) }
   }
 
-  /** Evaluates and remembers the best; returns whether training should stop early. */
-  async #evaluateAndJudge(): Promise<boolean> {
+  /** Evaluates and remembers the best; returns whether training should stop, as a signal asks or early. A part of an evaluation counts for nothing. */
+  async #evaluateAndJudge(signal: AbortSignal | undefined): Promise<'aborted' | 'earlyStopping' | undefined> {
     const { args } = this
     const begin = performance.now()
-    const metrics = await during({ what: 'evaluating', finish: 'finishing the evaluation and saving' }, () => this.evaluate())
+    let metrics: Record<string, number>
+    try {
+      metrics = await during({ what: 'evaluating', finish: 'finishing the batch of the evaluation and saving' }, () => this.evaluate({ signal }))
+    } catch (error) {
+      if (signal?.aborted && error === signal.reason) return 'aborted'
+      throw error
+    }
     this.#evaluation = metrics
+    this.#evaluationDue = false
     const metric = metrics[args.metricForBestModel]
     if (metric === undefined) throw new ConfigError(`metricForBestModel: there is no metric "${args.metricForBestModel}"; this run has ${Object.keys(metrics).join(', ')}`)
     const greater = args.greaterIsBetter ?? !/loss|perplexity/.test(args.metricForBestModel)
@@ -321,7 +353,7 @@ export class Trainer<B> {
     this.#emit({ type: 'evaluate', ...this.#progress, metrics, seconds: (performance.now() - begin) / 1000, best: gain > 0 })
     if (args.loadBestModelAtEnd && gain > 0) await this.#save()
     for (const sample of await this.task.sample?.() ?? []) this.#emit({ type: 'sample', ...this.#progress, ...sample })
-    return this.#isExhausted
+    return this.#isExhausted ? 'earlyStopping' : undefined
   }
 
   get #isExhausted(): boolean {
@@ -337,12 +369,12 @@ export class Trainer<B> {
 
   async #save(): Promise<void> {
     const { args, task } = this
-    if (this.#lastCheckpoint?.endsWith(`checkpoint-${this.step}`)) return
+    if (this.#lastCheckpoint?.endsWith(`checkpoint-${this.step}`) && this.#savedEvaluationDue === this.#evaluationDue) return
     const broken = await firstNonFiniteParameter(task.model)
     if (broken !== undefined) throw this.#nonFiniteError('a weight is not finite', `parameter ${broken}`)
     const begin = performance.now()
     const state: TrainerState = {
-      version: 1, method: task.name, step: this.step, totalSteps: this.totalSteps, meter: this.#meter.state(), best: this.#best, evaluationsWithoutImprovement: this.#withoutImprovement,
+      version: 1, method: task.name, step: this.step, totalSteps: this.totalSteps, meter: this.#meter.state(), best: this.#best, evaluationsWithoutImprovement: this.#withoutImprovement, evaluationDue: this.#evaluationDue,
       learningRate: this.#learningRate.state(), dataFingerprint: task.fingerprint, decisive: this.#decisive,
     }
     this.#lastCheckpoint = await saveCheckpoint(args.outputDir, this.step, async (folder) => {
@@ -353,6 +385,7 @@ export class Trainer<B> {
       saveTotalLimit: args.saveTotalLimit, bestCheckpoint: this.#checkpointOfBest,
       bytesNeeded: task.saveBytes === undefined ? undefined : 3 * task.saveBytes, onWarning: (message) => { this.#warn(message) },
     })
+    this.#savedEvaluationDue = this.#evaluationDue
     this.#emit({ type: 'save', ...this.#progress, path: this.#lastCheckpoint, seconds: (performance.now() - begin) / 1000 })
   }
 
@@ -379,6 +412,8 @@ export class Trainer<B> {
     this.#learningRate.restore(state.learningRate)
     this.#meter.restore(state.meter)
     this.#lastCheckpoint = folder
+    this.#savedEvaluationDue = state.evaluationDue
+    this.#evaluationDue = state.evaluationDue && args.evalStrategy !== 'no'
   }
 
   async #loadBest(): Promise<void> {

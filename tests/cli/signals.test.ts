@@ -1,10 +1,11 @@
 // Proves that a signal ends a command soon, whatever it is doing, with one line that says what was cut off and what stays, and leaves nothing half written.
-import { mkdtempSync, readdirSync, rmSync, writeFileSync } from 'node:fs'
+import { mkdtempSync, readFileSync, readdirSync, rmSync, writeFileSync } from 'node:fs'
 import { spawn } from 'node:child_process'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import { afterAll, beforeAll, expect, test } from 'vitest'
+import { readEvents } from '../../src/train/index.ts'
 import { temporaryFolder } from '../files/helpers.ts'
 import { makeModel, pairs, sentences, writeRows } from '../methods/support.ts'
 import { start } from './run.ts'
@@ -23,12 +24,12 @@ beforeAll(async () => {
 afterAll(() => { rmSync(shared, { recursive: true, force: true }) })
 
 /** Runs a command that gets signals in the middle of an activity. */
-function signalWhile(activity: string, signals: string, args: readonly string[]): Promise<{ code: number | null, stderr: string, left: string[] }> {
+function signalWhile(activity: string, signals: string, args: readonly string[]): Promise<{ code: number | null, stderr: string, cwd: string, left: string[] }> {
   const cwd = temporaryFolder()
   const child = spawn(process.execPath, ['--import', tsx, script, activity, signals, ...args], { cwd, env: { ...process.env, NO_COLOR: '1', ANNEAL_CACHE: join(cwd, 'cache') }, stdio: ['ignore', 'ignore', 'pipe'] })
   let stderr = ''
   child.stderr.on('data', (piece: Buffer) => { stderr += piece.toString() })
-  return new Promise((resolve) => { child.on('close', (code) => { resolve({ code, stderr, left: readdirSync(cwd, { recursive: true, encoding: 'utf8' }) }) }) })
+  return new Promise((resolve) => { child.on('close', (code) => { resolve({ code, stderr, cwd, left: readdirSync(cwd, { recursive: true, encoding: 'utf8' }) }) }) })
 }
 
 const sft = ['sft', '--model', model, '--output-dir', 'out', '--max-length', '64', '--max-steps', '1000', '--learning-rate', '1e-3', '--per-device-train-batch-size', '4']
@@ -52,6 +53,16 @@ test.each<[activity: string, signal: string, args: string[], line: RegExp]>([
   expect(code).toBe(signal === 'SIGINT' ? 130 : 143)
   expect(half(left)).toEqual([])
   expect(left.filter((name) => name.startsWith('out'))).toEqual([])
+})
+
+test('an evaluation stops after a batch, and what resumes begins with it', async () => {
+  const { code, stderr, left, cwd } = await signalWhile('evaluating', 'SIGINT', [...sft, '--files', train, '--eval-files', train, '--eval-strategy', 'steps', '--eval-steps', '2', '--per-device-eval-batch-size', '1'])
+  expect(stderr).toContain('SIGINT: finishing the batch of the evaluation and saving; once more to stop at once\n')
+  expect(code).toBe(130)
+  expect(half(left)).toEqual([])
+  expect(left).toContain(join('out', 'checkpoint-2', 'trainer_state.json'))
+  expect(readEvents(join(cwd, 'out', 'metrics.jsonl')).filter(({ type }) => type === 'evaluate')).toEqual([])
+  expect(JSON.parse(readFileSync(join(cwd, 'out', 'checkpoint-2', 'trainer_state.json'), 'utf8'))).toMatchObject({ step: 2, evaluationDue: true, best: null })
 })
 
 test('a second signal does not wait for the step, and releases the lock', async () => {

@@ -6,6 +6,7 @@ import { leastNewTokens, newTokenLimit } from '../../src/generate/config.ts'
 test('defaults are transformers\'', () => {
   expect(resolveGenerationConfig()).toEqual({
     minLength: 0, doSample: false, temperature: 1, topK: 50, topP: 1, minP: 0, repetitionPenalty: 1, suppressTokens: [], numReturnSequences: 1, eosTokenIds: [], stopStrings: [],
+    sequenceBias: [], noRepeatNgramSize: 0, badWordsIds: [], forcedEosTokenIds: [],
   })
   expect(Object.values(generationSchema.shape).every((field) => field.description)).toBe(true)
 })
@@ -19,6 +20,14 @@ test('options come before the file, the file before the defaults', () => {
   expect(resolveGenerationConfig({ eosTokenId: null }, { model }).eosTokenIds).toEqual([])
   expect(resolveGenerationConfig({}, { eosTokenIds: [1] }).eosTokenIds).toEqual([1])
   expect(resolveGenerationConfig({ maxLength: 30 }, { model }).maxNewTokens).toBeUndefined()
+})
+
+test('the controls of generation_config.json', () => {
+  const model = { bad_words_ids: [[5], [6, 7]], sequence_bias: [[[5, 6], -2.5]], no_repeat_ngram_size: 3, forced_eos_token_id: 4 }
+  expect(resolveGenerationConfig({}, { model })).toMatchObject({ badWordsIds: [[5], [6, 7]], sequenceBias: [[[5, 6], -2.5]], noRepeatNgramSize: 3, forcedEosTokenIds: [4] })
+  expect(resolveGenerationConfig({ badWordsIds: [], noRepeatNgramSize: 0, forcedEosTokenId: null }, { model })).toMatchObject({ badWordsIds: [], noRepeatNgramSize: 0, forcedEosTokenIds: [] })
+  const none = { bad_words_ids: null, sequence_bias: null, no_repeat_ngram_size: null, forced_eos_token_id: null }
+  expect(resolveGenerationConfig({}, { model: none })).toEqual(resolveGenerationConfig())
 })
 
 test('lengths', () => {
@@ -37,4 +46,10 @@ test('wrong values are named with their source', () => {
   expect(() => resolveGenerationConfig({ numBeams: 4 } as object)).toThrow('numBeams: ')
   expect(() => resolveGenerationConfig({ topp: 1 } as object)).toThrow('topp: unknown option; did you mean "topP"?')
   expect(() => resolveGenerationConfig({ stopStrings: '' })).toThrow('stopStrings')
+  expect(() => resolveGenerationConfig({ badWordsIds: [[]] })).toThrow('badWordsIds.0: ')
+  expect(() => resolveGenerationConfig({ badWordsIds: [5] } as object)).toThrow('badWordsIds.0: ')
+  expect(() => resolveGenerationConfig({ sequenceBias: [[[5], -Infinity]] })).toThrow('sequenceBias.0.1: ')
+  expect(() => resolveGenerationConfig({ sequenceBias: [[5, 1]] } as object)).toThrow('sequenceBias.0.0: ')
+  expect(() => resolveGenerationConfig({ noRepeatNgramSize: 1.5 })).toThrow('noRepeatNgramSize: ')
+  expect(() => resolveGenerationConfig({ logitsProcessor: () => undefined } as object)).toThrow('logitsProcessor: unknown option')
 })

@@ -21,7 +21,7 @@ test('exact and numeric match', async () => {
   expect(await judge(exactMatch(), sample(' 42\n', { answer: '42' }), sample('43', { answer: 42 }), sample('x'))).toEqual([1, 0, null])
   expect(await judge(exactMatch({ answer: 'gold', extract: /<a>(.*?)<\/a>/, wrong: -1 }), sample('<a>1</a> no, <a>b</a>', { gold: 'b' }), sample('b', { gold: 'b' }))).toEqual([1, -1])
   expect(await judge(numericMatch(), sample('so it is 1,234.50', { answer: '#### 1234.5' }), sample('none', { answer: 3 }), sample('3', { answer: 'unknown' }))).toEqual([1, 0, null])
-  expect(['3/4', '50%', '-1e3', '.5', 'a 7 b 8.', 'none'].map(lastNumber)).toEqual([0.75, 0.5, -1000, 0.5, 8, undefined])
+  expect(['3/4', '50%', 'about 50 % of it', '12,5\u00a0%', '-1e3', '.5', 'a 7 b 8.', '7 % 3', 'none'].map(lastNumber)).toEqual([0.75, 0.5, 0.5, 1.25, -1000, 0.5, 8, 3, undefined])
 })
 
 test("formats: TRL's think_format_reward", async () => {

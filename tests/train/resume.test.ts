@@ -61,6 +61,63 @@ describe('stopped by a signal', () => {
     expect({ hash: rest.hash, logged: rest.logged }).toEqual({ hash: whole.hash, logged: whole.logged })
   })
 
+  /** Evaluations without their time. */
+  const evaluationsOf = (events: readonly TrainerEvent[]): unknown[] => events.flatMap((event) => event.type === 'evaluate' ? [[event.step, event.metrics, event.best]] : [])
+
+  test.each([[0], [1]])('in batch %d of an evaluation: no part of it counts, and what resumes evaluates first', async (batch) => {
+    const extra = {
+      evalRows: rows(9, 2), evalStrategy: 'steps', evalSteps: 2, saveStrategy: 'steps', saveSteps: 4, lrSchedulerType: 'reduce_lr_on_plateau', lrSchedulerKwargs: { patience: 0, threshold: 0.2, factor: 0.5 }, warmupSteps: 0, earlyStoppingPatience: 4, tiny: {},
+    } as const
+    const whole = await run(temporaryFolder(), extra)
+    for (const stopAt of [4, 12]) {
+      const folder = temporaryFolder()
+      const model = tinyModel({ seed: 1 })
+      const { tiny: _, ...rest } = extra
+      const trainer = tinyTrainer({ ...options, ...rest, model, outputDir: folder })
+      live.push(model, trainer)
+      const controller = new AbortController()
+      const evaluation = trainer.task.evaluation!.bind(trainer.task)
+      let given = 0
+      Object.assign(trainer.task, {
+        *evaluation() {
+          for (const one of evaluation()) {
+            if (trainer.step === stopAt && given++ === batch) controller.abort()
+            yield one
+          }
+        },
+      })
+      // The batch that was given when the signal came is the last that is computed.
+      const events = await runToEnd(trainer, { signal: controller.signal })
+      expect(given).toBe(batch + 1)
+      expect(events.at(-1)).toMatchObject({ type: 'end', reason: 'aborted', step: stopAt })
+      expect(evaluationsOf(events)).toEqual(evaluationsOf(whole.events).slice(0, stopAt / 2 - 1))
+      const resumed = await run(folder, { ...extra, resumeFromCheckpoint: true })
+      expect(resumed.events.map(({ type }) => type).slice(0, 2)).toEqual(['start', 'evaluate'])
+      expect([...evaluationsOf(events), ...evaluationsOf(resumed.events)]).toEqual(evaluationsOf(whole.events))
+      expect({ hash: resumed.hash, logged: resumed.logged }).toEqual({ hash: whole.hash, logged: whole.logged })
+      // A checkpoint of that step that was due anyway now knows of its evaluation.
+      if (stopAt === 4) expect((await run(folder, { ...extra, resumeFromCheckpoint: join(folder, 'checkpoint-4') })).events[1]).toMatchObject({ type: 'step', step: 5 })
+    }
+  })
+
+  test('in an evaluation that is stopped again, and one that nobody wants any more', async () => {
+    const extra = { evalStrategy: 'steps', evalSteps: 2, tiny: {} } as const
+    const whole = await run(temporaryFolder(), extra)
+    const folder = temporaryFolder()
+    const stopped = async (resumeFromCheckpoint: boolean): Promise<readonly TrainerEvent[]> => {
+      const model = tinyModel({ seed: resumeFromCheckpoint ? 99 : 1 })
+      const trainer = tinyTrainer({ ...options, evalStrategy: 'steps', evalSteps: 2, model, outputDir: folder, resumeFromCheckpoint })
+      live.push(model, trainer)
+      const evaluate = trainer.evaluate.bind(trainer)
+      const controller = new AbortController()
+      trainer.evaluate = async (given) => { controller.abort(); return evaluate(given) }
+      return runToEnd(trainer, { signal: controller.signal })
+    }
+    await stopped(false)
+    expect((await stopped(true)).map(({ type }) => type)).toEqual(['start', 'end'])
+    expect((await run(folder, { tiny: {}, resumeFromCheckpoint: true })).hash).toBe(whole.hash)
+  })
+
   test('from a named checkpoint, older than the newest', async () => {
     const folder = temporaryFolder()
     const whole = await run(folder, { saveStrategy: 'steps', saveSteps: 5 })

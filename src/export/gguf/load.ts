@@ -1,3 +1,4 @@
+import { givenOptions } from '../../options.ts'
 import { buildModel, type CausalLanguageModel, type ModelDtype } from '../../models/index.ts'
 import { defaultDevice, device as deviceOf, type DeviceLike } from '../../tensor/index.ts'
 import type { Tokenizer } from '../../tokenizers/index.ts'
@@ -31,7 +32,8 @@ const stops = (metadata: Metadata): number[] =>
  * A model from a GGUF file of a GPT-2, Llama, Mistral, Qwen2 or Qwen3 in F32, F16, BF16, Q8_0 or Q4_0, with its tokenizer. Throws FileFormatError or
  * ConfigError naming what does not fit.
  */
-export async function loadGguf(path: string, { dtype = 'float32', device = defaultDevice() }: LoadGgufOptions = {}): Promise<LoadedGguf> {
+export async function loadGguf(path: string, options: LoadGgufOptions = {}): Promise<LoadedGguf> {
+  const { dtype = 'float32', device = defaultDevice() } = givenOptions('loadGguf', options, "dtype: 'bfloat16'")
   const file = await openGguf(path)
   try {
     const model = buildModel(await readGgufConfig(file))

@@ -1,7 +1,7 @@
 import { ConfigError } from '../../errors.ts'
 import { AutoModelForCausalLM, readConfig } from '../../models/index.ts'
 import type { CausalLanguageModel } from '../../models/index.ts'
-import { parseOptions } from '../../options.ts'
+import { givenOptions, parseOptions } from '../../options.ts'
 import { Tokenizer } from '../../tokenizers/index.ts'
 import { Trainer } from '../../train/trainer.ts'
 import { decisiveModelOptions, loadModel, modelKeeping, prepareModel } from '../model.ts'
@@ -53,7 +53,8 @@ export interface DistillInput extends DistillOptions, RowsInput {}
  *
  *     const run = await distill({ teacher: './large', model: './small', files: 'chats/*.jsonl', outputDir: './out', temperature: 2, alpha: 0.3 })
  */
-export async function distill({ rows, evalRows, ...options }: DistillInput): Promise<PreparedRun> {
+export async function distill(input: DistillInput): Promise<PreparedRun> {
+  const { rows, evalRows, ...options } = givenOptions('distill', input, "teacher: './large', model: './small', files: 'data.jsonl', outputDir: './out'")
   const args = parseOptions(distillSchema, options, 'distill')
   checkOptions(args)
   const teacherConfig = args.teacher === undefined ? undefined : await readConfig(args.teacher)
@@ -77,7 +78,7 @@ export async function distill({ rows, evalRows, ...options }: DistillInput): Pro
     const recording = args.recorded === undefined ? undefined : await Recording.open(args.recorded)
     recording?.check({ dataFingerprint: data.fingerprint, temperature: args.temperature, teacherFingerprint: args.teacher === undefined ? undefined : await teacherFingerprint(args.teacher) })
     if (recording) vocabulary = Math.min(vocabulary, recording.index.vocabulary)
-    for (const one of teacherConfig && args.objective !== 'uld' ? [config, teacherConfig] : [config]) checkLengths(data, one)
+    for (const one of teacherConfig && args.objective !== 'uld' ? [config, teacherConfig] : [config]) await checkLengths(data, one)
     const teacher = args.teacher === undefined ? undefined : await AutoModelForCausalLM.fromPretrained(args.teacher, { dtype: args.teacherDtype, device: args.device })
     if (teacher) made.push(teacher)
     teacher?.requiresGrad_(false)

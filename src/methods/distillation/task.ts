@@ -74,6 +74,7 @@ export function distillationTask(options: DistillationTaskOptions): TrainingTask
       },
     } : {}),
     async batches(step) {
+      await sampler.prepare(step)
       const microBatches: DistillBatch[] = []
       for (const [number, indices] of sampler.at(step).microBatches.entries()) microBatches.push(aligned(await microBatch(step, number, indices)))
       return { microBatches, ...totals(microBatches) }

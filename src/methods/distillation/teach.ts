@@ -4,7 +4,7 @@ import { ConfigError } from '../../errors.ts'
 import { collate, type Dataset, type LoadedDataset } from '../../data/index.ts'
 import { lockDirectory, makeFolder, replaceFile } from '../../files/index.ts'
 import { AutoModelForCausalLM, readConfig, type CausalLanguageModel } from '../../models/index.ts'
-import { parseOptions } from '../../options.ts'
+import { givenOptions, parseOptions } from '../../options.ts'
 import { embedding } from '../../ops/index.ts'
 import { autocast, noGrad, scope, Tensor } from '../../tensor/index.ts'
 import { Tokenizer } from '../../tokenizers/index.ts'
@@ -43,6 +43,8 @@ function allRows({ train, eval: held }: Pick<LoadedDataset, 'train' | 'eval'>): 
 
 /** Records what a teacher says of data, or lets it write: for students that learn later, elsewhere, or many times. Goes on where an earlier call stopped. */
 export async function teach(options: TeachOptions, run: TeachRunOptions = {}): Promise<TeachResult> {
+  givenOptions('teach', options, "teacher: './large', files: 'data.jsonl', output: './taught'")
+  givenOptions('teach', run, 'signal: controller.signal')
   const args = parseOptions(teachSchema, options, 'teach')
   const config = await readConfig(args.teacher)
   const folder = args.tokenizer ?? args.teacher
@@ -57,7 +59,7 @@ export async function teach(options: TeachOptions, run: TeachRunOptions = {}): P
   const { assistantOnlyLoss, completionOnlyLoss } = args
   const data = await loadData(args, tokenizer, { assistantOnlyLoss, ...(completionOnlyLoss === undefined ? {} : { completionOnlyLoss }) })
   try {
-    checkLengths(data, config)
+    await checkLengths(data, config)
     return await withTeacher(args, (teacher) => record(teacher, data, args, run))
   } finally {
     data.close()

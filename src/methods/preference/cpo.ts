@@ -1,7 +1,7 @@
 import { preferenceKinds, type PairExample } from '../../data/index.ts'
 import type { CausalLanguageModel } from '../../models/index.ts'
 import { add, mul, neg, sum } from '../../ops/index.ts'
-import { parseOptions } from '../../options.ts'
+import { givenOptions, parseOptions } from '../../options.ts'
 import { collatePairs, pairLength, pairTokens, type PairBatch } from './dpo.ts'
 import { completionLogps } from './logps.ts'
 import { cpoLoss, takesMeans } from './losses/index.ts'
@@ -14,7 +14,8 @@ import { perItem, preferenceTask, type PreferenceLoss, type Window } from './tas
  * CPO (arXiv 2401.08417), SimPO (2405.14734: lossType 'simpo') and AlphaPO (2501.03884: alpha) without a reference model. Options are TRL's CPOConfig in
  * camelCase; unlike there, cpoAlpha is 0 for 'simpo' unless given, as SimPO has no language-model loss.
  */
-export async function cpo({ rows, evalRows, ...options }: WithRows<CpoOptions>): Promise<PreparedPreferenceRun<PairExample, PairBatch>> {
+export async function cpo(input: WithRows<CpoOptions>): Promise<PreparedPreferenceRun<PairExample, PairBatch>> {
+  const { rows, evalRows, ...options } = givenOptions('cpo', input, "model: './model', files: 'data.jsonl', outputDir: './out'")
   const args = parseOptions(cpoSchema, options, 'cpo')
   const cpoAlpha = args.cpoAlpha ?? (args.lossType === 'simpo' ? 0 : 1)
   const { tokenizer, data } = await loadTokenizerAndData(args, { rows, evalRows, make: preferenceKinds.pair, tokensOf: pairTokens, longest: pairLength })

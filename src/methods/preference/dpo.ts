@@ -3,7 +3,7 @@ import { preferenceKinds, type PairExample } from '../../data/index.ts'
 import type { CausalLanguageModel } from '../../models/index.ts'
 import { broadcastTo, mul, sum } from '../../ops/index.ts'
 import type { Tensor } from '../../tensor/index.ts'
-import { parseOptions } from '../../options.ts'
+import { givenOptions, parseOptions } from '../../options.ts'
 import { collateCompletions, sumOf, type CompletionBatch } from './collate.ts'
 import { lengthDesensitised } from './completionRows.ts'
 import { agreementWeights, completionLogps, type CompletionLogps } from './logps.ts'
@@ -41,7 +41,8 @@ function lossTypesOf({ lossType, lossWeights, labelSmoothing, fDivergenceType }:
  * Direct preference optimisation (arXiv 2305.18290) and its kin on pairs of a preferred and a rejected completion. Options are TRL's DPOConfig in
  * camelCase. Returns the run, ready to train(); with precomputeRefLogProbs the reference has been computed.
  */
-export async function dpo({ rows, evalRows, ...options }: WithRows<DpoOptions>): Promise<PreparedPreferenceRun<PairExample, PairBatch>> {
+export async function dpo(input: WithRows<DpoOptions>): Promise<PreparedPreferenceRun<PairExample, PairBatch>> {
+  const { rows, evalRows, ...options } = givenOptions('dpo', input, "model: './model', files: 'data.jsonl', outputDir: './out'")
   const args = parseOptions(dpoSchema, options, 'dpo')
   lossTypesOf(args)
   const { tokenizer, data } = await loadTokenizerAndData(args, { rows, evalRows, make: preferenceKinds.pair, tokensOf: pairTokens, longest: pairLength })

@@ -6,7 +6,7 @@ import { permutation, preferenceKinds, truncated, type UnpairedExample } from '.
 import { replaceFile } from '../../files/index.ts'
 import type { CausalLanguageModel } from '../../models/index.ts'
 import { mul, sub, sum } from '../../ops/index.ts'
-import { lazily, parseOptions } from '../../options.ts'
+import { givenOptions, lazily, parseOptions } from '../../options.ts'
 import { noGrad, Tensor, unscoped } from '../../tensor/index.ts'
 import type { Sum } from '../../train/task.ts'
 import { collateCompletions, sumOf, type CompletionBatch } from './collate.ts'
@@ -48,7 +48,8 @@ export function balanceWarning(rows: readonly UnpairedExample[], { desirableWeig
  * desirable or not. Options are TRL's KTOConfig in camelCase. The rows are shuffled once, by the seed, and then come in that order in every epoch,
  * so that each keeps its partner of the KL estimate (TRL takes them in the data's order).
  */
-export async function kto({ rows, evalRows, ...options }: WithRows<KtoOptions>): Promise<PreparedPreferenceRun<UnpairedExample, UnpairedBatch>> {
+export async function kto(input: WithRows<KtoOptions>): Promise<PreparedPreferenceRun<UnpairedExample, UnpairedBatch>> {
+  const { rows, evalRows, ...options } = givenOptions('kto', input, "model: './model', files: 'data.jsonl', outputDir: './out'")
   const args = parseOptions(ktoSchema, options, 'kto')
   const { lossType, maxLength } = args
   if (args.truncationMode === 'keep_end') throw new ConfigError('truncationMode: KTO cuts ends only ("keep_start"), as TRL\'s')

@@ -1,7 +1,7 @@
 import { preferenceKinds, type PairExample } from '../../data/index.ts'
 import type { CausalLanguageModel } from '../../models/index.ts'
 import { add, mul, neg, slice, sum } from '../../ops/index.ts'
-import { parseOptions } from '../../options.ts'
+import { givenOptions, parseOptions } from '../../options.ts'
 import { withPrompts } from './collate.ts'
 import { CompletionRows } from './completionRows.ts'
 import { collatePairs, pairLength, pairTokens, type PairBatch } from './dpo.ts'
@@ -16,7 +16,8 @@ import { meanOf, perItem, preferenceTask, type PreferenceLoss, type Window } fro
  * ORPO (arXiv 2403.07691): the language-model loss of chosen completions and the odds ratio of chosen to rejected ones, without a reference model.
  * Options are TRL's ORPOConfig in camelCase.
  */
-export async function orpo({ rows, evalRows, ...options }: WithRows<OrpoOptions>): Promise<PreparedPreferenceRun<PairExample, PairBatch>> {
+export async function orpo(input: WithRows<OrpoOptions>): Promise<PreparedPreferenceRun<PairExample, PairBatch>> {
+  const { rows, evalRows, ...options } = givenOptions('orpo', input, "model: './model', files: 'data.jsonl', outputDir: './out'")
   const args = parseOptions(orpoSchema, options, 'orpo')
   const { tokenizer, data } = await loadTokenizerAndData(args, { rows, evalRows, make: preferenceKinds.pair, tokensOf: pairTokens, longest: pairLength })
   const model = await loadPolicy(args)

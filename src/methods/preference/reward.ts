@@ -2,7 +2,7 @@ import { ConfigError } from '../../errors.ts'
 import { ignoreIndex, preferenceKinds, type PairExample, type StepwiseExample } from '../../data/index.ts'
 import { readBaseConfig, type Classifier, type PretrainedModel } from '../../models/index.ts'
 import { crossEntropy, embedding, equal, greater, max, neg, reshape, slice, sub, sum, toDtype } from '../../ops/index.ts'
-import { parseOptions } from '../../options.ts'
+import { givenOptions, parseOptions } from '../../options.ts'
 import { Tensor } from '../../tensor/index.ts'
 import { classifierKeeping, loadClassifier } from './classifier.ts'
 import { collatePairs, pairLength, pairTokens, type PairBatch } from './dpo.ts'
@@ -27,7 +27,8 @@ const withLearningRate = (args: RewardArguments): RewardArguments & { learningRa
  * A reward model from pairs of a preferred and a rejected text (Bradley-Terry, arXiv 2203.02155), with the rows' margin where they have one. Options are
  * TRL's RewardConfig in camelCase. Pairs longer than maxLength are left out, not cut. The model is saved as transformers' ForSequenceClassification.
  */
-export async function reward({ rows, evalRows, ...options }: WithRows<RewardOptions> & { stepwise?: false }): Promise<PreparedRewardRun> {
+export async function reward(input: WithRows<RewardOptions> & { stepwise?: false }): Promise<PreparedRewardRun> {
+  const { rows, evalRows, ...options } = givenOptions('reward', input, "model: './model', files: 'data.jsonl', outputDir: './out'")
   const args = withLearningRate(parseOptions(rewardSchema, options, 'reward'))
   if (args.stepwise) throw new ConfigError('stepwise: a process reward model is trained by stepwiseReward()')
   const config = await readBaseConfig(args.model)
@@ -94,7 +95,8 @@ function collateStepwise(examples: readonly StepwiseExample[]): StepwiseBatch {
  * A process reward model: a classifier of two labels judges the last token of each step (arXiv 2211.14275). Options are TRL's PRMConfig in camelCase; the
  * loss is a mean over the judged steps of the whole optimizer step. Saved as transformers' ForTokenClassification.
  */
-export async function stepwiseReward({ rows, evalRows, ...options }: WithRows<RewardOptions>): Promise<PreparedStepwiseRun> {
+export async function stepwiseReward(input: WithRows<RewardOptions>): Promise<PreparedStepwiseRun> {
+  const { rows, evalRows, ...options } = givenOptions('stepwiseReward', input, "model: './model', files: 'data.jsonl', outputDir: './out'")
   const args = withLearningRate(parseOptions(rewardSchema, { ...options, stepwise: true }, 'reward'))
   if (args.centerRewardsCoefficient !== undefined) throw new ConfigError('centerRewardsCoefficient: has no meaning for a stepwise reward model, which has no pairs')
   const config = await readBaseConfig(args.model)

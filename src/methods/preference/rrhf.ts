@@ -1,7 +1,7 @@
 import { preferenceKinds, type CompletionExample, type RankedExample } from '../../data/index.ts'
 import type { CausalLanguageModel } from '../../models/index.ts'
 import { add, mul, neg, sum } from '../../ops/index.ts'
-import { parseOptions } from '../../options.ts'
+import { givenOptions, parseOptions } from '../../options.ts'
 import { Tensor } from '../../tensor/index.ts'
 import { collateCompletions, sumOf, type CompletionBatch } from './collate.ts'
 import { completionLogps } from './logps.ts'
@@ -24,7 +24,8 @@ const longestOf = (responses: readonly CompletionExample[]): number => Math.max(
  * RRHF (arXiv 2304.05302): responses of one prompt are ranked by their length-normalised log-probabilities as their scores rank them, and the best
  * one is learnt. The loss is a mean over prompts. Rows have prompt, responses and scores.
  */
-export async function rrhf({ rows, evalRows, ...options }: WithRows<RrhfOptions>): Promise<PreparedPreferenceRun<RankedExample, RankedBatch>> {
+export async function rrhf(input: WithRows<RrhfOptions>): Promise<PreparedPreferenceRun<RankedExample, RankedBatch>> {
+  const { rows, evalRows, ...options } = givenOptions('rrhf', input, "model: './model', files: 'data.jsonl', outputDir: './out'")
   const args = parseOptions(rrhfSchema, options, 'rrhf')
   const { tokenizer, data } = await loadTokenizerAndData(args, {
     rows, evalRows, make: preferenceKinds.ranked, tokensOf: ({ responses }) => sumOf(responses.map(({ inputIds }) => inputIds.length)), longest: ({ responses }) => longestOf(responses),

@@ -2,13 +2,14 @@ import { loadAdapter } from '../../adapters/index.ts'
 import { DataError } from '../../errors.ts'
 import { openReader, expandFiles, placeOf, readRow, tokenizationOf, type ChatMessage, type Content } from '../../data/index.ts'
 import { Classifier } from '../../models/index.ts'
-import { parseOptions } from '../../options.ts'
+import { givenOptions, parseOptions } from '../../options.ts'
 import { noGrad, scope } from '../../tensor/index.ts'
 import { Tokenizer } from '../../tokenizers/index.ts'
 import { scoreSchema, type ScoreOptions } from './scoreOptions.ts'
 
 /** Logits of each sequence, in the given order. Batches of up to `maxTokensPerBatch` tokens; a score does not depend on its batch. */
-export async function scoreSequences(classifier: Classifier, sequences: readonly ArrayLike<number>[], { maxTokensPerBatch = 4096 }: { maxTokensPerBatch?: number } = {}): Promise<number[][]> {
+export async function scoreSequences(classifier: Classifier, sequences: readonly ArrayLike<number>[], options: { maxTokensPerBatch?: number } = {}): Promise<number[][]> {
+  const { maxTokensPerBatch = 4096 } = givenOptions('scoreSequences', options, 'maxTokensPerBatch: 4096')
   const wasTraining = classifier.model.training
   classifier.model.eval()
   try {
@@ -45,6 +46,7 @@ function rewardTokens(tokenizer: Tokenizer, prompt: Content | undefined, complet
 
 /** Scores the rows of files with a reward model, in their order. Preference rows have two scores. */
 export async function* score(options: ScoreOptions): AsyncGenerator<ScoredRow> {
+  givenOptions('score', options, "model: './reward', files: 'data.jsonl'")
   const args = parseOptions(scoreSchema, options, 'score')
   const tokenizer = await Tokenizer.fromPretrained(args.tokenizer ?? args.adapterPath ?? args.model)
   const classifier = await Classifier.fromPretrained(args.model, { dtype: args.dtype, device: args.device })

@@ -60,7 +60,8 @@ export function preferenceTask<E, B extends Countable>(options: PreferenceTaskOp
     name, model, fingerprint, decisiveOptions: options.decisiveOptions,
     ...modelKeeping(model, tokenizer),
     stepsPerEpoch: sampler.stepsPerEpoch,
-    batches(step) {
+    async batches(step) {
+      await sampler.prepare(step)
       const batches = sampler.at(step).microBatches.map((indices) => collate(Array.from(indices, (index) => train[index]!)))
       const window = windowOf(batches)
       return { microBatches: batches.map((batch) => ({ batch, window })), numItems: window.items, tokens: batches.reduce((total, { tokens }) => total + tokens, 0) }

@@ -2,7 +2,7 @@ import { preferenceKinds, type TripleExample } from '../../data/index.ts'
 import { ConfigError } from '../../errors.ts'
 import type { CausalLanguageModel } from '../../models/index.ts'
 import { add, mul, neg, slice, sum } from '../../ops/index.ts'
-import { parseOptions } from '../../options.ts'
+import { givenOptions, parseOptions } from '../../options.ts'
 import { collateCompletions, sumOf, type CompletionBatch } from './collate.ts'
 import { completionLogps } from './logps.ts'
 import { takesMeans, tpoLoss } from './losses/index.ts'
@@ -18,7 +18,8 @@ export interface TripleBatch extends CompletionBatch, Countable {}
  * TPO (arXiv 2405.16681) on pairs with a gold completion: the pair's loss without a reference model, and the gold completion's language-model loss.
  * Options are TRL's TPOConfig in camelCase. Rows have prompt, chosen, rejected and reference, the gold one.
  */
-export async function tpo({ rows, evalRows, ...options }: WithRows<TpoOptions>): Promise<PreparedPreferenceRun<TripleExample, TripleBatch>> {
+export async function tpo(input: WithRows<TpoOptions>): Promise<PreparedPreferenceRun<TripleExample, TripleBatch>> {
+  const { rows, evalRows, ...options } = givenOptions('tpo', input, "model: './model', files: 'data.jsonl', outputDir: './out'")
   const args = parseOptions(tpoSchema, options, 'tpo')
   if (args.labelSmoothing > 0 && (args.lossType === 'hinge' || args.lossType === 'ipo')) throw new ConfigError(`labelSmoothing: has no meaning for ${args.lossType}; it has for sigmoid, tpo-l`)
   const all = ({ chosen, rejected, reference }: TripleExample) => [chosen, rejected, reference].map(lengthOf)

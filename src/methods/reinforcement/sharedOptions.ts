@@ -26,7 +26,7 @@ export const rewardShape = lazily(() => ({
   reward: strings.optional().describe('Reward functions: names of built-in ones (exactMatch, numericMatch, thinkFormat, repetition, jsonValid), or modules whose default export is one or a list of them, such as ./reward.ts'),
   rewardModel: z.string().optional().describe('Folder of a reward model, a ForSequenceClassification with one label and the same tokenizer'),
   rewardWeights: z.array(z.number()).optional().describe('One for each reward function, then for a reward model; 1 by default'),
-  rewardTimeout: z.number().positive().default(60_000).describe('Milliseconds a call of a reward function may take; then it counts as no reward'),
+  rewardTimeout: z.number().positive().default(60_000).describe('Milliseconds a call of a reward function may take; what is not done then has no reward'),
   rewardConcurrency: positive.default(64).describe('Most calls of reward functions under way at a time'),
 } as const))
 

@@ -4,7 +4,7 @@ import { describe, type Fields } from '../fields.ts'
 import { mergeSymbols } from './merge.ts'
 import type { TokenModel } from './model.ts'
 import { PairTable } from './pairTable.ts'
-import { readUnknown, readVocabulary } from './vocabulary.ts'
+import { entriesPerTurn, readUnknown, readVocabulary, type Vocabulary } from './vocabulary.ts'
 
 /** Longest word that the heap's packed keys can hold. */
 const longestWord = (1 << 24) - 1
@@ -27,8 +27,7 @@ export class BpeModel implements TokenModel {
   readonly #byteLevel: boolean
   #symbols = new Int32Array(256)
 
-  constructor(fields: Fields, byteLevel: boolean) {
-    const { ids, tokens } = readVocabulary(fields)
+  private constructor(fields: Fields, byteLevel: boolean, { ids, tokens }: Vocabulary, merges: PairTable) {
     this.#ids = ids
     this.#tokens = tokens
     this.unkId = readUnknown(fields, ids)
@@ -38,22 +37,31 @@ export class BpeModel implements TokenModel {
     if (dropout !== undefined && dropout !== null && dropout !== 0) {
       fields.fail('dropout', `${describe(dropout)} would make encoding random; set it to null`)
     }
-    this.#prefix = fields.string('continuing_subword_prefix', '')
+    this.#prefix = readPrefix(fields)
     this.#suffix = fields.string('end_of_word_suffix', '')
     this.#fuseUnk = fields.boolean('fuse_unk', false)
     this.#ignoreMerges = fields.boolean('ignore_merges', false)
     this.#fallback = fields.boolean('byte_fallback', false)
       ? Array.from({ length: 256 }, (_, byte) => ids.get(byteToken(byte)))
       : undefined
-    this.#merges = this.#readMerges(fields)
+    this.#merges = merges
     this.#byteLevel = byteLevel
     const simple = byteLevel && this.#prefix === '' && this.#suffix === ''
     const table = Int32Array.from(byteToChar, (char) => ids.get(char) ?? -1)
     this.#byteIds = simple && (this.unkId === undefined || !table.includes(-1)) && (!this.#fallback || !table.includes(-1)) ? table : undefined
   }
 
+  static *read(fields: Fields, byteLevel: boolean): Generator<undefined, BpeModel> {
+    const vocabulary = yield* readVocabulary(fields)
+    return new BpeModel(fields, byteLevel, vocabulary, yield* readMerges(fields, vocabulary.ids))
+  }
+
   get size(): number {
     return this.#ids.size
+  }
+
+  get idLimit(): number {
+    return this.#tokens.length
   }
 
   tokenToId(token: string): number | undefined {
@@ -66,26 +74,6 @@ export class BpeModel implements TokenModel {
 
   entries(): IterableIterator<[string, number]> {
     return this.#ids.entries()
-  }
-
-  #readMerges(fields: Fields): PairTable {
-    const source = fields.array('merges')
-    const table = new PairTable(source.length)
-    source.forEach((merge, rank) => {
-      const pair: readonly unknown[] = typeof merge === 'string' ? merge.split(' ') : Array.isArray(merge) ? merge : []
-      const [left, right] = pair
-      if (typeof left !== 'string' || typeof right !== 'string' || pair.length !== 2) {
-        if (typeof merge === 'string' && merge.startsWith('#version')) return
-        fields.fail(`merges[${rank}]`, `expected a pair of tokens, got ${describe(merge)}`)
-      }
-      const whole = left + right.slice(this.#prefix.length)
-      table.set(this.#mergePart(fields, rank, left), this.#mergePart(fields, rank, right), rank, this.#mergePart(fields, rank, whole))
-    })
-    return table
-  }
-
-  #mergePart(fields: Fields, rank: number, token: string): number {
-    return this.#ids.get(token) ?? fields.fail(`merges[${rank}]`, `${JSON.stringify(token)} is not in the vocabulary`)
   }
 
   encodeWord(word: string, out: number[]): void {
@@ -167,6 +155,27 @@ export class BpeModel implements TokenModel {
     }
     return count
   }
+}
+
+const readPrefix = (fields: Fields): string => fields.string('continuing_subword_prefix', '')
+
+/** Reads `merges`, pairs of tokens or two tokens with a blank between them. */
+function* readMerges(fields: Fields, ids: ReadonlyMap<string, number>): Generator<undefined, PairTable> {
+  const source = fields.array('merges')
+  const prefix = readPrefix(fields)
+  const table = new PairTable(source.length)
+  const idOf = (rank: number, token: string): number => ids.get(token) ?? fields.fail(`merges[${rank}]`, `${JSON.stringify(token)} is not in the vocabulary`)
+  for (const [rank, merge] of source.entries()) {
+    if (rank % entriesPerTurn === 0) yield
+    const pair: readonly unknown[] = typeof merge === 'string' ? merge.split(' ') : Array.isArray(merge) ? merge : []
+    const [left, right] = pair
+    if (typeof left !== 'string' || typeof right !== 'string' || pair.length !== 2) {
+      if (typeof merge === 'string' && merge.startsWith('#version')) continue
+      fields.fail(`merges[${rank}]`, `expected a pair of tokens, got ${describe(merge)}`)
+    }
+    table.set(idOf(rank, left), idOf(rank, right), rank, idOf(rank, left + right.slice(prefix.length)))
+  }
+  return table
 }
 
 /** The token that stands for one byte where a vocabulary falls back to bytes. */

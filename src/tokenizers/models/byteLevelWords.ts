@@ -15,6 +15,10 @@ export class ByteLevelWords implements TokenModel {
     return this.#model.size
   }
 
+  get idLimit(): number {
+    return this.#model.idLimit
+  }
+
   get unkId(): number | undefined {
     return this.#model.unkId
   }

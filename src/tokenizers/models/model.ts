@@ -3,6 +3,8 @@ export interface TokenModel {
   readonly type: 'BPE' | 'WordPiece' | 'WordLevel' | 'Unigram'
   /** Number of entries of the model's own vocabulary. */
   readonly size: number
+  /** One more than the largest id. */
+  readonly idLimit: number
   /** The id given to what the vocabulary lacks. */
   readonly unkId: number | undefined
   tokenToId(token: string): number | undefined

@@ -4,6 +4,7 @@ import { nextCodePoint } from '../characters.ts'
 import { describe, type Fields } from '../fields.ts'
 import { byteToken } from './bpe.ts'
 import type { TokenModel } from './model.ts'
+import { entriesPerTurn } from './vocabulary.ts'
 
 /** An unknown character costs this much more than the least likely piece. */
 const unknownPenalty = 10
@@ -12,9 +13,9 @@ const unknownPenalty = 10
 export class UnigramModel implements TokenModel {
   readonly type = 'Unigram'
   readonly unkId: number | undefined
-  readonly #ids = new Map<string, number>()
-  readonly #tokens: string[] = []
-  readonly #scores: number[] = []
+  readonly #ids: ReadonlyMap<string, number>
+  readonly #tokens: readonly string[]
+  readonly #scores: readonly number[]
   readonly #trie: PieceTrie
   readonly #unkScore: number
   readonly #fallback: readonly (number | undefined)[] | undefined
@@ -22,30 +23,31 @@ export class UnigramModel implements TokenModel {
   #from = new Int32Array(256)
   #piece = new Int32Array(256)
 
-  constructor(fields: Fields) {
-    const vocab = fields.array('vocab')
-    let lowest = Infinity
-    vocab.forEach((entry, id) => {
-      const [token, score] = Array.isArray(entry) ? entry as readonly unknown[] : []
-      if (typeof token !== 'string' || typeof score !== 'number') {
-        fields.fail(`vocab[${id}]`, `expected a token and its score, got ${describe(entry)}`)
-      }
-      this.#ids.set(token, id)
-      this.#tokens.push(token)
-      const read = serdeFloat(score)
-      this.#scores.push(read)
-      lowest = Math.min(lowest, read)
-    })
+  private constructor(fields: Fields, { ids, tokens, scores, lowest }: Pieces, trie: PieceTrie) {
+    this.#ids = ids
+    this.#tokens = tokens
+    this.#scores = scores
     this.unkId = fields.has('unk_id') ? fields.count('unk_id') : undefined
-    if (this.unkId !== undefined && this.unkId >= vocab.length) fields.fail('unk_id', `${this.unkId} is outside the vocabulary of ${vocab.length}`)
+    if (this.unkId !== undefined && this.unkId >= tokens.length) fields.fail('unk_id', `${this.unkId} is outside the vocabulary of ${tokens.length}`)
     this.#unkScore = lowest - unknownPenalty
-    this.#trie = new PieceTrie(this.#ids)
+    this.#trie = trie
     this.#fallback = fields.boolean('byte_fallback', false)
       ? Array.from({ length: 256 }, (_, byte) => this.#ids.get(byteToken(byte)))
       : undefined
   }
 
+  static *read(fields: Fields): Generator<undefined, UnigramModel> {
+    const pieces = yield* readPieces(fields)
+    const trie = new PieceTrie()
+    yield* trie.add(pieces.ids)
+    return new UnigramModel(fields, pieces, trie)
+  }
+
   get size(): number {
+    return this.#tokens.length
+  }
+
+  get idLimit(): number {
     return this.#tokens.length
   }
 
@@ -146,6 +148,27 @@ export class UnigramModel implements TokenModel {
   }
 }
 
+/** The vocabulary with the log-probability of each piece, and the least of them. */
+interface Pieces { ids: Map<string, number>, tokens: string[], scores: number[], lowest: number }
+
+/** Reads `vocab`, pairs of a token and its score. */
+function* readPieces(fields: Fields): Generator<undefined, Pieces> {
+  const pieces: Pieces = { ids: new Map(), tokens: [], scores: [], lowest: Infinity }
+  for (const [id, entry] of fields.array('vocab').entries()) {
+    if (id % entriesPerTurn === 0) yield
+    const [token, score] = Array.isArray(entry) ? entry as readonly unknown[] : []
+    if (typeof token !== 'string' || typeof score !== 'number') {
+      fields.fail(`vocab[${id}]`, `expected a token and its score, got ${describe(entry)}`)
+    }
+    pieces.ids.set(token, id)
+    pieces.tokens.push(token)
+    const read = serdeFloat(score)
+    pieces.scores.push(read)
+    pieces.lowest = Math.min(pieces.lowest, read)
+  }
+  return pieces
+}
+
 /** Prefix tree of the pieces over UTF-16 code units, as an open-addressing table from node and code unit to node. */
 export class PieceTrie {
   #nodes = new Int32Array(2048).fill(-1)
@@ -153,19 +176,6 @@ export class PieceTrie {
   #targets = new Int32Array(2048)
   #mask = 2047
   readonly #pieces: number[] = [-1]
-
-  constructor(pieces: Iterable<[string, number]>) {
-    for (const [token, id] of pieces) {
-      if (token === '') continue
-      let node = 0
-      for (let i = 0; i < token.length; i++) {
-        const unit = token.charCodeAt(i)
-        const child = this.child(node, unit)
-        node = child < 0 ? this.#insert(node, unit) : child
-      }
-      this.#pieces[node] = id
-    }
-  }
 
   /** The node reached by a code unit, or -1. */
   child(node: number, unit: number): number {
@@ -177,6 +187,21 @@ export class PieceTrie {
       const found = nodes[slot]!
       if (found === -1) return -1
       if (found === node && this.#units[slot] === unit) return this.#targets[slot]!
+    }
+  }
+
+  *add(pieces: Iterable<readonly [string, number]>): Generator<undefined, void> {
+    let added = 0
+    for (const [token, id] of pieces) {
+      if (++added % entriesPerTurn === 0) yield
+      if (token === '') continue
+      let node = 0
+      for (let i = 0; i < token.length; i++) {
+        const unit = token.charCodeAt(i)
+        const child = this.child(node, unit)
+        node = child < 0 ? this.#insert(node, unit) : child
+      }
+      this.#pieces[node] = id
     }
   }
 

@@ -3,8 +3,14 @@ import { describe, type Fields } from '../fields.ts'
 /** Ids above this are taken for damage: no published vocabulary comes near. */
 const largestId = 1 << 24
 
+/** Entries that are read between two chances for other work to have its turn. */
+export const entriesPerTurn = 1024
+
+/** The entries of a vocabulary both ways. */
+export interface Vocabulary { ids: Map<string, number>, tokens: (string | undefined)[] }
+
 /** Reads `vocab`, an object from token to id. */
-export function readVocabulary(fields: Fields): { ids: Map<string, number>, tokens: (string | undefined)[] } {
+export function* readVocabulary(fields: Fields): Generator<undefined, Vocabulary> {
   const ids = new Map<string, number>()
   const tokens: (string | undefined)[] = []
   const source = fields.object('vocab').value
@@ -19,6 +25,7 @@ export function readVocabulary(fields: Fields): { ids: Map<string, number>, toke
     }
     ids.set(token, id)
     tokens[id] = token
+    if (ids.size % entriesPerTurn === 0) yield
   }
   return { ids, tokens }
 }

@@ -1,7 +1,7 @@
 import { TokenizerError } from '../../errors.ts'
 import type { Fields } from '../fields.ts'
 import type { TokenModel } from './model.ts'
-import { readVocabulary } from './vocabulary.ts'
+import { readVocabulary, type Vocabulary } from './vocabulary.ts'
 
 /** One id for each whole word. */
 export class WordLevelModel implements TokenModel {
@@ -10,15 +10,22 @@ export class WordLevelModel implements TokenModel {
   readonly #ids: Map<string, number>
   readonly #tokens: (string | undefined)[]
 
-  constructor(fields: Fields) {
-    const { ids, tokens } = readVocabulary(fields)
+  private constructor(fields: Fields, { ids, tokens }: Vocabulary) {
     this.#ids = ids
     this.#tokens = tokens
     this.unkId = ids.get(fields.string('unk_token', '<unk>'))
   }
 
+  static *read(fields: Fields): Generator<undefined, WordLevelModel> {
+    return new WordLevelModel(fields, yield* readVocabulary(fields))
+  }
+
   get size(): number {
     return this.#ids.size
+  }
+
+  get idLimit(): number {
+    return this.#tokens.length
   }
 
   tokenToId(token: string): number | undefined {

@@ -1,6 +1,6 @@
 import type { Fields } from '../fields.ts'
 import type { TokenModel } from './model.ts'
-import { readUnknown, readVocabulary } from './vocabulary.ts'
+import { readUnknown, readVocabulary, type Vocabulary } from './vocabulary.ts'
 
 /** BERT's greedy longest-match-first subwords. */
 export class WordPieceModel implements TokenModel {
@@ -13,8 +13,7 @@ export class WordPieceModel implements TokenModel {
   /** No entry is longer than this many code units. */
   readonly #longestToken: number
 
-  constructor(fields: Fields) {
-    const { ids, tokens } = readVocabulary(fields)
+  private constructor(fields: Fields, { ids, tokens }: Vocabulary) {
     this.#ids = ids
     this.#tokens = tokens
     const unk = fields.string('unk_token', '[UNK]')
@@ -26,8 +25,16 @@ export class WordPieceModel implements TokenModel {
     this.#longestToken = longest
   }
 
+  static *read(fields: Fields): Generator<undefined, WordPieceModel> {
+    return new WordPieceModel(fields, yield* readVocabulary(fields))
+  }
+
   get size(): number {
     return this.#ids.size
+  }
+
+  get idLimit(): number {
+    return this.#tokens.length
   }
 
   tokenToId(token: string): number | undefined {

@@ -1,4 +1,5 @@
 import { TokenizerError } from '../../errors.ts'
+import { givenOptions } from '../../options.ts'
 import { byteToChar, utf8 } from '../byteLevel.ts'
 import { Tokenizer } from '../tokenizer.ts'
 import { stringifyTokenizer } from '../tokenizerJSON.ts'
@@ -32,6 +33,7 @@ const byteLevelPreTokenizer = { type: 'ByteLevel', add_prefix_space: false, trim
  * pre-tokenizer and 30,000 tokens.
  */
 export async function trainBpe(texts: Texts, options: TrainBpeOptions = {}): Promise<Tokenizer> {
+  givenOptions('trainBpe', options, 'vocabSize: 30_000')
   const { vocabSize = 30_000, specialTokens = [], normalizer = null, preTokenizer = byteLevelPreTokenizer, unkToken } = options
   checkTrainOptions(vocabSize, specialTokens)
   if (unkToken !== undefined && !specialTokens.includes(unkToken)) {

@@ -1,6 +1,7 @@
 import { createReadStream } from 'node:fs'
 import { during } from '../../activity.ts'
 import { TokenizerError } from '../../errors.ts'
+import { givenOptions } from '../../options.ts'
 import { fillFolder } from '../../files/index.ts'
 import type { Tokenizer } from '../tokenizer.ts'
 import { lastBorder } from './pieces.ts'
@@ -39,6 +40,7 @@ export function trainTokenizer(options: TrainTokenizerOptions): Promise<Tokenize
 }
 
 async function trainAndSave(options: TrainTokenizerOptions): Promise<Tokenizer> {
+  givenOptions('trainTokenizer', options, "type: 'bpe', files: 'texts/*.md', outputDir: './tokenizer'")
   if (options.files.length === 0) throw new TokenizerError('tokenizer training: files is empty; name at least one text file')
   const roles = Object.values(options.roles ?? {})
   const texts = readTexts(options.files, options.splitLines === true)

@@ -1,4 +1,5 @@
 import { TokenizerError } from '../../errors.ts'
+import { givenOptions } from '../../options.ts'
 import { byteToken } from '../models/bpe.ts'
 import { Tokenizer } from '../tokenizer.ts'
 import { stringifyTokenizer } from '../tokenizerJSON.ts'
@@ -31,6 +32,7 @@ const rare = 0.5
 
 /** Trains a unigram language model of pieces as SentencePiece does (https://arxiv.org/abs/1804.10959); default: 8,000 tokens and Metaspace. */
 export async function trainUnigram(texts: Texts, options: TrainUnigramOptions = {}): Promise<Tokenizer> {
+  givenOptions('trainUnigram', options, 'vocabSize: 8000')
   const { vocabSize = 8000, specialTokens = unigramSpecialTokens, unkToken = '<unk>', byteFallback = true } = options
   checkTrainOptions(vocabSize, specialTokens)
   const { maxPieceLength = 16, shrinkingFactor = 0.75, numSubIterations = 2, seedSize = 1_000_000 } = options

@@ -1,4 +1,5 @@
 import { TokenizerError } from '../../errors.ts'
+import { givenOptions } from '../../options.ts'
 import { Tokenizer } from '../tokenizer.ts'
 import { stringifyTokenizer } from '../tokenizerJSON.ts'
 import { Turns } from '../../turns.ts'
@@ -22,6 +23,7 @@ export interface TrainWordPieceOptions extends TrainOptions {
 
 /** Trains a WordPiece vocabulary as Hugging Face does (byte-pair merging with a prefix); default: BERT's normalizer and pre-tokenizer. */
 export async function trainWordPiece(texts: Texts, options: TrainWordPieceOptions = {}): Promise<Tokenizer> {
+  givenOptions('trainWordPiece', options, 'vocabSize: 30_000')
   const { vocabSize = 30_000, specialTokens = bertSpecialTokens, continuingSubwordPrefix = '##', unkToken = '[UNK]' } = options
   checkTrainOptions(vocabSize, specialTokens)
   if (!specialTokens.includes(unkToken)) {

@@ -1,3 +1,4 @@
+import { atOnce } from '../../turns.ts'
 import { nextCodePoint } from '../characters.ts'
 import { PieceTrie } from '../models/unigram.ts'
 
@@ -25,7 +26,8 @@ export class UnigramLattice {
   constructor(pieces: readonly string[], scores: readonly number[]) {
     this.#scores = Float64Array.from(scores)
     this.#chances = this.#scores.map((score) => Math.exp(score))
-    this.#trie = new PieceTrie(pieces.map((piece, id): [string, number] => [piece, id]))
+    this.#trie = new PieceTrie()
+    atOnce(this.#trie.add(pieces.map((piece, id): [string, number] => [piece, id])))
     this.#unkScore = scores.reduce((low, score) => Math.min(low, score), Infinity) - 10
   }
 

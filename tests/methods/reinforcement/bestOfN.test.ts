@@ -50,7 +50,7 @@ describe('bestOfN', () => {
     const kept = read(args.output)
     expect(kept.map(({ id }) => id)).toEqual([0, 1, 2, 3, 4])
     for (const { completion, score } of kept) expect(score).toBe(completion.match(/e/g)?.length ?? 0)
-    expect(result).toMatchObject({ finished: true, prompts: 5, kept: 5, withoutAnswer: 0, klBound: bestOfNKl(4) })
+    expect(result).toMatchObject({ finished: true, prompts: 5, kept: 5, withoutAnswer: 0, rewardErrors: [], klBound: bestOfNKl(4) })
     expect(result.meanBestScore).toBeCloseTo(kept.reduce((sum, { score }) => sum + score, 0) / 5, 12)
     expect(result.meanBestScore).toBeGreaterThan(result.meanScore)
     expect(result.passAtK[4]).toBe(kept.filter(({ score }) => score >= 1).length / 5)
@@ -59,6 +59,17 @@ describe('bestOfN', () => {
     expect(run.data.stats.rows).toBe(5)
     run.dispose()
     run.model.dispose()
+  })
+
+  test('answers that a reward function fails on are none, and the result says what went wrong', async () => {
+    const some = rewardEach<Row>('some', ({ row, completion }) => {
+      if (row.id % 2 === 1) throw new Error('no judge')
+      return completion.length
+    })
+    const args = await options({ rewards: [some] })
+    const result = await bestOfN(args)
+    expect(result).toMatchObject({ finished: true, kept: 3, withoutAnswer: 2, rewardErrors: ['reward function some: no judge'] })
+    expect(read(args.output).map(({ id }) => id)).toEqual([0, 2, 4])
   })
 
   test('stopped and resumed, with other batches, it ends with the same file', async () => {

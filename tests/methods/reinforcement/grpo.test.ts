@@ -174,6 +174,15 @@ test('evaluation gives the mean reward of held-out prompts, always with the same
   expect(evaluations[0]).toMatchObject({ reward: anyNumber, 'rewards/share/mean': anyNumber, 'completions/meanLength': anyNumber })
 })
 
+test('evaluation stops while it generates: what was cut off is no result', async () => {
+  const [controller, reason] = [new AbortController(), new Error('enough')]
+  const stopping = rewardEach<Row>('stopping', () => { controller.abort(reason); return 1 })
+  const prepared = await grpo<Row>({ ...options({}), rows, evalRows: rows.slice(0, 3), rewards: [stopping] })
+  live.push(prepared, prepared.model)
+  await expect(prepared.trainer.evaluate({ signal: controller.signal })).rejects.toBe(reason)
+  await expect(prepared.trainer.evaluate()).resolves.toMatchObject({ reward: 1 })
+})
+
 describe('bad input', () => {
   test.each<[string, Partial<GrpoOptions>, PolicyInput<Row>]>([
     ['which is no multiple of numGenerations 3', { numGenerations: 3 }, given],

@@ -1,6 +1,6 @@
 // Proves that online DPO ranks and learns as TRL's OnlineDPOTrainer does, that its loss is DPO's on the same pairs, that it comes to prefer what is rewarded, and that a run repeats and resumes to the bit.
 import { readFileSync } from 'node:fs'
-import { createServer, type Server } from 'node:http'
+import { createServer, type Server, type ServerResponse } from 'node:http'
 import type { AddressInfo } from 'node:net'
 import { join } from 'node:path'
 import { afterAll, afterEach, beforeAll, describe, expect, test } from 'vitest'
@@ -138,6 +138,8 @@ describe('a judge', () => {
   let server: Server
   let url: string
   const asked: (string | undefined)[] = []
+  /** What becomes of the next requests. */
+  let trouble: ((response: ServerResponse) => void)[] = []
   beforeAll(async () => {
     server = createServer((request, response) => {
       let text = ''
@@ -145,6 +147,8 @@ describe('a judge', () => {
       request.on('end', () => {
         const { messages } = JSON.parse(text) as { messages: { content: string }[] }
         asked.push(request.headers.authorization)
+        const next = trouble.shift()
+        if (next) { next(response); return }
         const [prompt, first, second] = messages[0]!.content.split('|') as [string, string, string]
         if (prompt === 'a dog') { response.writeHead(400).end('no'); return }
         const letters = (one: string): number => one.match(/e/g)?.length ?? 0
@@ -154,7 +158,10 @@ describe('a judge', () => {
     await new Promise<void>((done) => { server.listen(0, '127.0.0.1', done) })
     url = `http://127.0.0.1:${(server.address() as AddressInfo).port}/v1`
   })
-  afterAll(() => { server.close() })
+  afterAll(() => {
+    server.closeAllConnections()
+    server.close()
+  })
 
   test('of a server ranks by its verdicts, with the key of an environment variable; what it fails on is left out', async () => {
     process.env['ANNEAL_TEST_JUDGE_KEY'] = 'secret'
@@ -168,6 +175,20 @@ describe('a judge', () => {
     const outputDir = temporaryFolder()
     await run({ ...options, outputDir }, { rows }, 1)
     expect((await run({ ...options, outputDir, resumeFromCheckpoint: true }, { rows })).hash).toBe(hash)
+  })
+
+  test('that is slow, busy or broken for a while decides the same; one that stays so is no end of the run', async () => {
+    const options = { judge: url, judgePrompt: '{prompt}|{response0}|{response1}', maxSteps: 1 } as const
+    const { hash } = await run(options, { rows })
+    trouble = [() => undefined, (response) => { response.writeHead(429, { 'retry-after': '0' }).end() }, (response) => { response.end('<html>') }, (response) => { response.destroy() }]
+    asked.length = 0
+    const { hash: same, logs } = await run({ ...options, judgeTimeout: 500, judgeRetries: 3 }, { rows })
+    expect([same, asked.length, logs[0]!['rewards/judge/failed']]).toEqual([hash, 8 + 4, 2])
+    trouble = Array.from({ length: 2 * 8 }, () => (response) => { response.writeHead(503, { 'retry-after': '0' }).end('later') })
+    const { logs: none, warnings } = await run({ ...options, judgeRetries: 1 }, { rows })
+    expect(none[0]).toMatchObject({ loss: 0, gradNorm: 0, withoutReward: 8, 'rewards/judge/failed': 16 })
+    expect(warnings.join()).toContain('reward function judge failed for every answer')
+    expect(warnings.join()).toContain('503: later')
   })
 
   test('may be a function, and may have nothing to say', async () => {

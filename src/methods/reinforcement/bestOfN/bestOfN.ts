@@ -6,7 +6,7 @@ import { ConfigError } from '../../../errors.ts'
 import { appendText, makeFolder, replaceFile, writeText } from '../../../files/index.ts'
 import type { Rows } from '../../../data/index.ts'
 import { AutoModelForCausalLM, readConfig } from '../../../models/index.ts'
-import { parseOptions } from '../../../options.ts'
+import { givenOptions, parseOptions } from '../../../options.ts'
 import { RewardRunner, type AnyRow, type RewardFunction } from '../../../rewards/index.ts'
 import { Tokenizer } from '../../../tokenizers/index.ts'
 import { checkVocabulary } from '../../prepare.ts'
@@ -37,6 +37,8 @@ export interface BestOfNResult {
   kept: number
   /** Prompts of which no answer was kept. */
   withoutAnswer: number
+  /** What went wrong in reward functions, each message once; such answers have no reward from them. */
+  rewardErrors: string[]
   /** Mean score of all judged answers, and of the best of each prompt. */
   meanScore: number
   meanBestScore: number
@@ -56,7 +58,7 @@ interface Done { prompt: number; scores: (number | null)[]; kept: unknown[] }
  *     await bestOfN({ model: './sft', files: 'prompts.jsonl', rewards: [correct], numGenerations: 16, select: 'threshold', threshold: 1, output: 'rft.jsonl' })
  */
 export async function bestOfN<Row extends object = AnyRow>(input: BestOfNInput<Row>): Promise<BestOfNResult> {
-  const { rewards: given = [], environment, rows, signal, onProgress, ...options } = input
+  const { rewards: given = [], environment, rows, signal, onProgress, ...options } = givenOptions('bestOfN', input, "model: './model', files: 'prompts.jsonl', output: 'best.jsonl', rewards: [myReward]")
   const args = parseOptions(bestOfNSchema, options, 'best-of-n')
   const rewards = await rewardFunctions(args, given as readonly RewardFunction[], environment ? 'adds' : 'none')
   if (args.select === 'threshold' && args.threshold === undefined) throw new ConfigError("threshold: select 'threshold' needs the least score to keep; give threshold")
@@ -78,6 +80,7 @@ export async function bestOfN<Row extends object = AnyRow>(input: BestOfNInput<R
     }, model, tokenizer)
     const progress = await openProgress(args, fingerprint, all.map(({ name }) => name))
     const done = progress.done
+    const rewardErrors = new Set<string>()
     const { numGenerations, maxCompletionLength, temperature, topK, topP, seed, maxTurns, environmentTimeout } = args
     // Prompts are done in order, so those that are missing are the last ones.
     const draw = async (): Promise<void> => {
@@ -89,7 +92,10 @@ export async function bestOfN<Row extends object = AnyRow>(input: BestOfNInput<R
         })
         if (signal?.aborted) break
         const judged = await Promise.all(batch.map((prompt, b) => judge(answers.slice(b * numGenerations, (b + 1) * numGenerations), prompt, runner, args)))
-        const records = judged.map((one, b): Done => ({ prompt: first + b, ...one }))
+        const records = judged.map(({ errors, ...one }, b): Done => {
+          for (const error of errors) rewardErrors.add(error)
+          return { prompt: first + b, ...one }
+        })
         await progress.add(records)
         for (const record of records) done.set(record.prompt, record)
         onProgress?.(done.size, prompts.length)
@@ -103,7 +109,7 @@ export async function bestOfN<Row extends object = AnyRow>(input: BestOfNInput<R
       await replaceFile(args.output, ordered.flatMap(({ kept }) => kept.map((row) => `${JSON.stringify(row)}\n`)).join(''))
       await progress.remove()
     }
-    return { finished, ...statistics(ordered, args) }
+    return { finished, rewardErrors: [...rewardErrors], ...statistics(ordered, args) }
   } finally {
     judging?.dispose()
     model.dispose()
@@ -111,11 +117,11 @@ export async function bestOfN<Row extends object = AnyRow>(input: BestOfNInput<R
 }
 
 /** Scores the answers to one prompt, and makes rows of those that are kept. */
-async function judge(answers: readonly SampledAnswer[], prompt: PromptRow, runner: RewardRunner | null, args: BestOfNArguments): Promise<Omit<Done, 'prompt'>> {
-  const { scores } = await scoresOf(answers.map((answer) => ({ ...answer, prompt: 0 })), [prompt], runner, args.rewardWeights, 0)
+async function judge(answers: readonly SampledAnswer[], prompt: PromptRow, runner: RewardRunner | null, args: BestOfNArguments): Promise<Omit<Done, 'prompt'> & { errors: string[] }> {
+  const { scores, errors } = await scoresOf(answers.map((answer) => ({ ...answer, prompt: 0 })), [prompt], runner, args.rewardWeights, 0)
   const totals = scores.map(({ total }) => total)
   const candidates = answers.map(({ text, ended }, i) => ({ text, score: ended || args.keepTruncated ? totals[i]! : null }))
-  return { scores: totals, kept: selectCandidates(candidates, args).map((i) => rowOf(prompt, answers[i]!, totals[i]!)) }
+  return { errors, scores: totals, kept: selectCandidates(candidates, args).map((i) => rowOf(prompt, answers[i]!, totals[i]!)) }
 }
 
 /** A row that sft() reads: messages where the prompt is a conversation or there was one, else prompt and completion. */
@@ -125,7 +131,7 @@ function rowOf({ prompt, row }: PromptRow, { text, messages }: SampledAnswer, sc
   return typeof prompt === 'string' ? { prompt, completion: text, score, ...columns } : { messages: [...prompt, { role: 'assistant', content: text }], score, ...columns }
 }
 
-function statistics(done: readonly Done[], args: BestOfNArguments): Omit<BestOfNResult, 'finished'> {
+function statistics(done: readonly Done[], args: BestOfNArguments): Omit<BestOfNResult, 'finished' | 'rewardErrors'> {
   const mean = (numbers: readonly number[]): number => (numbers.length === 0 ? NaN : numbers.reduce((a, b) => a + b, 0) / numbers.length)
   const given = done.map(({ scores }) => scores.filter((score) => score !== null))
   return {

@@ -14,6 +14,8 @@ export const judgeShape = lazily(() => ({
   judgeOrder: z.enum(['random', 'both', 'given']).default('random')
     .describe('Which answer it reads first: either by a coin (TRL), each once, where verdicts that differ are none, or the first'),
   judgeMaxTokens: z.int().min(1).default(16).describe('Most tokens of its reply'),
+  judgeRetries: z.int().min(0).default(2).describe('Asks again so many times where the server is busy, cannot be reached, is too slow or answers something else than a chat completion'),
+  judgeTimeout: z.int().min(1).nullable().default(null).describe('Milliseconds a try may take; null for as long as rewardTimeout lets all tries of a pair take together'),
   judgeMaxRequests: z.int().min(1).nullable().default(null).describe('Most requests of a run, after which there are no verdicts; null for no limit (TRL: 1000)'),
 } as const))
 
@@ -31,9 +33,11 @@ export async function rankingFunctions<Row>(args: JudgeArguments, rewards: reado
   return [pairwiseReward(judge ?? serverJudge(args))]
 }
 
-function serverJudge<Row>({ judge: url, judgeModel: model, judgeApiKeyEnv, judgePrompt, judgeOrder: order, judgeMaxTokens: maxTokens, judgeMaxRequests: maxRequests }: JudgeArguments): PairwiseJudge<Row> {
+function serverJudge<Row>(args: JudgeArguments): PairwiseJudge<Row> {
+  const { judge: url, judgeModel: model, judgeApiKeyEnv, judgePrompt, judgeOrder: order, judgeMaxTokens: maxTokens, judgeRetries: retries, judgeTimeout: timeout, judgeMaxRequests: maxRequests } = args
   const judge = llmPairwiseJudge<Row>({
-    owner: 'judge', url: url!, model, apiKey: keyOf('judgeApiKeyEnv', judgeApiKeyEnv, 'the judge'), order, maxTokens, maxRequests, ...(judgePrompt === undefined ? {} : { instruction: judgeInstruction(judgePrompt) }),
+    urlName: 'judge', url: url!, model, apiKey: keyOf('judgeApiKeyEnv', judgeApiKeyEnv, 'the judge'), order, maxTokens, retries, timeout, maxRequests,
+    ...(judgePrompt === undefined ? {} : { instruction: judgeInstruction(judgePrompt) }),
   })
   return Object.defineProperty(judge, 'name', { value: 'judge' })
 }

@@ -1,7 +1,7 @@
 import { ConfigError } from '../../../errors.ts'
 import type { Rows } from '../../../data/index.ts'
 import { disableDropout, readConfig, type CausalLanguageModel } from '../../../models/index.ts'
-import { parseOptions } from '../../../options.ts'
+import { givenOptions, parseOptions } from '../../../options.ts'
 import { RewardRunner, type AnyRow, type PairwiseJudge, type RewardFunction } from '../../../rewards/index.ts'
 import { Tokenizer } from '../../../tokenizers/index.ts'
 import { Trainer, type TrainOptions, type TrainResult } from '../../../train/index.ts'
@@ -55,7 +55,7 @@ const decisiveNames = [
  *     await run.train()
  */
 export async function onlineDpo<Row extends object = AnyRow>(input: OnlineDpoInput<Row>): Promise<OnlineDpoRun<Row>> {
-  const { rewards = [], judge: given, rows, evalRows, ...options } = input
+  const { rewards = [], judge: given, rows, evalRows, ...options } = givenOptions('onlineDpo', input, "model: './model', files: 'prompts.jsonl', outputDir: './out', rewards: [myReward]")
   const [judge, named] = typeof given === 'function' ? [given] : [undefined, given]
   const args = parseOptions(onlineDpoSchema, named === undefined ? options : { ...options, judge: named }, 'online-dpo')
   const { seed, maxNewTokens, maxLength, maxPromptLength, temperature, topP, topK, minP, repetitionPenalty, stopStrings, perDeviceTrainBatchSize, gradientAccumulationSteps, chatTemplateKwargs } = args
@@ -88,7 +88,7 @@ export async function onlineDpo<Row extends object = AnyRow>(input: OnlineDpoInp
     const task = onlineDpoTask({
       ...generation, model, reference, tokenizer, prompts: data.train, fingerprint: data.fingerprint, perDeviceTrainBatchSize, gradientAccumulationSteps, maxLength,
       missingEosPenalty: args.missingEosPenalty, beta: args.beta, lossType: args.lossType, samplesToLog: args.numCompletionsToLog,
-      ...(data.eval.length > 0 ? { measure: () => measureRewards(generation, data.eval, args.numGenerationsEval) } : {}),
+      ...(data.eval.length > 0 ? { measure: (signal?: AbortSignal) => measureRewards(generation, data.eval, args.numGenerationsEval, signal) } : {}),
     })
     const decisiveOptions = { ...decisiveModelOptions(args), ...Object.fromEntries(decisiveNames.map((name) => [name, args[name] ?? null])), rewards: runner.names }
     const sample = args.samplePrompts.length > 0 ? { sample: () => sampleTexts(model, tokenizer, args.samplePrompts) } : {}

@@ -27,7 +27,7 @@ export interface OnlineDpoTaskOptions<Row> extends RewardedOptions<Row>, Pick<Ge
   maxLength: number
   beta: number | readonly number[]
   lossType: 'sigmoid' | 'ipo'
-  measure?: () => Promise<Record<string, number>>
+  measure?: (signal?: AbortSignal) => Promise<Record<string, number>>
 }
 
 /** A micro-batch of ranked pairs and the epoch's beta. `counted` is 0 where no pair could be judged: such a batch changes nothing. */
@@ -46,6 +46,7 @@ export function onlineDpoTask<Row>(options: OnlineDpoTaskOptions<Row>): Training
   return {
     name: 'online dpo', model, fingerprint, ...modelKeeping(model, tokenizer), stepsPerEpoch: sampler.stepsPerEpoch,
     async batches(step): Promise<TaskStep<OnlineDpoBatch>> {
+      await sampler.prepare(step)
       const { epoch, microBatches } = sampler.at(step)
       const beta = betaOf(options.beta, epoch)
       const begin = performance.now()

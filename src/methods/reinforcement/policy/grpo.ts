@@ -1,5 +1,5 @@
 import { ConfigError } from '../../../errors.ts'
-import { parseOptions } from '../../../options.ts'
+import { givenOptions, parseOptions } from '../../../options.ts'
 import type { AnyRow } from '../../../rewards/index.ts'
 import { grpoAdvantages } from './advantages.ts'
 import { grpoSchema, type GrpoOptions } from './options.ts'
@@ -14,7 +14,7 @@ import { preparePolicy, type PolicyInput, type PolicyRun } from './prepare.ts'
  *     await run.train()
  */
 export async function grpo<Row extends object = AnyRow>(input: GrpoOptions & PolicyInput<Row>): Promise<PolicyRun<Row>> {
-  const { rewards, environment, rows, evalRows, ...options } = input
+  const { rewards, environment, rows, evalRows, ...options } = givenOptions('grpo', input, "model: './model', files: 'prompts.jsonl', outputDir: './out', rewards: [myReward]")
   const args = parseOptions(grpoSchema, options, 'grpo')
   const { multiObjectiveAggregation, scaleRewards, lossType, epsilonHigh, vllmImportanceSamplingMode: mode } = args
   if (lossType === 'cispo' && epsilonHigh === undefined) throw new ConfigError('epsilonHigh: lossType cispo needs the most that a ratio weighs, such as 5; the default, epsilon, would make it 0.2')

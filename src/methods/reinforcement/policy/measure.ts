@@ -3,11 +3,16 @@ import { meanAndDeviation, weightedRewards } from './advantages.ts'
 import { rewardedGroups, type GenerationOptions, type RewardedOptions } from './generation.ts'
 import type { PromptRow } from '../rollouts/prompts.ts'
 
-/** Mean rewards of answers to each held-out prompt, drawn as in training, always with the same seeds. */
-export async function measureRewards<Row = AnyRow>(generation: RewardedOptions<Row> & Pick<GenerationOptions<Row>, 'rewardWeights'>, prompts: readonly PromptRow<Row>[], numGenerations = 1): Promise<Record<string, number>> {
+/** Mean rewards of answers to each held-out prompt, drawn as in training, always with the same seeds. Rejects with the signal's reason where that aborts. */
+export async function measureRewards<Row = AnyRow>(
+  generation: RewardedOptions<Row> & Pick<GenerationOptions<Row>, 'rewardWeights'>, prompts: readonly PromptRow<Row>[], numGenerations = 1, signal?: AbortSignal,
+): Promise<Record<string, number>> {
+  signal?.throwIfAborted()
   const { runner, rewardWeights, sampling } = generation
   const failures = { failed: runner.names.map(() => 0), errors: [] }
-  const groups = await rewardedGroups({ ...generation, sampling: { ...sampling, numGenerations } }, prompts, evaluationStep, 0, failures)
+  const groups = await rewardedGroups({ ...generation, sampling: { ...sampling, numGenerations, signal } }, prompts, evaluationStep, 0, failures)
+  // Answers that were cut off have rewards, too.
+  signal?.throwIfAborted()
   const values = Float64Array.from(groups.flatMap((group) => Array.from(group.values)))
   const lengths = groups.flatMap(({ rollouts }) => rollouts.map(({ completionIds }) => completionIds.length))
   return {

@@ -116,7 +116,7 @@ export async function preparePolicy<Row extends object>(args: PolicyArguments, {
     const task = policyTask({
       ...method.objective, name: method.name, fingerprint: data.fingerprint, generation, perDeviceTrainBatchSize, gradientAccumulationSteps, stepsPerGeneration, numIterations: args.numIterations,
       topEntropyQuantile: method.topEntropyQuantile, offPolicyMaskThreshold: method.offPolicyMaskThreshold, adaptiveEntropy: method.adaptiveEntropy,
-      ...(data.eval.length > 0 ? { measure: () => measureRewards(generation, data.eval, args.numGenerationsEval) } : {}),
+      ...(data.eval.length > 0 ? { measure: (signal?: AbortSignal) => measureRewards(generation, data.eval, args.numGenerationsEval, signal) } : {}),
     })
     const decisiveOptions = { ...decisiveModelOptions(args), ...decisivePolicyOptions(args), rewards: runner.names }
     const warned = data.leftOut > 0 ? [`${data.leftOut} rows are left out, as their prompts are longer than maxPromptLength ${maxPromptLength!}`] : []

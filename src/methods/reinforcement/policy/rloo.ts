@@ -1,4 +1,4 @@
-import { parseOptions } from '../../../options.ts'
+import { givenOptions, parseOptions } from '../../../options.ts'
 import type { AnyRow } from '../../../rewards/index.ts'
 import { rlooAdvantages } from './advantages.ts'
 import { rlooSchema, type RlooOptions } from './options.ts'
@@ -12,7 +12,7 @@ const unused = { importanceSamplingLevel: 'token', useBiasCorrectionKl: true, en
  * reward. Options are TRL's RLOOConfig in camelCase.
  */
 export async function rloo<Row extends object = AnyRow>(input: RlooOptions & PolicyInput<Row>): Promise<PolicyRun<Row>> {
-  const { rewards, environment, rows, evalRows, ...options } = input
+  const { rewards, environment, rows, evalRows, ...options } = givenOptions('rloo', input, "model: './model', files: 'prompts.jsonl', outputDir: './out', rewards: [myReward]")
   const args = parseOptions(rlooSchema, options, 'rloo')
   const { beta, rewardClipRange, normalizeAdvantages, epsilon, epsilonHigh } = args
   return preparePolicy(args, { rewards, environment, rows, evalRows }, {

@@ -23,7 +23,7 @@ export interface PolicyTaskOptions<Row> extends ObjectiveOptions {
   topEntropyQuantile: number
   offPolicyMaskThreshold: number | null
   adaptiveEntropy?: AdaptiveEntropyOptions | null
-  measure?: () => Promise<Record<string, number>>
+  measure?: (signal?: AbortSignal) => Promise<Record<string, number>>
 }
 
 /** How many prompts one generation takes. */

@@ -3,7 +3,7 @@ import type { Rows } from '../../../data/index.ts'
 import { AutoModelForCausalLM, readConfig, type CausalLanguageModel } from '../../../models/index.ts'
 import { Classifier } from '../../../models/sequenceClassification.ts'
 import { PolicyWithValue } from '../../../models/valueHead.ts'
-import { parseOptions } from '../../../options.ts'
+import { givenOptions, parseOptions } from '../../../options.ts'
 import { RewardRunner, type AnyRow, type RewardFunction } from '../../../rewards/index.ts'
 import { Tokenizer } from '../../../tokenizers/index.ts'
 import { Trainer, type TrainOptions, type TrainResult } from '../../../train/index.ts'
@@ -53,7 +53,7 @@ const free = new Set(['rewardTimeout', 'rewardConcurrency', 'environmentTimeout'
  *     const run = await ppo({ model: './sft', rewardModel: './reward', files: 'prompts.jsonl', outputDir: './out' })
  */
 export async function ppo<Row extends object = AnyRow>(input: PpoInput<Row>): Promise<PpoRun> {
-  const { rewards: given = [], environment, rows, ...options } = input
+  const { rewards: given = [], environment, rows, ...options } = givenOptions('ppo', input, "model: './model', files: 'prompts.jsonl', outputDir: './out', rewards: [myReward]")
   const args = parseOptions(ppoSchema, options, 'ppo')
   const rewards = await rewardFunctions(args, given as readonly RewardFunction[], environment ? 'adds' : 'none')
   const config = await readConfig(args.model)

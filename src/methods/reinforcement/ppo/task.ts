@@ -58,6 +58,7 @@ export function ppoTask(options: PpoTaskOptions): PpoTask {
   let current: { rollout: number; rows: PpoRow[]; metrics: Record<string, number> } | undefined
 
   async function collect(rollout: number): Promise<Collected> {
+    await sampler.prepare(rollout)
     const chosen = Array.from(sampler.at(rollout).microBatches[0]!, (index) => prompts[index]!)
     const answers = await sampleAnswers(policy.policy, tokenizer, chosen, {
       maxCompletionLength: responseLength, temperature, topK, topP, seed, step: rollout, bf16, environment, chatTemplateKwargs: options.chatTemplateKwargs, maxTurns, environmentTimeout, lengthOption: 'responseLength',

@@ -1,4 +1,5 @@
 import { ConfigError } from '../../../errors.ts'
+import { givenOptions } from '../../../options.ts'
 import { contextRoom, GenerationEngine, PrefixGroup, resolveGenerationConfig, type FinishReason, type GenerationOutput } from '../../../generate/index.ts'
 import { slotsOf } from '../../../generate/engine.ts'
 import { KeyValueCache, type CausalLanguageModel } from '../../../models/index.ts'
@@ -37,6 +38,7 @@ const ends = (reason: FinishReason): boolean => reason === 'stop' || reason === 
 
 /** Samples `numGenerations` answers to each prompt, by continuous batching: plain ones, or conversations with an environment. */
 export async function sampleAnswers(model: CausalLanguageModel, tokenizer: Tokenizer, prompts: readonly PromptRow<unknown>[], options: AnswerOptions): Promise<SampledAnswer[]> {
+  givenOptions('sampleAnswers', options, 'seed: 42, maxCompletionLength: 256')
   const { environment } = options
   if (environment) return sampleEpisodes(model, tokenizer, prompts, { ...options, environment })
   const rollouts = await generateRollouts(model, tokenizer, prompts.map(({ promptIds }) => promptIds), options)

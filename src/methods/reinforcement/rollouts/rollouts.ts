@@ -1,4 +1,5 @@
 import { ConfigError } from '../../../errors.ts'
+import { givenOptions } from '../../../options.ts'
 import { contextRoom, GenerationEngine, PrefixGroup, resolveGenerationConfig, sampleSeed } from '../../../generate/index.ts'
 import type { FinishReason, GenerationConfig, GenerationOutput, Prompt, PromptOptions } from '../../../generate/index.ts'
 import { newTokenLimit } from '../../../generate/config.ts'
@@ -72,6 +73,7 @@ export const rolloutSeed = (seed: number, step: number, sample: number): number 
  * dropout is off meanwhile. Throws ConfigError for a prompt that leaves no room for `maxCompletionLength` tokens in the model's context.
  */
 export async function generateRollouts(model: CausalLanguageModel, tokenizer: Tokenizer | null, prompts: readonly Prompt[], options: RolloutOptions): Promise<Rollout[]> {
+  givenOptions('generateRollouts', options, 'seed: 42, maxCompletionLength: 256')
   const { numGenerations = 1, seed, step = 0, firstPrompt = 0, maxBatchSize = 64, prefillTokens = 512, bf16 = false, signal, onGroup } = options
   if (!Number.isInteger(numGenerations) || numGenerations < 1) throw new ConfigError(`numGenerations: expected a whole number from 1, got ${numGenerations}`)
   if (prompts.length === 0) return []
