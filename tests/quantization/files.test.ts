@@ -235,7 +235,7 @@ describe('checkpoints of bitsandbytes', () => {
 
 describe('a model quantised here', () => {
   test.each([
-    ['llama2', { format: 'nf4', doubleQuant: true }], ['llama2', { format: 'fp4' }], ['gpt2', { format: 'nf4' }], ['llama3', { format: 'int4', block: 8, zeroPoints: true }],
+    ['llama2', { format: 'nf4', doubleQuant: true }], ['llama2', { format: 'fp4' }], ['gpt2', { format: 'nf4' }], ['llama3', { format: 'int4', block: 8, zeroPoints: true }], ['llama3', { format: 'int8', zeroPoints: true }],
     ['qwen2', { format: 'int8' }], ['qwen2', { format: 'int4', block: 8, skipModules: ['down_proj'] }], ['gpt2', { format: 'int8', block: 8 }],
   ] as const)('%s %o is the same after writing and reading', async (family, quantize) => {
     const model = await load(folderOf(family), { quantize: { ...quantize, skipModules: 'skipModules' in quantize ? [...quantize.skipModules] : [] } })
