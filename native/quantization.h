@@ -18,7 +18,7 @@ constexpr float fp4_map[16] = {0.0f, 0.0625f / 12, 8.0f / 12, 1.0f, 4.0f / 12, 6
                                -0.0f, -0.0625f / 12, -8.0f / 12, -1.0f, -4.0f / 12, -6.0f / 12, -2.0f / 12, -3.0f / 12};
 // int4 stores 8 more than its value, so that the codes are those of GPTQ with its zero point of 8.
 constexpr float int4_map[16] = {-8, -7, -6, -5, -4, -3, -2, -1, 0, 1, 2, 3, 4, 5, 6, 7};
-// With zero points the value is code - zero.
+// With zero points the value is code - zero; zero points are in the codes' own notation, which is two's complement for int8.
 constexpr float int4_code_map[16] = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
 
 // bitsandbytes' decision thresholds for |x| in FP4, and the three bits of each interval.
@@ -37,6 +37,13 @@ constexpr float middle(const float* map, int code) { return (map[code] + map[cod
   if (format == QuantizedFormat::fp4) return fp4_map;
   return with_zeros ? int4_code_map : int4_map;
 }
+
+// The least and the largest code beside a zero point.
+struct CodeRange {
+  int least, largest;
+};
+constexpr CodeRange range_of(QuantizedFormat format) { return format == QuantizedFormat::int8 ? CodeRange{-128, 127} : CodeRange{0, 15}; }
+constexpr int zero_point(QuantizedFormat format, uint8_t byte) { return format == QuantizedFormat::int8 ? static_cast<int8_t>(byte) : byte; }
 
 // A weight [rows, columns] whose blocks lie within its rows, as the products take it.
 struct QuantizedShape {

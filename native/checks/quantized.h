@@ -29,7 +29,7 @@ constexpr int quantized_format_count = 6;
                static_cast<long long>(blocks), static_cast<long long>(block), static_cast<long long>(size),
                ShapeText(scales).text);
   if (!zeros) return;
-  ANNEAL_CHECK(format == QuantizedFormat::int4, "%s: zeros are for int4 only", kernel);
+  ANNEAL_CHECK(format == QuantizedFormat::int4 || format == QuantizedFormat::int8, "%s: zeros are for int4 and int8 only", kernel);
   check_dtype(kernel, "zeros", *zeros, DType::u8);
   ANNEAL_CHECK(zeros->size == blocks, "%s: zeros must have %lld numbers, one per scale, but has shape %s", kernel,
                static_cast<long long>(blocks), ShapeText(*zeros).text);

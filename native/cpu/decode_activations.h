@@ -8,8 +8,9 @@ namespace {
 
 constexpr int64_t decode_piece = 64;
 
-// How codes become integers of 16 bits: by a table of sixteen, as they are less a zero point, or as signed bytes.
-enum class Codes { table, nibbles, bytes };
+// How codes become integers of 16 bits: by a table of sixteen, as they are less a zero point, as signed bytes, or as signed bytes less a zero point.
+enum class Codes { table, nibbles, bytes, bytes_with_zeros };
+constexpr bool have_zeros(Codes codes) { return codes == Codes::nibbles || codes == Codes::bytes_with_zeros; }
 
 // Where number i of a piece lies, in four vectors of 16 words. table: interleaving the low and the high bytes of 32 values takes bytes 0 … 7 and 16 … 23
 // first; nibbles: by the place in a word's four nibbles; bytes: by the place in a word's two bytes.
@@ -22,7 +23,7 @@ struct Activations {
   int64_t pieces;          // of a row
   const int16_t* numbers;  // decode_piece for each piece, the missing ones 0
   const float* scales;     // one for each piece
-  const int32_t* sums;     // eight for each piece, one a 32-bit lane: of the numbers whose products it adds up; for nibbles
+  const int32_t* sums;     // eight for each piece, one a 32-bit lane: of the numbers whose products it adds up; where there are zero points
 };
 
 struct Rounded {
@@ -57,12 +58,10 @@ template <Codes codes, class T> static void round_piece(const T* x, int64_t n, c
 #pragma GCC unroll 64
   for (int i = 0; i < decode_piece; ++i) numbers[place_in_piece(codes, i)] = integer[i];
   if (!sums) return;
-  // Number i of nibbles lies in word i / 4, and a lane adds up two words.
-  for (int lane = 0; lane < 8; ++lane) {
-    int32_t total = 0;
-    for (int i = 0; i < 8; ++i) total += integer[8 * lane + i];
-    sums[lane] = total;
-  }
+  // A lane adds up two words of each vector.
+  memset(sums, 0, 8 * sizeof(int32_t));
+#pragma GCC unroll 64
+  for (int i = 0; i < decode_piece; ++i) sums[place_in_piece(codes, i) % 16 / 2] += integer[i];
 }
 
 }  // namespace

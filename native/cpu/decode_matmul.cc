@@ -40,7 +40,7 @@ template <Codes codes, class T> void round_rows(const T* x, const Pieces& p, con
 
 template <Codes codes> Activations round_all(const Tensor& x, const Pieces& p, int unit, bool in_order) {
   const size_t pieces = static_cast<size_t>(p.rows * p.of_row());
-  const bool wants_sums = codes == Codes::nibbles && !in_order;
+  const bool wants_sums = have_zeros(codes) && !in_order;
   char* memory = static_cast<char*>(pool().scratch(activation_slot, pieces * (decode_piece * 2 + 4 + (wants_sums ? 32 : 0)) + 64));
   int16_t* numbers = reinterpret_cast<int16_t*>(memory);
   int32_t* sums = reinterpret_cast<int32_t*>(memory + pieces * decode_piece * 2);
@@ -60,7 +60,7 @@ void multiply(const Tensor& x, const QuantizedWeight& w, const IntegerMap* map, 
   }
 #endif
   const Activations rounded = round_all<codes>(x, pieces, map ? map->unit : 1, true);
-  decode_product(PlainPieceKernel{w.shape.columns, w, rounded, map, codes == Codes::nibbles}, x.shape[0], w.shape.rows, out);
+  decode_product(PlainPieceKernel{w.shape.columns, w, rounded, map, codes}, x.shape[0], w.shape.rows, out);
 }
 
 }  // namespace
@@ -87,6 +87,7 @@ void decode_quantized_matmul(Out y, In x, In codes, In scales, MaybeIn zeros, Ma
   if (kind == QuantizedFormat::nf4) multiply<Codes::table>(x, w, &nf4_integers, out);
   else if (kind == QuantizedFormat::fp4) multiply<Codes::table>(x, w, &fp4_integers, out);
   else if (kind == QuantizedFormat::int4) multiply<Codes::nibbles>(x, w, &int4_integers, out);
+  else if (zeros) multiply<Codes::bytes_with_zeros>(x, w, nullptr, out);
   else multiply<Codes::bytes>(x, w, nullptr, out);
 }
 

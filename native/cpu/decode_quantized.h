@@ -31,8 +31,13 @@ constexpr int most_integer(int unit) {
 struct QuantizedWeight {
   const uint8_t* codes;
   const float* scales;
-  const uint8_t* zeros;  // of int4; may be null: 8
+  const uint8_t* zeros;  // may be null; of int4: 8
   QuantizedShape shape;
+
+  int zero(Codes codes, int64_t block) const {
+    if (codes == Codes::nibbles) return zeros ? zeros[block] : 8;
+    return codes == Codes::bytes_with_zeros ? static_cast<int8_t>(zeros[block]) : 0;
+  }
 };
 
 #if defined(__AVX2__)
@@ -84,6 +89,9 @@ template <> struct PieceDecoder<Codes::bytes> {
     }
   }
 };
+template <> struct PieceDecoder<Codes::bytes_with_zeros> : PieceDecoder<Codes::bytes> {
+  using PieceDecoder<Codes::bytes>::PieceDecoder;
+};
 
 // Blocks are multiples of a piece.
 template <Codes codes> struct PieceKernel {
@@ -123,7 +131,7 @@ template <Codes codes> struct PieceKernel {
         const __m256i* own = reinterpret_cast<const __m256i*>(numbers + (r * pieces + piece) * decode_piece);
         auto product = [&](int i) __attribute__((always_inline)) { return _mm256_madd_epi16(w[i], _mm256_loadu_si256(own + i)); };
         __m256i total = _mm256_add_epi32(_mm256_add_epi32(product(0), product(1)), _mm256_add_epi32(product(2), product(3)));
-        if constexpr (codes == Codes::nibbles) {
+        if constexpr (have_zeros(codes)) {
           const __m256i lane = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(x_sums + (r * pieces + piece) * 8));
           total = _mm256_sub_epi32(total, _mm256_mullo_epi32(lane, zero));
         }
@@ -133,8 +141,7 @@ template <Codes codes> struct PieceKernel {
     };
     const int64_t per_block = weight.shape.block / decode_piece, end = t.k1 / decode_piece, first = t.output * (pieces / per_block);
     const float* scales = weight.scales + first;
-    const uint8_t* zeros = weight.zeros ? weight.zeros + first : nullptr;
-    auto zero_of = [&](int64_t block) __attribute__((always_inline)) { return codes == Codes::nibbles ? _mm256_set1_epi32(zeros ? zeros[block] : 8) : _mm256_setzero_si256(); };
+    auto zero_of = [&](int64_t block) __attribute__((always_inline)) { return _mm256_set1_epi32(weight.zero(codes, first + block)); };
     int64_t piece = t.k0 / decode_piece;
     if (per_block == 1) {
       for (; piece < end; ++piece) add(piece, _mm256_broadcast_ss(scales + piece), zero_of(piece));
@@ -159,7 +166,7 @@ struct PlainPieceKernel {
   QuantizedWeight weight;
   Activations x;
   const IntegerMap* map;  // null: signed bytes
-  bool has_zeros;         // of int4: 8 where the weight has none
+  Codes codes;
 
   const char* address(int64_t, int64_t) const { return reinterpret_cast<const char*>(weight.codes); }
 
@@ -171,7 +178,7 @@ struct PlainPieceKernel {
     float sum = t.k0 ? *t.sums : 0;
     for (int64_t b = t.k0 / block; b < blocks && b * block < t.k1; ++b) {
       const int64_t own = t.output * blocks + b;
-      const int zero = !has_zeros ? 0 : weight.zeros ? weight.zeros[own] : 8;
+      const int zero = weight.zero(codes, own);
       for (int64_t p = 0; p < per_block; ++p) {
         const int64_t at = b * block + p * decode_piece, n = smaller(decode_piece, block - p * decode_piece), first = t.output * k + at;
         if (at < t.k0 || at >= t.k1) continue;
@@ -179,7 +186,7 @@ struct PlainPieceKernel {
         if (map) {
           for (int64_t i = 0; i < n; ++i) value[i] = static_cast<int16_t>(map->value[(weight.codes[(first + i) / 2] >> (i % 2 ? 0 : 4)) & 15] - zero);
         } else {
-          for (int64_t i = 0; i < n; ++i) value[i] = static_cast<int8_t>(weight.codes[first + i]);
+          for (int64_t i = 0; i < n; ++i) value[i] = static_cast<int16_t>(static_cast<int8_t>(weight.codes[first + i]) - zero);
         }
         const int64_t piece = t.row * x.pieces + b * per_block + p;
         const int16_t* numbers = x.numbers + piece * decode_piece;

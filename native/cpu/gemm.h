@@ -18,14 +18,11 @@ struct Operand {
   const PanelSource* source = nullptr;  // in place of data: an op(b) that makes its panels itself
 };
 
-// An op(b) whose numbers are not stored as such (quantised weights); the functions are of one choice of `pairs`.
+// An op(b) whose numbers are not stored as such (quantised weights).
 struct PanelSource {
-  // As pack_panels.
+  // As pack_panels, for one choice of `pairs`.
   void (*pack)(const PanelSource& source, int64_t r, int64_t length, int64_t k0, int64_t k, uint32_t* panel,
                int64_t panels, int64_t panel_units);
-  // Up to most_stream_rows rows by one or two panels, decoded in registers; the panels' results are out_stride apart. Null: there is none.
-  void (*stream)(const PanelSource& source, int64_t rows, int64_t k, const uint32_t* left, int64_t column, int64_t panels,
-                 int64_t k0, float* out, int64_t out_stride, bool add);
 };
 
 struct Product {

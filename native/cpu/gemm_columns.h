@@ -15,12 +15,8 @@ template <bool pairs> ANNEAL_INLINE int64_t column_left_units(const Product& p) 
   return ceil_divide(p.m, panel_rows) * larger(1, ceil_divide(p.k, larger(1, block))) * left_panel_units<pairs>(block) +
          lanes;
 }
-// Panels of op(b) that are packed together: several where memory holds a row of each k, to read more of it at a time; two where they are decoded
-// in registers, as one leaves the multipliers waiting.
-ANNEAL_INLINE int64_t column_panels(const Product& p) {
-  if (p.b.along_k) return p.b.source && p.m <= most_stream_rows ? 2 : 1;
-  return smaller(8, ceil_divide(p.n, panel_columns));
-}
+// Panels of op(b) that are packed together: several where memory holds a row of each k, to read more of it at a time.
+ANNEAL_INLINE int64_t column_panels(const Product& p) { return p.b.along_k ? 1 : smaller(8, ceil_divide(p.n, panel_columns)); }
 // Units of one thread's memory: the packed panels and their tiles.
 template <bool pairs> ANNEAL_INLINE int64_t column_thread_units(const Product& p) {
   return column_panels(p) * (right_panel_units<pairs>(k_block<pairs>(p.k)) + (p.m + panel_rows) * panel_columns) +
@@ -71,11 +67,8 @@ template <bool pairs> static void multiply_columns(const Product& p, const Team&
                  static_cast<size_t>(columns_of(j)) * 4);
     for (int64_t b = 0; b < blocks; ++b) {
       const int64_t k0 = b * block, k = smaller(block, p.k - k0);
-      if (p.b.along_k && p.m <= most_stream_rows && columns_of(panels - 1) == panel_columns) {
-        const bool add = b > 0 || start_from_c;
-        if (p.b.source)
-          p.b.source->stream(*p.b.source, p.m, k, team.left + b * left_units, column_of(0), panels, k0, tiles, tile_size, add);
-        else stream<pairs>(p.m, k, team.left + b * left_units, p.b, column_of(0), k0, p.k, tiles, add);
+      if (p.b.along_k && !p.b.source && p.m <= most_stream_rows && columns_of(0) == panel_columns) {
+        stream<pairs>(p.m, k, team.left + b * left_units, p.b, column_of(0), k0, p.k, tiles, b > 0 || start_from_c);
         continue;
       }
       pack_panels<panel_columns, pairs>(p.b, column_of(0), p.n, k0, k, team.right, panels, right_units);

@@ -149,7 +149,7 @@ bool requantize_row(const float* row, const QuantizedShape& shape, QuantizedForm
     for (int64_t at = 0; at < shape.block; at += piece) {
       float rounded[piece];
       const int64_t n = smallest(piece, shape.block - at);
-      dequantize_block(rounded, n, own + (is_four_bit(format) ? at / 2 : at), scales[index], zeros ? zeros[index] : 0,
+      dequantize_block(rounded, n, own + (is_four_bit(format) ? at / 2 : at), scales[index], zeros ? zero_point(format, zeros[index]) : 0,
                        format, zeros != nullptr);
       vf error = {}, exact = {};
       each_vector(n, [&](int64_t i, auto span) {
@@ -197,7 +197,7 @@ void lora_merge_quantized(InOut codes, InOut scales, MaybeInOut zeros, Out error
         const int64_t to = smallest(from + tile_rows, end);
         for (int64_t i = from * blocks; i < to * blocks; ++i)
           dequantize_block(panel + i * shape.block, shape.block, own_codes + (is_four_bit(kind) ? i * shape.block / 2 : i * shape.block), own_scales[i],
-                           own_zeros ? own_zeros[i] : 0, kind, own_zeros != nullptr);
+                           own_zeros ? zero_point(kind, own_zeros[i]) : 0, kind, own_zeros != nullptr);
         add_update(panel, {update.left + first * update.rank, update.right, update.rank, update.columns}, from, to);
         for (int64_t r = from; r < to; ++r)
           if (!requantize_row(panel + r * shape.columns, shape, kind, own_codes + r * code_bytes, own_scales + r * blocks,

@@ -50,7 +50,7 @@ void dequantize(Out y, In codes, In scales, MaybeIn zeros, int64_t format, int64
         const int64_t from = b * block;
         dequantize_block(y.as<T>() + from, smallest(block, y.size - from),
                          codes.as<const uint8_t>() + (is_four_bit(kind) ? from / 2 : from), scales.as<const float>()[b],
-                         zeros ? zeros->as<const uint8_t>()[b] : 0, kind, zeros != nullptr);
+                         zeros ? zero_point(kind, zeros->as<const uint8_t>()[b]) : 0, kind, zeros != nullptr);
       }
     });
   });

@@ -64,9 +64,10 @@ struct Rounding {
 ANNEAL_INLINE Rounding rounding_of(QuantizedFormat format, bool with_zeros, uint32_t bits, float low, float high) {
   const float largest = bits_to_float(bits);
   if (with_zeros) {
-    const float scale = high / 15 - low / 15, factor = scale > 0 ? 1 / scale : 0;
-    const int zero = scale > 0 ? static_cast<int>(__builtin_rintf(-low * factor)) : 0;
-    return {factor, scale, zero < 15 ? zero : 15};
+    const CodeRange range = range_of(format);
+    const float steps = static_cast<float>(range.largest - range.least), scale = high / steps - low / steps, factor = scale > 0 ? 1 / scale : 0;
+    const int zero = range.least + (scale > 0 ? static_cast<int>(__builtin_rintf(-low * factor)) : 0);
+    return {factor, scale, zero < range.largest ? zero : range.largest};
   }
   if (bits == 0) return {0, 0, 0};
   if (format == QuantizedFormat::int8) return {127 / largest, largest / 127, 0};
@@ -108,10 +109,12 @@ static bool quantize_block(const T* x, int64_t n, QuantizedFormat format, uint8_
     };
     if (format == QuantizedFormat::nf4) each([](vf v) { return nf4_code(v); });
     else if (format == QuantizedFormat::fp4) each([](vf v) { return fp4_code(v); });
-    else if (format == QuantizedFormat::int8) each([](vf v) { return clamp(round_to_integer(v), -127, 127); });
-    else if (format == QuantizedFormat::int4) {
+    else if (zero || format == QuantizedFormat::int4) {
+      const CodeRange range = range_of(format);
       const int middle = zero ? rounding.zero : 8;
-      each([&](vf v) { return clamp(round_to_integer(v) + middle, 0, 15); });
+      each([&](vf v) { return clamp(round_to_integer(v) + middle, range.least, range.largest); });
+    } else if (format == QuantizedFormat::int8) {
+      each([](vf v) { return clamp(round_to_integer(v), -127, 127); });
     } else {
       const float* map = format == QuantizedFormat::dynamic ? dynamic_map : dynamic_unsigned_map;
       for (int64_t i = 0; i < count; ++i)

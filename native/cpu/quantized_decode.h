@@ -96,82 +96,74 @@ template <bool narrow> ANNEAL_INLINE void look_up(const CodeTable<narrow>& table
 }
 #endif
 
-// step(p, i, even, odd) for i = 0 … and every panel p: the unscaled values of numbers 2i and 2i + 1 of sixteen bytes of each row.
-template <int panels, Decoding decoding, class F>
+// step(i, even, odd) for i = 0 …: the unscaled values of numbers 2i and 2i + 1 of sixteen bytes of each row.
+template <Decoding decoding, class F>
 ANNEAL_INLINE void decode_bytes(const uint8_t* line, const CodeTable<decoding == Decoding::narrow>& table, F&& step) {
   constexpr bool four_bit = decoding != Decoding::bytes;
   [[maybe_unused]] constexpr int steps = four_bit ? 16 : 8;
   vf even[panel_vectors] = {}, odd[panel_vectors] = {};
 #if defined(__AVX512F__)
-  __m256i column[panels][16];
-  for (int p = 0; p < panels; ++p) transpose_bytes(line + p * panel_columns * line_bytes, column[p]);
+  __m256i column[16];
+  transpose_bytes(line, column);
   ANNEAL_UNROLL
   for (int i = 0; i < steps; ++i) {
+    auto half = [&](int j, int v) __attribute__((always_inline)) {
+      return v ? _mm256_extracti128_si256(column[j], 1) : _mm256_castsi256_si128(column[j]);
+    };
     ANNEAL_UNROLL
-    for (int p = 0; p < panels; ++p) {
-      auto half = [&](int j, int v) __attribute__((always_inline)) {
-        return v ? _mm256_extracti128_si256(column[p][j], 1) : _mm256_castsi256_si128(column[p][j]);
-      };
-      ANNEAL_UNROLL
-      for (int v = 0; v < 2; ++v) {
-        if constexpr (four_bit) {
-          // The lookup takes the last four bits.
-          const __m512i codes = _mm512_maskz_cvtepu8_epi32(0xffff, half(i, v));
-          even[v] = table.at(_mm512_maskz_srli_epi32(0xffff, codes, 4));
-          odd[v] = table.at(codes);
-        } else {
-          even[v] = (vf)_mm512_maskz_cvtepi32_ps(0xffff, _mm512_maskz_cvtepi8_epi32(0xffff, half(2 * i, v)));
-          odd[v] = (vf)_mm512_maskz_cvtepi32_ps(0xffff, _mm512_maskz_cvtepi8_epi32(0xffff, half(2 * i + 1, v)));
-        }
+    for (int v = 0; v < 2; ++v) {
+      if constexpr (four_bit) {
+        // The lookup takes the last four bits.
+        const __m512i codes = _mm512_maskz_cvtepu8_epi32(0xffff, half(i, v));
+        even[v] = table.at(_mm512_maskz_srli_epi32(0xffff, codes, 4));
+        odd[v] = table.at(codes);
+      } else {
+        even[v] = (vf)_mm512_maskz_cvtepi32_ps(0xffff, _mm512_maskz_cvtepi8_epi32(0xffff, half(2 * i, v)));
+        odd[v] = (vf)_mm512_maskz_cvtepi32_ps(0xffff, _mm512_maskz_cvtepi8_epi32(0xffff, half(2 * i + 1, v)));
       }
-      step(p, i, even, odd);
     }
+    step(i, even, odd);
   }
 #elif defined(__AVX2__)
   // Of four bits in an order that the last interleaving of look_up makes rows 0 … 7 and 8 … 15.
   constexpr int low[8] = {0, 1, 2, 3, four_bit ? 8 : 4, four_bit ? 9 : 5, four_bit ? 10 : 6, four_bit ? 11 : 7};
   constexpr int high[8] = {four_bit ? 4 : 8, four_bit ? 5 : 9, four_bit ? 6 : 10, four_bit ? 7 : 11, 12, 13, 14, 15};
-  __m256i column[panels][8];
-  for (int p = 0; p < panels; ++p) transpose_bytes(line + p * panel_columns * line_bytes, low, high, column[p]);
+  __m256i column[8];
+  transpose_bytes(line, low, high, column);
   ANNEAL_UNROLL
   for (int j = 0; j < 8; ++j) {
-    ANNEAL_UNROLL
-    for (int p = 0; p < panels; ++p) {
-      if constexpr (four_bit) {
-        const __m256i nibble = _mm256_set1_epi8(15);
-        vf next_even[2], next_odd[2];
-        look_up(table, _mm256_and_si256(_mm256_srli_epi16(column[p][j], 4), nibble), even, next_even);
-        look_up(table, _mm256_and_si256(column[p][j], nibble), odd, next_odd);
-        step(p, 2 * j, even, odd);
-        step(p, 2 * j + 1, next_even, next_odd);
-      } else {
-        ANNEAL_UNROLL
-        for (int v = 0; v < panel_vectors; ++v) {
-          const __m128i bytes = v ? _mm256_extracti128_si256(column[p][j], 1) : _mm256_castsi256_si128(column[p][j]);
-          even[v] = (vf)_mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(bytes));
-          odd[v] = (vf)_mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_srli_si128(bytes, 8)));
-        }
-        step(p, j, even, odd);
+    if constexpr (four_bit) {
+      const __m256i nibble = _mm256_set1_epi8(15);
+      vf next_even[2], next_odd[2];
+      look_up(table, _mm256_and_si256(_mm256_srli_epi16(column[j], 4), nibble), even, next_even);
+      look_up(table, _mm256_and_si256(column[j], nibble), odd, next_odd);
+      step(2 * j, even, odd);
+      step(2 * j + 1, next_even, next_odd);
+    } else {
+      ANNEAL_UNROLL
+      for (int v = 0; v < panel_vectors; ++v) {
+        const __m128i bytes = v ? _mm256_extracti128_si256(column[j], 1) : _mm256_castsi256_si128(column[j]);
+        even[v] = (vf)_mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(bytes));
+        odd[v] = (vf)_mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_srli_si128(bytes, 8)));
       }
+      step(j, even, odd);
     }
   }
 #else
   for (int j = 0; j < steps; ++j) {
-    for (int p = 0; p < panels; ++p) {
-      float numbers[2][panel_columns];
-      for (int r = 0; r < panel_columns; ++r) {
-        const uint8_t* bytes = line + (p * panel_columns + r) * line_bytes;
-        if constexpr (four_bit) {
-          numbers[0][r] = table.value[bytes[j] >> 4];
-          numbers[1][r] = table.value[bytes[j] & 15];
-        } else {
-          numbers[0][r] = static_cast<float>(static_cast<int8_t>(bytes[2 * j]));
-          numbers[1][r] = static_cast<float>(static_cast<int8_t>(bytes[2 * j + 1]));
-        }
+    float numbers[2][panel_columns];
+    for (int r = 0; r < panel_columns; ++r) {
+      const uint8_t* bytes = line + r * line_bytes;
+      if constexpr (four_bit) {
+        numbers[0][r] = table.value[bytes[j] >> 4];
+        numbers[1][r] = table.value[bytes[j] & 15];
+      } else {
+        numbers[0][r] = static_cast<float>(static_cast<int8_t>(bytes[2 * j]));
+        numbers[1][r] = static_cast<float>(static_cast<int8_t>(bytes[2 * j + 1]));
       }
-      for (int v = 0; v < panel_vectors; ++v) even[v] = load(numbers[0] + v * lanes), odd[v] = load(numbers[1] + v * lanes);
-      step(p, j, even, odd);
     }
+    for (int v = 0; v < panel_vectors; ++v) even[v] = load(numbers[0] + v * lanes), odd[v] = load(numbers[1] + v * lanes);
+    step(j, even, odd);
   }
 #endif
 }

@@ -1,5 +1,4 @@
-// Products with a quantised weight: the matrix product, whose right operand is decoded where its panels are packed, or in registers where there are few
-// rows. A block that the decoder's steps do not divide is decoded into memory first.
+// Products with a quantised weight: the matrix product, whose right operand is decoded where its panels are packed. A block that the decoder's steps do not divide is decoded into memory first.
 #include "isa.h"
 #include "quantized_panels.h"
 
@@ -15,15 +14,11 @@ template <bool pairs> void multiply(const Product& p) {
 
 template <bool pairs, Decoding decoding> void choose_rows(QuantizedSource& w) {
   w.pack = pack_rows<pairs, decoding, false>;
-  w.stream = stream_quantized<pairs, decoding, false>;
-  if constexpr (decoding == Decoding::narrow) {
-    if (!w.zeros) return;
-    w.pack = pack_rows<pairs, decoding, true>;
-    w.stream = stream_quantized<pairs, decoding, true>;
+  if constexpr (decoding != Decoding::wide) {
+    if (w.zeros) w.pack = pack_rows<pairs, decoding, true>;
   }
 }
 template <bool pairs> void choose(QuantizedSource& w, bool along_k, Decoding decoding) {
-  w.stream = nullptr;
   if (!along_k) w.pack = pack_across<pairs>;
   else if (decoding == Decoding::bytes) choose_rows<pairs, Decoding::bytes>(w);
   else if (decoding == Decoding::narrow) choose_rows<pairs, Decoding::narrow>(w);

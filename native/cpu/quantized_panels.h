@@ -14,8 +14,10 @@ struct QuantizedSource : PanelSource {
   const uint8_t* codes;
   const float* scales;
   const uint8_t* zeros;  // may be null
-  const float* map;      // of four bits
+  const float* map;      // of four bits; null for int8
   QuantizedShape shape;
+
+  float zero(int64_t i) const { return static_cast<float>(zero_point(map ? QuantizedFormat::int4 : QuantizedFormat::int8, zeros[i])); }
 };
 
 // Scales (and zero points) of a panel's rows, transposed for some blocks at a time: a vector holds one block's of neighbouring rows.
@@ -32,7 +34,7 @@ template <bool with_zeros> struct PanelScales {
     pack_along_k<panel_columns, false>(w.scales + r * blocks + first, blocks, n, rows, scale);
     if constexpr (with_zeros)
       for (int64_t i = 0; i < panel_columns; ++i)
-        for (int64_t b = 0; b < n; ++b) zero[b * panel_columns + i] = i < rows ? static_cast<float>(w.zeros[(r + i) * blocks + first + b]) : 0;
+        for (int64_t b = 0; b < n; ++b) zero[b * panel_columns + i] = i < rows ? w.zero((r + i) * blocks + first + b) : 0;
   }
 };
 
@@ -41,11 +43,11 @@ template <bool with_zeros> struct PanelScales {
 // One k of a panel's rows.
 using Numbers = vf[panel_vectors];
 
-// step(p, unit, even, odd) with the numbers of k = k0 + 2 unit and the next, of panel p of `panels` neighbouring ones; the rows past the last repeat it.
-template <int panels, Decoding decoding, bool with_zeros, class F>
+// step(unit, even, odd) with the numbers of k = k0 + 2 unit and the next; the rows past the last repeat it.
+template <Decoding decoding, bool with_zeros, class F>
 static inline __attribute__((always_inline)) void walk_rows(const QuantizedSource& w, int64_t r, int64_t length, int64_t k0, int64_t k, F&& step) {
   constexpr int64_t per_byte = decoding == Decoding::bytes ? 1 : 2, ahead = 512;
-  constexpr int rows = panels * panel_columns;
+  constexpr int rows = panel_columns;
   const int64_t row_bytes = w.shape.columns / per_byte;
   const uint8_t* codes[rows];
   for (int i = 0; i < rows; ++i) codes[i] = w.codes + smaller(r + i, length - 1) * row_bytes;
@@ -71,7 +73,7 @@ static inline __attribute__((always_inline)) void walk_rows(const QuantizedSourc
     }
   };
   const CodeTable<decoding == Decoding::narrow> table(w.map ? w.map : nf4_map);  // not used by bytes
-  PanelScales<with_zeros> scales[panels];
+  PanelScales<with_zeros> scales;
   int64_t block = k0 / w.shape.block - 1, block_end = k0, loaded = block;  // the block at hand, and the first of those in `scales`
   copy(line[0], k0 / per_byte, 0, rows);
   int at_hand = 0;
@@ -82,21 +84,21 @@ static inline __attribute__((always_inline)) void walk_rows(const QuantizedSourc
       const int64_t at = (first + byte) * per_byte;
       if (at >= block_end) {
         block_end = (++block + 1) * w.shape.block;
-        if (at == k0 || block - loaded == scales[0].most) {
+        if (at == k0 || block - loaded == scales.most) {
           loaded = block;
-          for (int p = 0; p < panels; ++p) scales[p].load(w, r + p * panel_columns, length, block, rows);
+          scales.load(w, r, length, block, rows);
         }
       }
-      decode_bytes<panels, decoding>(line[at_hand][0] + byte, table, [&](int p, int i, Numbers& even, Numbers& odd) ANNEAL_INLINE_LAMBDA {
+      decode_bytes<decoding>(line[at_hand][0] + byte, table, [&](int i, Numbers& even, Numbers& odd) ANNEAL_INLINE_LAMBDA {
         ANNEAL_UNROLL
         for (int v = 0; v < panel_vectors; ++v) {
           const int64_t own = (block - loaded) * panel_columns + v * lanes;
-          if constexpr (with_zeros) even[v] -= load(scales[p].zero + own), odd[v] -= load(scales[p].zero + own);
-          const vf scale = (vf)load_units(scales[p].scale + own);
+          if constexpr (with_zeros) even[v] -= load(scales.zero + own), odd[v] -= load(scales.zero + own);
+          const vf scale = (vf)load_units(scales.scale + own);
           even[v] *= scale;
           odd[v] *= scale;
         }
-        step(p, (at - k0) / 2 + i, even, odd);
+        step((at - k0) / 2 + i, even, odd);
       });
     }
   }
@@ -111,7 +113,7 @@ template <bool pairs, Decoding decoding, bool with_zeros>
 static void pack_rows(const PanelSource& source, int64_t r, int64_t length, int64_t k0, int64_t k, uint32_t* panel, int64_t panels, int64_t panel_units) {
   for (int64_t p = 0; p < panels; ++p, r += panel_columns, panel += panel_units) {
     const QuantizedSource& w = static_cast<const QuantizedSource&>(source);
-    walk_rows<1, decoding, with_zeros>(w, r, length, k0, k, [&](int, int64_t unit, Numbers& even, Numbers& odd) ANNEAL_INLINE_LAMBDA {
+    walk_rows<decoding, with_zeros>(w, r, length, k0, k, [&](int64_t unit, Numbers& even, Numbers& odd) ANNEAL_INLINE_LAMBDA {
       ANNEAL_UNROLL
       for (int v = 0; v < panel_vectors; ++v) {
         if constexpr (pairs) {
@@ -125,52 +127,6 @@ static void pack_rows(const PanelSource& source, int64_t r, int64_t length, int6
   }
 }
 
-template <int rows, int panels, bool pairs, Decoding decoding, bool with_zeros>
-static void stream_tile_rows(const QuantizedSource& w, int64_t k, const uint32_t* left, int64_t column, int64_t k0, float* out, int64_t out_stride, bool add) {
-  vf sums[panels][rows][panel_vectors] = {};
-  walk_rows<panels, decoding, with_zeros>(w, column, w.shape.rows, k0, k, [&](int p, int64_t unit, Numbers& even, Numbers& odd) ANNEAL_INLINE_LAMBDA {
-    const uint32_t* at = left + (pairs ? unit : 2 * unit) * panel_rows;
-    ANNEAL_UNROLL
-    for (int r = 0; r < rows; ++r) {
-      ANNEAL_UNROLL
-      for (int v = 0; v < panel_vectors; ++v) {
-        if constexpr (pairs) {
-          sums[p][r][v] = multiply_add<true>(sums[p][r][v], at[r], pair_of(even[v], odd[v]));
-        } else {
-          sums[p][r][v] = multiply_add<false>(sums[p][r][v], at[r], (vu)even[v]);
-          sums[p][r][v] = multiply_add<false>(sums[p][r][v], at[panel_rows + r], (vu)odd[v]);
-        }
-      }
-    }
-  });
-  ANNEAL_UNROLL
-  for (int p = 0; p < panels; ++p) {
-    ANNEAL_UNROLL
-    for (int r = 0; r < rows; ++r) {
-      ANNEAL_UNROLL
-      for (int v = 0; v < panel_vectors; ++v) {
-        float* to = out + p * out_stride + r * panel_columns + v * lanes;
-        store(to, add ? load(to) + sums[p][r][v] : sums[p][r][v]);
-      }
-    }
-  }
-}
-// One or two rows by two panels at a time, so that enough sums are under way; more rows by one.
-template <bool pairs, Decoding decoding, bool with_zeros>
-static void stream_quantized(const PanelSource& source, int64_t rows, int64_t k, const uint32_t* left, int64_t column, int64_t panels, int64_t k0, float* out,
-                             int64_t out_stride, bool add) {
-  const QuantizedSource& w = static_cast<const QuantizedSource&>(source);
-  static_assert(most_stream_rows == 4);
-  if (panels == 2 && rows == 1) return stream_tile_rows<1, 2, pairs, decoding, with_zeros>(w, k, left, column, k0, out, out_stride, add);
-  if (panels == 2 && rows == 2) return stream_tile_rows<2, 2, pairs, decoding, with_zeros>(w, k, left, column, k0, out, out_stride, add);
-  for (int64_t p = 0; p < panels; ++p, column += panel_columns, out += out_stride) {
-    if (rows == 1) stream_tile_rows<1, 1, pairs, decoding, with_zeros>(w, k, left, column, k0, out, out_stride, add);
-    else if (rows == 2) stream_tile_rows<2, 1, pairs, decoding, with_zeros>(w, k, left, column, k0, out, out_stride, add);
-    else if (rows == 3) stream_tile_rows<3, 1, pairs, decoding, with_zeros>(w, k, left, column, k0, out, out_stride, add);
-    else stream_tile_rows<4, 1, pairs, decoding, with_zeros>(w, k, left, column, k0, out, out_stride, add);
-  }
-}
-
 // --- op(b) = W: a unit of k is a row of W, or with pairs two ---
 
 // Numbers from .. from + n of one row, n <= 8 panels.
@@ -180,7 +136,7 @@ static void widen_row(const QuantizedSource& w, int64_t row, int64_t from, int64
   else for (int64_t i = 0; i < n; ++i) out[i] = static_cast<float>(static_cast<int8_t>(w.codes[first + i]));
   for (int64_t i = 0; i < n;) {
     const int64_t b = (from + i) / block, end = smaller(n, (b + 1) * block - from);
-    const float scale = w.scales[row * blocks + b], zero = w.zeros ? static_cast<float>(w.zeros[row * blocks + b]) : 0;
+    const float scale = w.scales[row * blocks + b], zero = w.zeros ? w.zero(row * blocks + b) : 0;
     each_vector(end - i, [&](int64_t j, auto span) { store(out + i + j, (load(out + i + j, span) - zero) * scale, span); });
     i = end;
   }

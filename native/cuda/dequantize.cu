@@ -24,9 +24,11 @@ __global__ void __launch_bounds__(dequantize_threads) dequantize_kernel(T* y, co
   __syncthreads();
   const int64_t first = (int64_t{blockIdx.x} * dequantize_threads + threadIdx.x) * 8;
   if (first >= size) return;
+  // Zero points are in the notation of the codes.
+  auto zero_of = [&](int64_t at) { return !zeros ? 0.f : packed ? static_cast<float>(zeros[at]) : static_cast<float>(static_cast<int8_t>(zeros[at])); };
   if (whole && first + 8 <= size) {
     const int64_t at = first / block;
-    const float scale = scales[at], zero = zeros ? static_cast<float>(zeros[at]) : 0.f;
+    const float scale = scales[at], zero = zero_of(at);
     const uint32_t* words = reinterpret_cast<const uint32_t*>(codes) + first / (packed ? 8 : 4);
     float v[8];
 #pragma unroll
@@ -49,7 +51,7 @@ __global__ void __launch_bounds__(dequantize_threads) dequantize_kernel(T* y, co
     const int64_t at = i / block;
     // A block of four-bit codes has an even number of them, so that pairs never straddle blocks.
     const int code = packed ? (i % 2 ? codes[i / 2] & 15 : codes[i / 2] >> 4) : codes[i];
-    y[i] = from_float<T>((value[code] - (zeros ? static_cast<float>(zeros[at]) : 0.f)) * scales[at]);
+    y[i] = from_float<T>((value[code] - zero_of(at)) * scales[at]);
   }
 }
 

@@ -44,13 +44,15 @@ template <QuantizedFormat format, class T> ANNEAL_DEVICE BlockRounding rounding_
   }
   if (top >= 0x7f800000u) return {0, 0, 0, false};
   const float largest = __uint_as_float(top);
-  if constexpr (format == QuantizedFormat::int4) {
+  if constexpr (format == QuantizedFormat::int4 || format == QuantizedFormat::int8) {
     if (with_zeros) {
+      constexpr CodeRange range = range_of(format);
+      constexpr float steps = static_cast<float>(range.largest - range.least);
       low = warp_reduce<Least>(low);
       high = warp_reduce<Max>(high);
-      const float scale = high / 15 - low / 15, factor = scale > 0 ? 1 / scale : 0;
-      const int zero = scale > 0 ? __float2int_rn(-low * factor) : 0;
-      return {factor, scale, zero < 15 ? zero : 15, true};
+      const float scale = high / steps - low / steps, factor = scale > 0 ? 1 / scale : 0;
+      const int zero = range.least + (scale > 0 ? __float2int_rn(-low * factor) : 0);
+      return {factor, scale, zero < range.largest ? zero : range.largest, true};
     }
   }
   if (top == 0) return {0, 0, 0, true};
@@ -73,7 +75,7 @@ template <QuantizedFormat format> ANNEAL_DEVICE int code_of(float x, const Block
     for (int i = 0; i < 7; ++i) interval += fabsf(v) > book.limit[i];
     return (0x32547610 >> (4 * interval) & 7) | (v < 0 ? 8 : 0);
   } else if constexpr (format == QuantizedFormat::int8) {
-    return min(max(__float2int_rn(v), -127), 127) & 255;
+    return (with_zeros ? min(max(__float2int_rn(v) + rounding.zero, -128), 127) : min(max(__float2int_rn(v), -127), 127)) & 255;
   } else if constexpr (format == QuantizedFormat::int4) {
     return min(max(__float2int_rn(v) + (with_zeros ? rounding.zero : 8), 0), 15);
   } else {

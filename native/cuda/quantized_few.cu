@@ -29,7 +29,7 @@ __global__ void __launch_bounds__(few_warps * 32, 2) quantized_few_kernel(Quanti
       from[i][h] = static_cast<uint32_t>(row) * row_bytes + t * (step_bytes / 4);
     }
   Codes<bits> codes[ahead][row_tiles][2];
-  StepScales<with_zeros> scales[row_tiles], next_scales[row_tiles];
+  StepScales<bits, with_zeros> scales[row_tiles], next_scales[row_tiles];
   uint32_t numbers[2][token_tiles][8];
   auto load_codes = [&](int u, int step) {
     if (step >= end) return;
@@ -137,9 +137,8 @@ template <int bits, bool with_zeros> void choose(const QuantizedWeight& w, const
 }  // namespace
 
 void quantized_few(const QuantizedWeight& w, const CodeBook& book, int bits, const bf16* x, int64_t x_stride, int m, const Output& out) {
-  if (bits == 8) choose<8, false>(w, book, x, x_stride, m, out);
-  else if (w.zeros) choose<4, true>(w, book, x, x_stride, m, out);
-  else choose<4, false>(w, book, x, x_stride, m, out);
+  if (bits == 8) w.zeros ? choose<8, true>(w, book, x, x_stride, m, out) : choose<8, false>(w, book, x, x_stride, m, out);
+  else w.zeros ? choose<4, true>(w, book, x, x_stride, m, out) : choose<4, false>(w, book, x, x_stride, m, out);
 }
 
 }  // namespace anneal::cuda

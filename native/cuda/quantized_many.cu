@@ -37,7 +37,7 @@ __global__ void __launch_bounds__(many_threads, with_zeros || token_tiles > 4 ? 
     from[h] = static_cast<uint32_t>(row) * row_bytes + t * (step_bytes / 4);
   }
   Codes<bits> codes[ahead][2];
-  StepScales<with_zeros> scales, next_scales;
+  StepScales<bits, with_zeros> scales, next_scales;
   auto load_codes = [&](int u, int step) {
     if (step >= steps) return;
 #pragma unroll
@@ -137,9 +137,8 @@ template <int bits, bool with_zeros> void choose(const QuantizedWeight& w, const
 }  // namespace
 
 void quantized_many(const QuantizedWeight& w, const CodeBook& book, int bits, const Operand& x, int m, const Output& out) {
-  if (bits == 8) choose<8, false>(w, book, x, m, out);
-  else if (w.zeros) choose<4, true>(w, book, x, m, out);
-  else choose<4, false>(w, book, x, m, out);
+  if (bits == 8) w.zeros ? choose<8, true>(w, book, x, m, out) : choose<8, false>(w, book, x, m, out);
+  else w.zeros ? choose<4, true>(w, book, x, m, out) : choose<4, false>(w, book, x, m, out);
 }
 
 }  // namespace anneal::cuda

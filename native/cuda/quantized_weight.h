@@ -71,7 +71,7 @@ template <> struct Codes<8> {
 };
 
 // The scales (and zero points) of two rows of W for up to four steps at a time: lane t of a row holds those of step t.
-template <bool with_zeros> struct StepScales {
+template <int bits, bool with_zeros> struct StepScales {
   float scale[2], zero[2];
   // first_block: of each row, in w.scales.
   ANNEAL_DEVICE void load(const QuantizedWeight& w, const int (&first_block)[2], int first_step, int end_step, int t) {
@@ -79,7 +79,9 @@ template <bool with_zeros> struct StepScales {
 #pragma unroll
     for (int h = 0; h < 2; ++h) {
       scale[h] = w.scales[first_block[h] + block] * w.factor;
-      zero[h] = with_zeros ? static_cast<float>(w.zeros[first_block[h] + block]) : 0.f;
+      if constexpr (!with_zeros) zero[h] = 0;
+      else if constexpr (bits == 4) zero[h] = static_cast<float>(w.zeros[first_block[h] + block]);
+      else zero[h] = static_cast<float>(static_cast<int8_t>(w.zeros[first_block[h] + block]));
     }
   }
 };
@@ -115,7 +117,7 @@ template <int bits> ANNEAL_DEVICE void decode_step(uint32_t (&a)[4][4], const Co
 // The scales and zero points of one of the steps that StepScales holds.
 template <bool with_zeros> struct RowScales {
   float scale[2], zero[2];
-  ANNEAL_DEVICE RowScales(const StepScales<with_zeros>& scales, int step, int lane) {
+  template <int bits> ANNEAL_DEVICE RowScales(const StepScales<bits, with_zeros>& scales, int step, int lane) {
     const int from = (lane & ~3) | step;
 #pragma unroll
     for (int h = 0; h < 2; ++h) {

@@ -169,12 +169,12 @@ export class LoraLinear extends AdapterLayer<LoraPart> {
   }
 }
 
-/** The weight in its own format again, with the part's update; where no kernel does it in place. Zero points of 8 bits are not made anew. */
+/** The weight in its own format again, with the part's update; where no kernel does it in place. */
 function requantised(layer: QuantizedLinear, { lora_A, lora_B, options: { scale } }: LoraPart): QuantizedTensor {
   const { format, block, zeros } = layer.weight
   const dense = layer.dequantize()
   mergeLora(dense, lora_A.tensor, lora_B.tensor, scale)
-  const result = quantize(dense, { format, block, zeroPoints: zeros !== null && format === 'int4' })
+  const result = quantize(dense, { format, block, zeroPoints: zeros !== null })
   dense.dispose()
   return result
 }

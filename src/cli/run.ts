@@ -43,8 +43,7 @@ function describeSteps({ args, totalSteps }: Steps, warnings: readonly string[],
 export function describeMemory(run: { model: PretrainedModel; rows: number; maxLength: number; gradientCheckpointing: boolean; dtype: DType }): void {
   const { quantizationConfig: quantize } = run.model
   const estimate = memoryEstimate(run.model.config, {
-    // GPTQ files may have zero points of 8 bits, which nothing here makes.
-    ...(quantize ? { quantize: { ...quantize, zeroPoints: quantize.zeroPoints && quantize.format === 'int4' } } : {}),
+    ...(quantize ? { quantize } : {}),
     dtype: run.dtype, tokens: run.rows * run.maxLength, sequenceLength: run.maxLength, trainable: run.model.numParameters({ onlyTrainable: true }), gradientCheckpointing: run.gradientCheckpointing,
   })
   print(`memory: ${bytesText(estimate.total)} = weights ${bytesText(estimate.weights)} + gradients ${bytesText(estimate.gradients)} + optimizer ${bytesText(estimate.optimizer)} + activations ${bytesText(estimate.activations)}`)

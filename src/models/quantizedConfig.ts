@@ -12,7 +12,7 @@ export const quantizeSchema = lazily(() => z.strictObject({
   format: z.enum(weightFormats).describe('nf4 and fp4 are bitsandbytes\' 4-bit types; int8 and int4 are saved as GPTQ'),
   block: z.int().min(2).optional().describe("Numbers that share a scale: 64 for nf4 and fp4, the largest of 128, 64, 32 and 16 that divides every layer's inputs for int4, a row for int8 where nothing is said"),
   doubleQuant: z.boolean().default(false).describe('nf4 and fp4: save the scales in 8 bits too, 4.127 bits a weight instead of 4.5'),
-  zeroPoints: z.boolean().default(false).describe('int4: a zero point for each block, for weights that are not symmetric about 0'),
+  zeroPoints: z.boolean().default(false).describe('int4 and int8: a zero point for each block, for weights that are not symmetric about 0'),
   skipModules: z.array(z.string()).default([]).describe('Layers to leave as they are: names such as down_proj or model.layers.0, or patterns with *'),
   head: z.enum(weightFormats).optional().describe('Format of the output layer, and of the embeddings where both are one weight: int8 halves what a new token reads of it. Where nothing is said, it stays as it is'),
   headBlock: z.int().min(2).optional().describe("Numbers of a row of the head that share a scale: a row for int8, 64 for nf4 and fp4, the largest of 128, 64, 32 and 16 that divides its width for int4 where nothing is said"),
@@ -40,7 +40,7 @@ export function resolveQuantization(option: QuantizeOption): QuantizationConfig 
     if (one === 'int4' && size % 2 !== 0) refuse(field, `expected an even number for int4, got ${size}`)
   }
   if (doubleQuant && !isBitsandbytes(format)) refuse('doubleQuant', `expected format nf4 or fp4, got ${format}`)
-  if (zeroPoints && format !== 'int4') refuse('zeroPoints', `expected format int4, got ${format}`)
+  if (zeroPoints && isBitsandbytes(format)) refuse('zeroPoints', `expected format int4 or int8, got ${format}`)
   checkBlock('block', format, block)
   if (head === undefined) {
     if (headBlock !== undefined) refuse('headBlock', 'expected head beside it, got none; headBlock is for the output layer')

@@ -6,7 +6,6 @@ import type { InputOrder } from './inputOrder.ts'
 import { expect, expectDtype, shapeText } from './op.ts'
 import { quantizedFormats } from './operations.ts'
 import type { QuantizedFormat } from './operations.ts'
-import { reshape, sub, toDtype } from './primitives.ts'
 
 const fourBit: readonly QuantizedFormat[] = ['nf4', 'fp4', 'int4']
 
@@ -57,9 +56,9 @@ export class QuantizedTensor {
 
   /** Bytes of codes, scales, zero points and the order of the inputs. */
   get bytes(): number { return this.codes.size + 4 * this.scales.size + (this.zeros?.size ?? 0) + 8 * (this.order?.inputs.length ?? 0) }
-  /** Whether `quantizedMatmul` takes it: a weight's format, two axes, blocks that lie within rows, and no zero points of 8 bits. */
+  /** Whether `quantizedMatmul` takes it: a weight's format, two axes, and blocks that lie within rows. */
   get multiplies(): boolean {
-    return this.shape.length === 2 && !(this.format === 'int8' && this.zeros) && ['nf4', 'fp4', 'int8', 'int4'].includes(this.format) && this.scales.rank === 2 && this.codes.rank === 2
+    return this.shape.length === 2 && ['nf4', 'fp4', 'int8', 'int4'].includes(this.format) && this.scales.rank === 2 && this.codes.rank === 2
   }
 
   dispose(): void {
@@ -87,7 +86,7 @@ export interface QuantizeOptions {
   format?: QuantizedFormat
   /** Numbers that share a scale. 64 for nf4 and fp4, 128 for int4, a row for int8, 256 for the dynamic maps. */
   block?: number
-  /** int4 only: a zero point for each block, so that its sixteen codes span its least to its largest number. */
+  /** int4 and int8: a zero point for each block, so that its codes span its least to its largest number. */
   zeroPoints?: boolean
 }
 
@@ -109,21 +108,9 @@ export function quantize(x: Tensor, { format = 'nf4', block = usualBlock(format,
 
 /** The numbers that the codes stand for: value(code) * scale in float32, rounded once to `dtype` (float32, bfloat16 or float16). */
 export function dequantize(weight: QuantizedTensor, dtype: DType = 'float32'): Tensor {
-  const y = weight.format === 'int8' && weight.zeros ? shifted(weight, weight.zeros, dtype) : widened(weight, weight.zeros, dtype)
-  return weight.order ? weight.order.toInputs(y) : y
-}
-
-function widened({ codes, scales, format, block, shape }: Pick<QuantizedTensor, 'codes' | 'scales' | 'format' | 'block' | 'shape'>, zeros: Tensor | null, dtype: DType): Tensor {
+  const { codes, scales, zeros, format, block, shape, order } = weight
   const y = Tensor.empty(shape, { dtype, device: codes.device })
   expectDtype('dequantize', 'the result', y, 'float32', 'bfloat16', 'float16')
   codes.device.kernels.dequantize(y.handle, codes.handle, scales.handle, zeros?.handle ?? 0, quantizedFormats[format], block)
-  return y
-}
-
-/** code · scale - zero · scale. With scales of float16, as files have them, both products and the difference are exact in float32: it is (code - zero) · scale. */
-function shifted(weight: QuantizedTensor, zeros: Tensor, dtype: DType): Tensor {
-  const { scales, format, block, shape } = weight
-  const codes = reshape(widened(weight, null, 'float32'), [scales.size, block])
-  const shift = reshape(widened({ codes: zeros, scales, format, block: 1, shape: scales.shape }, null, 'float32'), [scales.size, 1])
-  return toDtype(reshape(sub(codes, shift), shape), dtype)
+  return order ? order.toInputs(y) : y
 }

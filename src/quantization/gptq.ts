@@ -11,7 +11,7 @@ export interface GptqOptions {
   readonly format: 'int4' | 'int8'
   /** Inputs that share a scale. */
   readonly block: number
-  /** A zero point for each block; int4 only. */
+  /** A zero point for each block. */
   readonly zeroPoints: boolean
 }
 
@@ -36,7 +36,11 @@ export async function gptqFactor(gram: Tensor, dampPercent: number): Promise<Gpt
 }
 
 /** How the numbers of a block are rounded: code = clamp(round(w / scale) + zero). */
-interface Grid { readonly scales: Float32Array, readonly zeros: Uint8Array }
+interface Grid { readonly scales: Float32Array, readonly zeros: Int16Array }
+
+/** The least and the largest code, how many steps lie between them, and the code of 0 where there are no zero points. */
+interface Codes { readonly low: number, readonly high: number, readonly steps: number, readonly middle: number }
+const codesOf: Readonly<Record<GptqOptions['format'], Codes>> = { int8: { low: -128, high: 127, steps: 255, middle: 0 }, int4: { low: 0, high: 15, steps: 15, middle: 8 } }
 
 /**
  * Rounds W [out, in] column by column to int4 or int8, and passes each column's error on to the columns that are still to come, so that X Wᵀ changes
@@ -54,11 +58,10 @@ export async function gptqQuantize(weight: Tensor, { u, dead }: GptqFactor, opti
   device.kernels.permute(columns.handle, weight.handle, [1, 0])
   const codes = new Uint8Array(inputs * outputs)
   const [scales, zeros] = [new Float32Array(outputs * groups), new Uint8Array(outputs * groups)]
-  const range = format === 'int8' ? { low: -128, high: 127, steps: 255 } : { low: 0, high: 15, steps: 15 }
-  const middle = format === 'int8' ? 0 : 8
+  const range = codesOf[format]
   const turns = new Turns()
   try {
-    let grid: Grid | undefined = wholeRows ? await turns.run(gridOf(await columns.data() as Float32Array, outputs, 0, inputs, range.steps, zeroPoints, middle)) : undefined
+    let grid: Grid | undefined = wholeRows ? await turns.run(gridOf(await columns.data() as Float32Array, outputs, 0, inputs, range, zeroPoints)) : undefined
     for (let begin = 0; begin < inputs; begin += panel) {
       const count = Math.min(panel, inputs - begin)
       const rows = unscoped(() => columns.viewAs([count, outputs], begin * outputs))
@@ -67,7 +70,7 @@ export async function gptqQuantize(weight: Tensor, { u, dead }: GptqFactor, opti
       const errors = new Float32Array(count * outputs)
       for (let c = 0; c < count; c++) {
         const column = begin + c
-        if (!wholeRows && column % block === 0) grid = await turns.run(gridOf(w, outputs, c, block, range.steps, zeroPoints, middle))
+        if (!wholeRows && column % block === 0) grid = await turns.run(gridOf(w, outputs, c, block, range, zeroPoints))
         const g = Math.floor(column / block)
         const step = 1 / u[column * inputs + column]!
         const isDead = dead.includes(column)
@@ -112,7 +115,7 @@ function passOn(columns: Tensor, u: Float64Array, errors: Float32Array, begin: n
 }
 
 /** The grid of `block` rows of w [columns, out] from row `first` on. */
-function* gridOf(w: Float32Array, outputs: number, first: number, block: number, steps: number, zeroPoints: boolean, middle: number): Generator<undefined, Grid> {
+function* gridOf(w: Float32Array, outputs: number, first: number, block: number, { low: least, steps, middle }: Codes, zeroPoints: boolean): Generator<undefined, Grid> {
   const [low, high] = [new Float32Array(outputs), new Float32Array(outputs)]
   for (let r = first; r < first + block; r++) {
     for (let o = 0; o < outputs; o++) {
@@ -122,11 +125,11 @@ function* gridOf(w: Float32Array, outputs: number, first: number, block: number,
     }
     yield
   }
-  const [scales, zeros] = [new Float32Array(outputs), new Uint8Array(outputs).fill(middle)]
+  const [scales, zeros] = [new Float32Array(outputs), new Int16Array(outputs).fill(middle)]
   for (let o = 0; o < outputs; o++) {
     const span = zeroPoints ? high[o]! - low[o]! : 2 * Math.max(high[o]!, -low[o]!)
     const scale = scales[o] = toHalf(span / steps)
-    if (zeroPoints) zeros[o] = scale > 0 ? Math.min(steps, Math.round(-low[o]! / scale)) : 0
+    if (zeroPoints) zeros[o] = least + (scale > 0 ? Math.min(steps, Math.round(-low[o]! / scale)) : 0)
   }
   return { scales, zeros }
 }

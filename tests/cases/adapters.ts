@@ -36,6 +36,10 @@ const products: Product[] = [
   { rows: 70, input: 512, output: 100, options: { format: 'nf4' }, bias: true },
   { rows: 131, input: 256, output: 64, options: { format: 'int4', block: 128, zeroPoints: true } },
   { rows: 66, input: 120, output: 90, options: { format: 'int8', block: 24 } },
+  { rows: 3, input: 128, output: 33, options: { format: 'int8', block: 64, zeroPoints: true } },
+  { rows: 14, input: 192, output: 70, options: { format: 'int8', zeroPoints: true, block: 192 }, bias: true },
+  { rows: 90, input: 256, output: 50, options: { format: 'int8', block: 16, zeroPoints: true } },
+  { rows: 5, input: 60, output: 20, options: { format: 'int8', block: 12, zeroPoints: true } },
   ...([['nf4', [1, 8, 128, 512]], ['int4', [1]], ['int8', [1, 128]]] as const).flatMap(([format, counts]) =>
     counts.map((rows) => ({ rows, input: 4096, output: 4096, options: { format }, benchOnly: true }))),
   ...([['nf4', [1, 8]], ['int4', [1]], ['int8', [1]]] as const).flatMap(([format, counts]) =>

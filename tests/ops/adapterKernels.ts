@@ -46,15 +46,15 @@ function reference(x: readonly number[], format: 'int8' | 'int4', block: number,
     const part = x.slice(from, from + block)
     const top = Math.max(...part.map(Math.abs))
     const [low, high] = [Math.min(0, ...part), Math.max(0, ...part)]
-    const levels = format === 'int8' ? 127 : 7
-    const scale = zeroPoints ? f(f(high / 15) - f(low / 15)) : f(top / levels)
+    const [levels, steps, least] = format === 'int8' ? [127, 255, -128] : [7, 15, 0]
+    const scale = zeroPoints ? f(f(high / steps) - f(low / steps)) : f(top / levels)
     const factor = scale === 0 ? 0 : zeroPoints ? f(1 / scale) : f(levels / top)
-    const zero = zeroPoints ? Math.min(15, toEven(f(-low * factor))) : 8
+    const zero = zeroPoints ? least + Math.min(steps, toEven(f(-low * factor))) : format === 'int8' ? 0 : 8
     scales.push(scale)
-    zeros.push(zero)
+    zeros.push(zero & 255)
     for (const value of part) {
       const rounded = toEven(f(value * factor))
-      codes.push(format === 'int8' ? (rounded + 256) % 256 : Math.max(0, Math.min(15, rounded + zero)))
+      codes.push(Math.max(least, Math.min(least + steps, rounded + zero)) & 255)
     }
   }
   if (format === 'int8') return { codes, scales, zeros }
@@ -113,6 +113,7 @@ export function describeQuantization(run: Run, fence: () => Promise<unknown>): v
   const options: [string, QuantizeOptions & { format: 'int8' | 'int4'; block: number }][] = [
     ['int8 by 16', { format: 'int8', block: 16 }], ['int8 by 300', { format: 'int8', block: 300 }], ['int4 by 32', { format: 'int4', block: 32 }],
     ['int4 by 6 with zero points', { format: 'int4', block: 6, zeroPoints: true }], ['int4 by 128 with zero points', { format: 'int4', block: 128, zeroPoints: true }],
+    ['int8 by 10 with zero points', { format: 'int8', block: 10, zeroPoints: true }], ['int8 by 300 with zero points', { format: 'int8', block: 300, zeroPoints: true }],
   ]
   describe.each(options)('%s', (_, { format, block, zeroPoints = false }) => {
     test.each([0, 1, 2, 127, 301, 4096])('%d numbers are rounded to the nearest code', async (count) => {
@@ -186,6 +187,7 @@ export function describeMerging(run: Run): void {
 
   const formats: [string, QuantizeOptions][] = [
     ['nf4', { format: 'nf4', block: 14 }], ['fp4', { format: 'fp4', block: 70 }], ['int8', { format: 'int8' }], ['int4 with zeros', { format: 'int4', block: 10, zeroPoints: true }],
+    ['int8 with zeros', { format: 'int8', block: 14, zeroPoints: true }],
   ]
   test.each(formats)('merging into %s rounds the exact sum and reports what that changed', async (_, options) => {
     const { before, after, again, error, ones, changed } = await run(() => {

@@ -32,6 +32,7 @@ const cases: Case[] = [
   quantized(128, 20, { format: 'nf4', block: 128 }), quantized(10, 5, { format: 'nf4', block: 2 }), quantized(2304, 9, { format: 'int4', block: 128, zeroPoints: true }),
   quantized(96, 40, { format: 'int4', block: 32, zeroPoints: true }), quantized(64, 17, { format: 'int4', zeroPoints: true, block: 64 }),
   quantized(1152, 21, { format: 'int8' }), quantized(77, 19, { format: 'int8' }), quantized(200, 12, { format: 'int8', block: 100 }), quantized(192, 33, { format: 'int8', block: 192 }),
+  quantized(1088, 21, { format: 'int8', block: 64, zeroPoints: true }), quantized(256, 40, { format: 'int8', block: 128, zeroPoints: true }), quantized(200, 12, { format: 'int8', block: 100, zeroPoints: true }),
 ]
 
 const multiply = (x: Tensor, weight: Tensor | QuantizedTensor, bias: Tensor | null): Tensor =>

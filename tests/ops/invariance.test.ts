@@ -32,6 +32,7 @@ const operations: Record<string, (begin: number, end: number, dtype: DType) => P
   'linear with a transposed weight': (begin, end, dtype) => compute(() => linear(x(begin, end, dtype), Tensor.from(weights, [width, vocabulary], { dtype }), null, { transposedWeight: true })),
   'linear under autocast': (begin, end, dtype) => compute(() => autocast('bfloat16', () => linear(x(begin, end, dtype), w(dtype)))),
   'a product with NF4': (begin, end, dtype) => compute(() => quantizedMatmul(x(begin, end, dtype), quantize(w('float32'), { block: 32 }))),
+  'a product with int8 and zero points': (begin, end, dtype) => compute(() => quantizedMatmul(x(begin, end, dtype), quantize(w('float32'), { format: 'int8', block: 96, zeroPoints: true }))),
   'a product with int4 and zero points': (begin, end, dtype) => compute(() => quantizedMatmul(x(begin, end, dtype), quantize(w('float32'), { format: 'int4', block: 96, zeroPoints: true }))),
   softmax: (begin, end, dtype) => compute(() => softmax(l(begin, end, dtype))),
   rmsNorm: (begin, end, dtype) => compute(() => rmsNorm(x(begin, end, dtype), Tensor.ones([width], { dtype }))),

@@ -105,10 +105,11 @@ describe('checkpoints of GPTQ, AWQ and LLM.int8()', () => {
       expect(await loss!.item()).toBeCloseTo(computed.loss, 4)
       backward(loss!)
       const gradient = await table.grad!.toArray()
-      closeTo(ids.flatMap((id) => gradient.slice(id * table.shape[1]!, (id + 1) * table.shape[1]!)), computed.embeddings)
+      // Weights of 8 bits with zero points reach 5, and what they sum up to cancels.
+      closeTo(ids.flatMap((id) => gradient.slice(id * table.shape[1]!, (id + 1) * table.shape[1]!)), computed.embeddings, 4e-5)
       const factors = adapterOf(model, 'default').parameters()
-      closeTo(await factors.get('model.layers.0.self_attn.q_proj.lora_A.weight')!.grad!.data() as Float32Array, computed.qA)
-      closeTo(await factors.get('model.layers.1.mlp.down_proj.lora_A.weight')!.grad!.data() as Float32Array, computed.downA)
+      closeTo(await factors.get('model.layers.0.self_attn.q_proj.lora_A.weight')!.grad!.data() as Float32Array, computed.qA, 4e-5)
+      closeTo(await factors.get('model.layers.1.mlp.down_proj.lora_A.weight')!.grad!.data() as Float32Array, computed.downA, 4e-5)
     })
 
     test.each(['requantize', 'dequantize'] as const)('merges an adapter: %s', async (quantized) => {
@@ -235,7 +236,7 @@ describe('checkpoints of bitsandbytes', () => {
 
 describe('a model quantised here', () => {
   test.each([
-    ['llama2', { format: 'nf4', doubleQuant: true }], ['llama2', { format: 'fp4' }], ['gpt2', { format: 'nf4' }], ['llama3', { format: 'int4', block: 8, zeroPoints: true }],
+    ['llama2', { format: 'nf4', doubleQuant: true }], ['llama2', { format: 'fp4' }], ['gpt2', { format: 'nf4' }], ['llama3', { format: 'int4', block: 8, zeroPoints: true }], ['llama3', { format: 'int8', zeroPoints: true }],
     ['qwen2', { format: 'int8' }], ['qwen2', { format: 'int4', block: 8, skipModules: ['down_proj'] }], ['gpt2', { format: 'int8', block: 8 }],
   ] as const)('%s %o is the same after writing and reading', async (family, quantize) => {
     const model = await load(folderOf(family), { quantize: { ...quantize, skipModules: 'skipModules' in quantize ? [...quantize.skipModules] : [] } })

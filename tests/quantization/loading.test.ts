@@ -30,7 +30,7 @@ async function wideModel(dtype: 'float32' | 'bfloat16' = 'float32'): Promise<str
 describe('a checkpoint quantised as it is read', () => {
   test.each([
     ['llama2', { format: 'nf4' }], ['llama2', { format: 'fp4', block: 32 }], ['qwen2', { format: 'int8' }], ['qwen2', { format: 'int4', block: 8 }],
-    ['llama3', { format: 'int4', block: 8, zeroPoints: true }], ['gpt2', { format: 'nf4', doubleQuant: true }], ['gpt2', { format: 'int8', block: 8 }],
+    ['llama3', { format: 'int4', block: 8, zeroPoints: true }], ['llama3', { format: 'int8', block: 8, zeroPoints: true }], ['gpt2', { format: 'nf4', doubleQuant: true }], ['gpt2', { format: 'int8', block: 8 }],
   ] as const)('%s %o has the rounded weights in all layers but the head', async (family, quantization) => {
     const [model, full] = [await load(folderOf(family), { quantize: quantization }), await load(folderOf(family))]
     expect(model.quantizationConfig).toMatchObject(quantization)
@@ -151,7 +151,7 @@ describe('refuses', () => {
     ['an odd block', { format: 'nf4', block: 48 }, /quantize\.block: expected a power of two from 32 to 4096/],
     ['a block that does not divide', { format: 'int4', block: 24 }, /quantize\.block: expected a divisor of the 32 inputs of model\.layers\.0\.self_attn\.q_proj, got 24/],
     ['double quantisation of int8', { format: 'int8', doubleQuant: true }, /quantize\.doubleQuant: expected format nf4 or fp4, got int8/],
-    ['zero points of nf4', { format: 'nf4', zeroPoints: true }, /quantize\.zeroPoints: expected format int4/],
+    ['zero points of nf4', { format: 'nf4', zeroPoints: true }, /quantize\.zeroPoints: expected format int4 or int8, got nf4/],
     ['a module that does not exist', { format: 'nf4', skipModules: ['downproj'] }, /no linear layer is named "downproj"; did you mean "down_proj"\?; the layers are q_proj/],
   ])('%s', async (_, option, message) => {
     const before = cpu.memory().live
