@@ -66,7 +66,12 @@ export function addFlags(command: Command, schema: z.ZodObject): Command {
     const fallback = property.default === undefined ? '' : ` (default: ${JSON.stringify(property.default)})`
     const description = `${property.description ?? ''}${isRepeated(property) ? '; repeat for several' : ''}${fallback}`
     if (isRepeated(property)) command.option(`--${kebab(name)} ${value}`, description, (one: string, all: string[] | undefined) => [...all ?? [], one])
-    else command.option(`--${kebab(name)} ${value}`, description)
+    else {
+      const option = command.createOption(`--${kebab(name)} ${value}`, description)
+      // Commander takes --no-repeat-ngram-size for the opposite of an option.
+      option.negate = false
+      command.addOption(option)
+    }
   }
   command.option('--set <path=value>', 'any option by its path, such as modelConfig.hiddenSize=256', (one: string, all: string[]) => [...all, one], [])
   return command
