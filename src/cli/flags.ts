@@ -169,7 +169,15 @@ function readConfigFile(file: string, known: Readonly<Record<string, unknown>>):
     throw new ConfigError(`${file}: ${(error as Error).message}`, { cause: error })
   }
   if (value !== null && !isPlainObject(value)) throw new ConfigError(`${file}: expected options as "name: value" lines`)
-  const options = Object.fromEntries(Object.entries(value ?? {}).map(([name, one]) => [Object.hasOwn(known, name) ? name : camel(name), one]))
+  const options: Record<string, unknown> = {}
+  const writtenAs = new Map<string, string>()
+  for (const [written, one] of Object.entries(value ?? {})) {
+    const name = Object.hasOwn(known, written) ? written : camel(written)
+    const before = writtenAs.get(name)
+    if (before !== undefined) throw new ConfigError(`${file}: ${name} is given twice, as ${before} and as ${written}; keep one`)
+    writtenAs.set(name, written)
+    options[name] = one
+  }
   return { file, document, lines, options }
 }
 
