@@ -1,6 +1,6 @@
 // Writes a model in fewer bits, for anneal and transformers (nf4, int8, GPTQ's int4) and for llama.cpp (GGUF), and measures what each costs.
 // Runs after the quickstart: npx tsx examples/quantize.ts. Its model of 15.8 MB shrank to 5.9 (nf4), 7.2 (int8), 6.2 (int4) and, as GGUF, 8.0 (bf16), 5.0
-// (q8_0) and 3.9 MB (q4_0): this task is easy enough that each has 86 % of 100 held-out questions right, as before.
+// (q8_0) and 3.9 MB (q4_0): this task is easy enough that nf4 and int4 have 77 of 100 held-out questions right, and all others 78, as before.
 import { stat } from 'node:fs/promises'
 import { AutoModelForCausalLM, exportModel, loadGguf, quantizeFolder, Tokenizer } from 'anneal'
 import type { CausalLanguageModel } from 'anneal'

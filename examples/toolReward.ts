@@ -26,7 +26,8 @@ await once(service, 'listening')
 const url = `http://127.0.0.1:${(service.address() as AddressInfo).port}/`
 
 // The signal is aborted when rewardTimeout is over or the run is stopped: hand it on, and nothing is left behind. This service has ten seconds only, for it
-// is known to hang. null is no verdict.
+// is known to hang; an answer whose call takes longer has no verdict, the others keep theirs. On a machine so busy that all 128 calls of a step take longer, the
+// step teaches nothing, and a warning says so. null is no verdict either.
 const checked = rewardEach<Question>('checked', async ({ completion, row }, { signal }) => {
   const query = new URLSearchParams({ question: row.prompt[0]!.content, word: completion.trim() })
   const response = await fetch(`${url}?${query.toString()}`, { signal: AbortSignal.any([signal, AbortSignal.timeout(10_000)]) })

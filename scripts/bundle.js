@@ -17,8 +17,8 @@ const ascii = { name: 'ascii', renderChunk: (code) => code.replace(/[\u0080-\uff
 /** Bundles; what `atOnce` holds, the modules that an import of anneal loads, is in one file, and no function of it waits for its module. */
 const bundle = (atOnce) => rolldown({
   cwd: root,
-  // tokenizeWorker is started as a thread, tokenization imported by it; both are found beside the module that says so.
-  input: { index: 'src/index.ts', 'cli/main': 'src/cli/main.ts', tokenizeWorker: 'src/data/tokenizeWorker.ts', tokenization: 'src/data/tokenization.ts' },
+  // main loads program, which finds package.json from its own folder, once signals are handled; tokenizeWorker is started as a thread, tokenization imported by it; both are found beside the module that says so.
+  input: { index: 'src/index.ts', 'cli/main': 'src/cli/main.ts', 'cli/program': 'src/cli/program.ts', tokenizeWorker: 'src/data/tokenizeWorker.ts', tokenization: 'src/data/tokenization.ts' },
   platform: 'node',
   external: (id) => id.endsWith('/lib/index.js') || (/^(?!node:)[a-z@]/.test(id) && !/^@oxc-project\/runtime\//.test(id) && !bundled.some((name) => id === name || id.startsWith(`${name}/`))),
   plugins: [deferredPackages(), deferredModules(atOnce), ascii],

@@ -66,7 +66,12 @@ export function addFlags(command: Command, schema: z.ZodObject): Command {
     const fallback = property.default === undefined ? '' : ` (default: ${JSON.stringify(property.default)})`
     const description = `${property.description ?? ''}${isRepeated(property) ? '; repeat for several' : ''}${fallback}`
     if (isRepeated(property)) command.option(`--${kebab(name)} ${value}`, description, (one: string, all: string[] | undefined) => [...all ?? [], one])
-    else command.option(`--${kebab(name)} ${value}`, description)
+    else {
+      const option = command.createOption(`--${kebab(name)} ${value}`, description)
+      // Commander takes --no-repeat-ngram-size for the opposite of an option.
+      option.negate = false
+      command.addOption(option)
+    }
   }
   command.option('--set <path=value>', 'any option by its path, such as modelConfig.hiddenSize=256', (one: string, all: string[]) => [...all, one], [])
   return command
@@ -164,7 +169,15 @@ function readConfigFile(file: string, known: Readonly<Record<string, unknown>>):
     throw new ConfigError(`${file}: ${(error as Error).message}`, { cause: error })
   }
   if (value !== null && !isPlainObject(value)) throw new ConfigError(`${file}: expected options as "name: value" lines`)
-  const options = Object.fromEntries(Object.entries(value ?? {}).map(([name, one]) => [Object.hasOwn(known, name) ? name : camel(name), one]))
+  const options: Record<string, unknown> = {}
+  const writtenAs = new Map<string, string>()
+  for (const [written, one] of Object.entries(value ?? {})) {
+    const name = Object.hasOwn(known, written) ? written : camel(written)
+    const before = writtenAs.get(name)
+    if (before !== undefined) throw new ConfigError(`${file}: ${name} is given twice, as ${before} and as ${written}; keep one`)
+    writtenAs.set(name, written)
+    options[name] = one
+  }
   return { file, document, lines, options }
 }
 

@@ -1,8 +1,6 @@
 import { activities } from '../activity.ts'
 import { endAtOnce, endEarly } from '../files/earlyEnd.ts'
-
-const exitCodes = { SIGINT: 130, SIGTERM: 143 } as const
-type StopSignal = keyof typeof exitCodes
+import { exitCodes, signalNames, verbs, type StopSignal } from './signals.ts'
 
 /** Set by the first signal. */
 let stopping: StopSignal | undefined
@@ -27,7 +25,7 @@ function lastWords(name: StopSignal, command: RunningCommand | undefined): strin
   const kept = running.findLast((activity) => activity.kept)?.kept?.()
   const trained = running.some(({ finish }) => finish !== undefined)
   const nothing = trained ? undefined : command?.trains ? 'nothing was trained' : kept === undefined ? 'nothing was written' : undefined
-  return [`${name === 'SIGINT' ? 'Interrupted' : 'Terminated'} while ${what}`, kept, nothing].filter((part) => part !== undefined).join('; ')
+  return [`${verbs[name]} while ${what}`, kept, nothing].filter((part) => part !== undefined).join('; ')
 }
 
 /** From now on SIGINT and SIGTERM end the process with a line that says what was cut off, or after what is to be finished first; a second one ends it at once. */
@@ -45,5 +43,5 @@ export function handleInterrupts(command: () => RunningCommand | undefined): voi
     if (again) endAtOnce(exitCodes[name])
     void endEarly(exitCodes[name])
   }
-  for (const name of ['SIGINT', 'SIGTERM'] as const) process.on(name, onSignal)
+  for (const name of signalNames) process.on(name, onSignal)
 }

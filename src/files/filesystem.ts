@@ -1,4 +1,5 @@
 import { appendFile, open, mkdir, rename, rm, readdir, stat, statfs, readFile, writeFile } from 'node:fs/promises'
+import { dirname } from 'node:path'
 import { AnnealError, DiskFullError, FileAccessError } from '../errors.ts'
 
 /** An open file: what node's FileHandle gives, reduced to what anneal uses. `fd` is for native code. */
@@ -26,7 +27,7 @@ export interface FileSystem {
 /** The real file system. `mkdir` makes parents, `rm` removes a tree and accepts a missing path. */
 export const nodeFileSystem: FileSystem = {
   open: (path, flags) => open(path, flags, 0o644),
-  mkdir: async (path) => { await mkdir(path, { recursive: true }) },
+  mkdir: makeFolders,
   rename,
   rm: (path) => rm(path, { recursive: true, force: true }),
   readdir: async (path) =>
@@ -88,7 +89,20 @@ export function readError(error: unknown, path: string): Error {
 
 /** Makes a folder and those above it, where they are missing. */
 export async function makeFolder(path: string): Promise<void> {
-  await mkdir(path, { recursive: true }).catch((error: unknown) => { throw writeError(error, path) })
+  await makeFolders(path).catch((error: unknown) => { throw writeError(error, path) })
+}
+
+/** As mkdir() of Node with `recursive`, which never returns where a folder that is there refuses a new one with ENOENT, as /proc does. */
+export async function makeFolders(path: string): Promise<void> {
+  try {
+    await mkdir(path)
+  } catch (error) {
+    if (errnoOf(error) === 'EEXIST' && await stat(path).then((found) => found.isDirectory(), () => false)) return
+    const parent = dirname(path)
+    if (!isMissing(error) || parent === path) throw error
+    if (!await stat(parent).catch(() => undefined)) await makeFolders(parent)
+    await mkdir(path).catch((again: unknown) => { if (errnoOf(again) !== 'EEXIST') throw again })
+  }
 }
 
 /** Writes a text where nothing is lost if half of it is there: a log, or data that is made again. */

@@ -1,4 +1,4 @@
-import { constants, copyFile, link, mkdir, open, readFile, unlink } from 'node:fs/promises'
+import { constants, copyFile, link, open, readFile, unlink } from 'node:fs/promises'
 import { readFileSync, unlinkSync } from 'node:fs'
 import { hostname } from 'node:os'
 import { join } from 'node:path'
@@ -7,7 +7,7 @@ import { z } from 'zod'
 import { FileAccessError, LockedError } from '../errors.ts'
 import { lazily } from '../options.ts'
 import { onEarlyEnd } from './earlyEnd.ts'
-import { errnoOf, isMissing, writeError } from './filesystem.ts'
+import { errnoOf, isMissing, makeFolders, writeError } from './filesystem.ts'
 
 /** The file that marks an output directory as in use. */
 export const lockName = '.anneal.lock'
@@ -88,7 +88,7 @@ export async function lockDirectory(folder: string): Promise<DirectoryLock> {
   const path = join(folder, lockName)
   const mine: Holder = { pid: process.pid, host: hostname(), since: new Date().toISOString(), processStart: processStart(process.pid), token: randomUUID() }
   try {
-    await mkdir(folder, { recursive: true })
+    await makeFolders(folder)
     // The lock appears complete: written under another name, then linked.
     const draft = `${path}.${mine.token}`
     const file = await open(draft, 'wx', 0o644)

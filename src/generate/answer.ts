@@ -13,7 +13,7 @@ export interface AnswerOptions {
   limit: number
   seed: number
   decoder: DecodeStream | undefined
-  processors?: readonly LogitsProcessor[]
+  processors: readonly LogitsProcessor[]
 }
 
 /** The tokens of one prompt and of its answer so far, and what the next one depends on. */
@@ -39,13 +39,14 @@ export class Answer implements SamplingRow {
   readonly #badWords: readonly (readonly number[])[]
   readonly #ngram: number
   readonly #processors: readonly LogitsProcessor[]
+  /** With the one that forces the end, where an end is to be forced. */
   readonly #lastProcessors: readonly LogitsProcessor[]
   readonly #text: StopText | undefined
   #written = ''
   #length: number
   #finishReason: FinishReason | undefined
 
-  constructor({ promptIds, config, limit, seed, decoder, processors = [] }: AnswerOptions) {
+  constructor({ promptIds, config, limit, seed, decoder, processors }: AnswerOptions) {
     this.promptTokens = promptIds.length
     this.temperature = config.doSample ? config.temperature : 0
     this.topK = config.topK

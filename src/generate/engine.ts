@@ -5,16 +5,15 @@ import { ropeLengthKey } from '../models/rope.ts'
 import type { Module } from '../nn/index.ts'
 import { autocast } from '../tensor/autocast.ts'
 import { decoding, scope, unscoped, type Tensor } from '../tensor/index.ts'
-import type { DecodeStream } from '../tokenizers/index.ts'
 import { Answer } from './answer.ts'
-import { newTokenLimit, type GenerationConfig } from './config.ts'
+import { newTokenLimit } from './config.ts'
 import { contextRoom } from './context.ts'
 import { DecodeGraphs, mostSteps } from './decodeGraph.ts'
 import { drawNext, readDrawn, rowsOf, type Drawn } from './draw.ts'
-import { checkProcessors, type LogitsProcessor } from './logitsProcessor.ts'
-import type { GeneratedToken, GenerationOutput } from './output.ts'
+import type { GenerationOutput } from './output.ts'
+import { checkRequest, type GenerationRequest } from './request.ts'
 import type { SampledTokens } from './sampler.ts'
-import { PrefixGroup, Schedule, type Entry, type Part } from './schedule.ts'
+import { Schedule, type Entry, type Part } from './schedule.ts'
 
 /** The size of a generation engine, and what it generates with. */
 export interface EngineOptions {
@@ -26,22 +25,6 @@ export interface EngineOptions {
   prefillTokens?: number
   /** Multiply in bfloat16 where the machine has it, as in training with bf16. Default: as the weights are stored. */
   bf16?: boolean
-}
-
-/** One answer that an engine is asked for. */
-export interface GenerationRequest {
-  promptIds: Int32Array
-  config: GenerationConfig
-  /** Of this answer: 32 bits, signed. The same seed draws the same tokens, whatever else runs. */
-  seed: number
-  /** Gives the text, and is needed for stop strings. */
-  decoder?: DecodeStream | undefined
-  /** Shared by answers to one prompt, whose keys and values are then computed once. */
-  group?: PrefixGroup | undefined
-  /** Change the logits of each token of this answer, after the options of `config` and before temperature, topK, topP and minP. */
-  logitsProcessors?: readonly LogitsProcessor[] | undefined
-  onToken?: ((token: GeneratedToken) => void) | undefined
-  signal?: AbortSignal | undefined
 }
 
 interface Request extends Entry {
@@ -87,11 +70,14 @@ export class GenerationEngine {
     for (const module of this.#training) module.training = false
   }
 
-  /** Generates one answer. Rejects with ConfigError for a prompt that does not fit the model or the cache, and where the model's adapters are changed under way. */
+  /**
+   * Generates one answer. Rejects with ConfigError for a prompt that does not fit the model or the cache, and where a logits
+   * processor fails or the model's adapters are changed under way.
+   */
   async submit(request: GenerationRequest): Promise<GenerationOutput> {
     if (this.#disposed) throw new DisposedError('the generation engine was disposed; make a new one')
     const { promptIds, config, seed, decoder, group, logitsProcessors = [], onToken, signal } = request
-    this.#check(request)
+    checkRequest(request, this.model.config.vocabSize)
     const limit = newTokenLimit(config, promptIds.length, contextRoom(this.model))
     const capacity = slotsOf(this.model, promptIds.length, limit)
     if (capacity > this.#cache.slots) throw new ConfigError(`a prompt of ${promptIds.length} tokens and up to ${limit} new ones need ${capacity} slots, but the engine has ${this.#cache.slots}; make it with more slots`)
@@ -101,19 +87,6 @@ export class GenerationEngine {
       this.#schedule.add(entry)
       if (!this.#running) void this.#run()
     })
-  }
-
-  #check({ promptIds, config, decoder, logitsProcessors = [] }: GenerationRequest): void {
-    const { vocabSize } = this.model.config
-    if (promptIds.length === 0) throw new ConfigError('the prompt has no tokens; give at least one, such as the beginning-of-sequence token')
-    const wrong = promptIds.findIndex((id) => id < 0 || id >= vocabSize)
-    if (wrong >= 0) throw new ConfigError(`the prompt's token ${wrong} is ${promptIds[wrong]!}, but the model's vocabulary has ids 0 to ${vocabSize - 1}; use the model's own tokenizer`)
-    const wrongId = configIds(config).find(([, id]) => id >= vocabSize)
-    if (wrongId) throw new ConfigError(`${wrongId[0]}: expected ids from 0 to ${vocabSize - 1}, the model's vocabulary, got ${wrongId[1]}`)
-    const { forcedEosTokenIds, suppressTokens } = config
-    if (forcedEosTokenIds.length && forcedEosTokenIds.every((id) => suppressTokens.includes(id))) throw new ConfigError('forcedEosTokenId: expected an id that may come, but suppressTokens has all of them')
-    checkProcessors(logitsProcessors)
-    if (config.stopStrings.length && !decoder) throw new ConfigError('stopStrings: a tokenizer is needed to compare text; pass the tokenizer, or end answers with eosTokenId')
   }
 
   /** Steps until nothing is left to do. Starts after the current task, so that requests handed in together run together. */
@@ -290,11 +263,6 @@ export class GenerationEngine {
 
   [Symbol.dispose](): void { this.dispose() }
 }
-
-/** Every token id that options name, with its option. */
-const configIds = ({ suppressTokens, eosTokenIds, forcedEosTokenIds, badWordsIds, sequenceBias }: GenerationConfig): [option: string, id: number][] =>
-  Object.entries({ suppressTokens, eosTokenId: eosTokenIds, forcedEosTokenId: forcedEosTokenIds, badWordsIds: badWordsIds.flat(), sequenceBias: sequenceBias.flatMap(([ids]) => ids) })
-    .flatMap(([option, ids]) => ids.map((id): [string, number] => [option, id]))
 
 /** Logits without a largest number come from the weights, not from the request. */
 function explained(error: unknown): unknown {

@@ -5,10 +5,11 @@ import { givenOptions, lazily, parseOptions, type OptionsOf } from '../options.t
 import type { ChatMessage, Tokenizer } from '../tokenizers/index.ts'
 import { generationShape, newTokenLimit, resolveGenerationConfig, type GenerationConfig } from './config.ts'
 import { contextRoom } from './context.ts'
-import { GenerationEngine, slotsOf, type GenerationRequest } from './engine.ts'
+import { GenerationEngine, slotsOf } from './engine.ts'
 import type { LogitsProcessor } from './logitsProcessor.ts'
 import type { GeneratedToken, GenerationOutput } from './output.ts'
 import { defaultEosTokenIds, isMessages, promptIdsOf, promptsOf, type Prompt } from './prompts.ts'
+import type { GenerationRequest } from './request.ts'
 import { PrefixGroup } from './schedule.ts'
 import { freshSeed, sampleSeed } from './seed.ts'
 

@@ -1,4 +1,5 @@
 // Proves several adapters on one model: switching, stacking, combining, taking out, and merging into quantised weights.
+import { readFileSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { afterEach, describe, expect, test } from 'vitest'
 import {
@@ -173,4 +174,30 @@ test('an adapter of another base is refused by name and leaves the model as it w
   expect(await logits(other)).toEqual(before)
   await expect(addAdapter(model, lora)).rejects.toThrow(ConfigError)
   expect(await withoutAdapters(model, () => logits(model))).toEqual(base)
+})
+
+test.each(['I8', 'U8', 'I64', 'BOOL'])('an adapter whose tensors are %s is refused by name, and leaves the model as it was', async (dtype) => {
+  const [model, folder] = [await load(), temporaryFolder()]
+  await addAdapter(model, lora)
+  await saveAdapter(model, folder)
+  deleteAdapter(model, 'default')
+  const path = join(folder, 'adapter_model.safetensors')
+  const file = readFileSync(path)
+  const end = 8 + Number(file.readBigUInt64LE(0))
+  const size = dtype === 'I64' ? 8 : 1
+  let at = 0
+  const header = Object.fromEntries(Object.entries(JSON.parse(file.toString('utf8', 8, end)) as Record<string, { shape: number[] }>).filter(([name]) => name !== '__metadata__').map(([name, { shape }]) => {
+    const begin = at
+    at += size * shape.reduce((a, b) => a * b, 1)
+    return [name, { dtype, shape, data_offsets: [begin, at] }]
+  }))
+  const text = JSON.stringify(header)
+  const length = Buffer.alloc(8)
+  length.writeBigUInt64LE(BigInt(text.length))
+  writeFileSync(path, Buffer.concat([length, Buffer.from(text), Buffer.alloc(at)]))
+  const before = await logits(model)
+  await expect(loadAdapter(model, folder)).rejects.toThrow(FileFormatError)
+  await expect(loadAdapter(model, folder)).rejects.toThrow(`lora_A.weight": expected dtype F32, BF16, F16, F64, got ${dtype}`)
+  expect(adapterNames(model)).toEqual([])
+  expect(await logits(model)).toEqual(before)
 })

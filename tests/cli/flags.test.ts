@@ -93,6 +93,7 @@ describe('YAML', () => {
     ['an unknown name in a table', 'model: m\noutputDir: o\ndatasets:\n  - files: a\n    wieght: 1\n', ':5:5: datasets.0.wieght: unknown option; did you mean "weight"?'],
     ['broken syntax', 'model: m\noutputDir: [o\n', ':3:1: '],
     ['an option given twice', 'model: m\nmodel: n\n', ':2:1: Map keys must be unique'],
+    ['an option given twice, in two spellings', 'model: m\nmaxSteps: 1\nmax_steps: 2\n', ': maxSteps is given twice, as maxSteps and as max_steps; keep one'],
     ['a list', '- model\n', ': expected options as "name: value" lines'],
     ['a missing option', 'model: m\n', ': outputDir: '],
     ['aliases without end', `a: &a [${'x,'.repeat(20)}]\n${Array.from({ length: 12 }, (_, i) => `${'bcdefghijklmn'[i]!}: &${'bcdefghijklmn'[i]!} [${`*${'abcdefghijklm'[i]!},`.repeat(10)}]\n`).join('')}`, ': Excessive alias count'],

@@ -1,6 +1,6 @@
 // Proves that a signal ends a command soon, whatever it is doing, with one line that says what was cut off and what stays, and leaves nothing half written.
 import { mkdtempSync, readFileSync, readdirSync, rmSync, writeFileSync } from 'node:fs'
-import { spawn } from 'node:child_process'
+import { spawn, spawnSync } from 'node:child_process'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
@@ -53,6 +53,19 @@ test.each<[activity: string, signal: string, args: string[], line: RegExp]>([
   expect(code).toBe(signal === 'SIGINT' ? 130 : 143)
   expect(half(left)).toEqual([])
   expect(left.filter((name) => name.startsWith('out'))).toEqual([])
+})
+
+test.each([['SIGINT', 130, 'Interrupted'], ['SIGTERM', 143, 'Terminated']])('while the compiled command still loads its modules: %s', async (name, exitCode, verb) => {
+  const main = JSON.stringify(new URL('../../dist/cli/main.js', import.meta.url))
+  // The handler stands before the program is loaded, which takes more than a turn of the event loop.
+  const code = `
+    process.argv.push('info')
+    const look = () => { if (process.listenerCount('${name}') === 0) setImmediate(look); else process.kill(process.pid, '${name}') }
+    look()
+    await import(${main})
+    await new Promise((resolve) => { setTimeout(resolve, 1000) })`
+  const { status, signal, stderr, stdout } = spawnSync(process.execPath, ['--input-type=module', '-e', code], { encoding: 'utf8' })
+  expect({ status, signal, stderr, stdout }).toEqual({ status: exitCode, signal: null, stderr: `${verb} while starting; nothing was written\n`, stdout: '' })
 })
 
 test('an evaluation stops after a batch, and what resumes begins with it', async () => {

@@ -1,5 +1,7 @@
 // Proves how options, generation_config.json and transformers' defaults come together.
+import { Command } from 'commander'
 import { expect, test } from 'vitest'
+import { addFlags, normaliseArguments, readOptions } from '../../src/cli/flags.ts'
 import { generationSchema, resolveGenerationConfig } from '../../src/generate/index.ts'
 import { leastNewTokens, newTokenLimit } from '../../src/generate/config.ts'
 
@@ -28,6 +30,13 @@ test('the controls of generation_config.json', () => {
   expect(resolveGenerationConfig({ badWordsIds: [], noRepeatNgramSize: 0, forcedEosTokenId: null }, { model })).toMatchObject({ badWordsIds: [], noRepeatNgramSize: 0, forcedEosTokenIds: [] })
   const none = { bad_words_ids: null, sequence_bias: null, no_repeat_ngram_size: null, forced_eos_token_id: null }
   expect(resolveGenerationConfig({}, { model: none })).toEqual(resolveGenerationConfig())
+})
+
+test('the controls as flags', () => {
+  const command = addFlags(new Command(), generationSchema).exitOverride()
+  command.parse(normaliseArguments(['--bad-words-ids', '[[5], [6, 7]]', '--sequenceBias=[[[5, 6], -2.5], [[7], 1]]', '--no_repeat_ngram_size', '3', '--forced-eos-token-id', '4']), { from: 'user' })
+  expect(readOptions(generationSchema, undefined, command.opts())).toMatchObject({ badWordsIds: [[5], [6, 7]], sequenceBias: [[[5, 6], -2.5], [[7], 1]], noRepeatNgramSize: 3, forcedEosTokenId: 4 })
+  expect(command.helpInformation()).not.toContain('logits-processor')
 })
 
 test('lengths', () => {

@@ -43,7 +43,7 @@ describe.each(Object.entries(families))('%s', (family, { cases, even: evenCase }
   test('the same from generation_config.json', async () => {
     const [one] = cases
     const kept = model.generationConfig
-    model.generationConfig = { ...kept, ...one!.options }
+    model.generationConfig = { ...kept, ...one!.options } as typeof kept
     expect((await generate(model, null, [one!.prompt], { maxNewTokens: 16, eosTokenId: null }))[0]!.tokenIds).toEqual(one!.tokens)
     model.generationConfig = kept
   })

@@ -5,6 +5,7 @@ import { afterAll, afterEach, beforeAll } from 'vitest'
 import type { CausalLanguageModel } from '../../src/models/index.ts'
 import { QuantizedLinear } from '../../src/nn/index.ts'
 import { openCheckpoint, writeSafetensors, type SafetensorsDtype } from '../../src/files/index.ts'
+import { unsynced } from '../files/unsynced.ts'
 
 export type Entry = { dtype: SafetensorsDtype, shape: readonly number[], bytes: Uint8Array }
 
@@ -13,6 +14,7 @@ export function workplace() {
   let root = ''
   let count = 0
   const live: { dispose(): void }[] = []
+  unsynced()
   beforeAll(async () => { root = await mkdtemp(join(tmpdir(), 'anneal-quantization-')) })
   afterAll(() => rm(root, { recursive: true, force: true }))
   afterEach(() => { for (const one of live.splice(0)) one.dispose() })

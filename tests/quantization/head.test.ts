@@ -132,25 +132,24 @@ describe('a head quantised as it is read', () => {
 
 describe('a folder', () => {
   test.each([
-    ['qwen2', { format: 'nf4', doubleQuant: true, head: 'int8' }, 'anneal'], ['qwen2', { format: 'int8', head: 'int8' }, 'anneal'], ['gpt2', { format: 'int8', head: 'int4', headBlock: 8 }, 'anneal'],
-    ['llama2', { format: 'int4', block: 8, head: 'int8' }, 'anneal'], ['llama2', { format: 'int8', head: 'int8' }, 'gptq'], ['llama2', { format: 'nf4', head: 'nf4', headBlock: 32 }, 'bitsandbytes'],
-    ['gemma3', { format: 'nf4', skipModules: ['*'], head: 'int8' }, 'anneal'],
-  ] as const)('%s %o is the same after writing and reading, as %s', async (family, { ...quantization }, method) => {
+    ['qwen2', { format: 'nf4', doubleQuant: true, head: 'int8' }, 'anneal', 'float32'], ['qwen2', { format: 'int8', head: 'int8' }, 'anneal', 'bfloat16'],
+    ['gpt2', { format: 'int8', head: 'int4', headBlock: 8 }, 'anneal', 'float32'], ['llama2', { format: 'int4', block: 8, head: 'int8' }, 'anneal', 'bfloat16'],
+    ['llama2', { format: 'int8', head: 'int8' }, 'gptq', 'float32'], ['llama2', { format: 'nf4', head: 'nf4', headBlock: 32 }, 'bitsandbytes', 'bfloat16'],
+    ['gemma3', { format: 'nf4', skipModules: ['*'], head: 'int8' }, 'anneal', 'bfloat16'], ['qwen2', { format: 'nf4', skipModules: ['*'], head: 'int8' }, 'anneal', 'float32'],
+  ] as const)('%s %o is the same after writing and reading, as %s in %s', async (family, { ...quantization }, method, dtype) => {
     const quantize = { ...quantization, ...('skipModules' in quantization ? { skipModules: [...quantization.skipModules] } : {}) } as { format: 'nf4' }
-    for (const dtype of ['float32', 'bfloat16'] as const) {
-      const [model, first, second] = [await load(folderOf(family), { quantize, dtype }), newFolder(), newFolder()]
-      await model.savePretrained(first)
-      expect(await configOf(first)).toMatchObject({ quant_method: method })
-      const again = await load(first, { dtype: 'auto' })
-      expect(again.dtype).toBe(dtype)
-      expect(again.quantizationConfig).toMatchObject({ head: headOf(model).weight.format })
-      for (const part of ['codes', 'scales'] as const) expect(await headOf(again).weight[part].data()).toEqual(await headOf(model).weight[part].data())
-      expect(await logits(again)).toEqual(await logits(model))
-      expect(again.getInputEmbeddings() instanceof QuantizedEmbedding).toBe(model.config.tieWordEmbeddings)
-      const tensors = await readAll(first)
-      await again.savePretrained(second)
-      expect(await readAll(second)).toEqual(tensors)
-    }
+    const [model, first, second] = [await load(folderOf(family), { quantize, dtype }), newFolder(), newFolder()]
+    await model.savePretrained(first)
+    expect(await configOf(first)).toMatchObject({ quant_method: method })
+    const again = await load(first, { dtype: 'auto' })
+    expect(again.dtype).toBe(dtype)
+    expect(again.quantizationConfig).toMatchObject({ head: headOf(model).weight.format })
+    for (const part of ['codes', 'scales'] as const) expect(await headOf(again).weight[part].data()).toEqual(await headOf(model).weight[part].data())
+    expect(await logits(again)).toEqual(await logits(model))
+    expect(again.getInputEmbeddings() instanceof QuantizedEmbedding).toBe(model.config.tieWordEmbeddings)
+    const tensors = await readAll(first)
+    await again.savePretrained(second)
+    expect(await readAll(second)).toEqual(tensors)
   })
 
   test('says what libraries that read it need to know', async () => {

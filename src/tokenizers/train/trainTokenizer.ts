@@ -58,6 +58,7 @@ function trainByType(options: TrainTokenizerOptions, texts: AsyncIterable<string
     case 'bpe': return trainBpe(texts, { ...options, ...withRoles(options.specialTokens ?? []) })
     case 'wordpiece': return trainWordPiece(texts, { ...options, ...withRoles(options.specialTokens ?? bertSpecialTokens) })
     case 'unigram': return trainUnigram(texts, { ...options, ...withRoles(options.specialTokens ?? unigramSpecialTokens) })
+    default: throw new TokenizerError(`tokenizer training: type: expected bpe, wordpiece or unigram, got ${String((options as { type?: unknown }).type)}`)
   }
 }
 
