@@ -55,7 +55,7 @@ test.each<[activity: string, signal: string, args: string[], line: RegExp]>([
   expect(left.filter((name) => name.startsWith('out'))).toEqual([])
 })
 
-test.each([['SIGINT', 130, 'Interrupted'], ['SIGTERM', 143, 'Terminated']])('while the compiled command still loads its modules: %s', async (name, exitCode, verb) => {
+test.each([['SIGINT', 130, 'Interrupted'], ['SIGTERM', 143, 'Terminated']])('while the compiled command still loads its modules: %s', (name, exitCode, verb) => {
   const main = JSON.stringify(new URL('../../dist/cli/main.js', import.meta.url))
   // The handler stands before the program is loaded, which takes more than a turn of the event loop.
   const code = `

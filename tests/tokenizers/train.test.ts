@@ -5,7 +5,7 @@ import { join } from 'node:path'
 import { Tokenizer as NativeTokenizer } from 'tokenizers'
 import { afterAll, beforeAll, describe, expect, it } from 'vitest'
 import { TokenizerError } from '../../src/errors.ts'
-import { chatMLTemplate, Tokenizer, tokenizeConversation, trainBpe, trainTokenizer, trainUnigram, trainWordPiece } from '../../src/tokenizers/index.ts'
+import { chatMLTemplate, Tokenizer, tokenizeConversation, trainBpe, trainTokenizer, trainUnigram, trainWordPiece, type TrainTokenizerOptions } from '../../src/tokenizers/index.ts'
 import { corpus, readText, recorded, tokenizerJSON, variedTexts } from './recorded.ts'
 
 interface Saved { model: { vocab: Record<string, number>, merges: [string, string][] } }
@@ -166,5 +166,6 @@ describe('trainTokenizer', () => {
   it('names the missing file', async () => {
     await expect(trainTokenizer({ type: 'bpe', files: [join(dir, 'none.txt')] })).rejects.toThrow(/none\.txt/)
     await expect(trainTokenizer({ type: 'bpe', files: [] })).rejects.toThrow(/files is empty/)
+    await expect(trainTokenizer({ files: [join(dir, 'none.txt')] } as unknown as TrainTokenizerOptions)).rejects.toThrow('type: expected bpe, wordpiece or unigram, got undefined')
   })
 })
