@@ -13,6 +13,7 @@ const otherNames: Readonly<Record<string, readonly [option: string, hint?: strin
   torchDtype: ['dtype'], modelInitKwargs: ['dtype', 'dtype, device or quantize'], callbacks: ['outputDir', 'run.trainer.on(listener)'],
   rewardFuncs: ['reward', 'reward by name, or rewards in a program'], rewardModelPath: ['rewardModel'], teacherModelNameOrPath: ['teacher'],
   useVllm: ['rolloutServer'], vllmServerBaseUrl: ['rolloutServer'], tools: ['maxTurns', 'environment: toolEnvironment({ tools })'], logCompletions: ['numCompletionsToLog'],
+  prefixAllowedTokensFn: ['logitsProcessor', 'logitsProcessor: allowedTokens(…)'], stoppingCriteria: ['stopStrings', 'stopStrings, eosTokenId or an AbortSignal'], streamer: ['signal', 'stream()'],
 }
 
 const camel = (name: string): string => name.replace(/_([a-z0-9])/g, (_, letter: string) => letter.toUpperCase())
