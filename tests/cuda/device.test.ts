@@ -75,14 +75,14 @@ describe('a wrong value that only the device can see', () => {
   })
 })
 
-test('a kernel that refuses its arguments rejects the fence and abandons what follows', async () => {
-  const [x, y] = [Tensor.zeros([3], { device: tested }), Tensor.zeros([4], { device: tested })]
-  tested.kernels.convert(y.handle, x.handle)
+test('wrong arguments throw at the call; a kernel that fails when it runs rejects the fence and abandons what follows', async () => {
+  const [x, y, weight] = [Tensor.zeros([1, 3], { device: tested }), Tensor.zeros([1, 4], { device: tested }), Tensor.zeros([4, 3], { dtype: 'bfloat16', device: tested })]
+  expect(() => { tested.kernels.convert(y.handle, x.handle) }).toThrow(expect.objectContaining({ code: 'ERR_KERNEL', message: expect.stringMatching(/^convert: /) as string }) as Error)
+  tested.kernels.decode_matmul(y.handle, x.handle, weight.handle, 0, 0)
   tested.kernels.fill(x.handle, 5)
-  await expect(tested.fence()).rejects.toMatchObject({ code: 'ERR_KERNEL', message: expect.stringMatching(/^convert: /) as string })
+  await expect(tested.fence()).rejects.toMatchObject({ code: 'ERR_KERNEL', message: expect.stringMatching(/^decode_matmul has no CUDA kernel: /) as string })
   expect((await x.data())[0]).toBe(0)
-  x.dispose()
-  y.dispose()
+  for (const tensor of [x, y, weight]) tensor.dispose()
 })
 
 test('memory is counted, reused and given back', async () => {

@@ -100,7 +100,7 @@ describe('a wrong config is refused', () => {
     ['another head', { ...llama, architectures: ['LlamaForSequenceClassification'] }, /architectures: expected LlamaForCausalLM/],
     ['class and type apart', { ...llama, architectures: ['Qwen2ForCausalLM'] }, /model_type "llama" and architectures \["Qwen2ForCausalLM"\] contradict/],
     ['unknown quantized weights', { ...llama, quantization_config: { quant_method: 'aqlm' } }, /quantization_config\.quant_method: expected bitsandbytes, gptq or awq, got "aqlm"/],
-    ['quantized weights of 3 bits', { ...llama, quantization_config: { quant_method: 'gptq', bits: 3 } }, /quantization_config\.bits: expected 4 or 8, got 3/],
+    ['quantized weights of 5 bits', { ...llama, quantization_config: { quant_method: 'gptq', bits: 5 } }, /quantization_config\.bits: expected 2, 3, 4 or 8, got 5/],
     ['no vocabulary', { ...llama, vocab_size: undefined }, /vocab_size: expected a whole number .* got nothing/],
     ['a size in words', { ...llama, hidden_size: '32' }, /hidden_size: expected a whole number .* got "32"/],
     ['a fraction', { ...llama, hidden_size: 32.5 }, /hidden_size: .* got 32\.5/],

@@ -10,8 +10,8 @@ const sources = createRequire(import.meta.url)(join(root, 'scripts/native-source
 const isas = JSON.parse(read('native/isas.json')) as Record<string, string[]>
 const [gyp, cmake] = [read('binding.gyp'), read('CMakeLists.txt')]
 
-test('every file of both folders is built once', () => {
-  const files = ['native/cpu', 'native/addon'].flatMap((folder) => readdirSync(join(root, folder)).filter((name) => name.endsWith('.cc')).map((name) => `${folder}/${name}`))
+test('every file of the folders is built once', () => {
+  const files = ['native/cpu', 'native/addon', 'native/checks'].flatMap((folder) => readdirSync(join(root, folder)).filter((name) => name.endsWith('.cc')).map((name) => `${folder}/${name}`))
   expect([...sources.kernels.split(' '), ...sources.addon.split(' ')].sort()).toEqual([...files, 'native/failure.cc'].sort())
   const machine = [...cmake.matchAll(/\$\{CMAKE_SOURCE_DIR\}\/(native\/cpu\/\w+\.cc)/g)].map(([, file]) => file!)
   expect(machine).toHaveLength(2)

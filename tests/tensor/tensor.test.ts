@@ -64,8 +64,10 @@ test('wrong shapes are refused', async () => {
 
 test('a failing kernel rejects the next fence once, skips what follows, and leaves the stream usable', async () => {
   using a = Tensor.ones([3])
-  using b = Tensor.ones([4])
-  cpu.kernels.convert(a.handle, b.handle)
+  using table = Tensor.ones([4, 2])
+  using outside = Tensor.from(Int32Array.of(4))
+  using rows = Tensor.ones([1, 2])
+  cpu.kernels.embedding(rows.handle, table.handle, outside.handle)
   cpu.kernels.fill(a.handle, 5)
   await expect(cpu.fence()).rejects.toMatchObject({ code: 'ERR_KERNEL' })
   await cpu.fence()
