@@ -8,5 +8,7 @@ const early = (name: StopSignal): void => {
 }
 for (const name of signalNames) process.on(name, early)
 const { runProgram } = await import('./program.ts')
+// It begins by answering signals itself: at no moment does nobody.
+const running = runProgram(process.argv.slice(2))
 for (const name of signalNames) process.off(name, early)
-await runProgram(process.argv.slice(2))
+await running
