@@ -78,7 +78,6 @@ template <class F> ANNEAL_INLINE void with_activation(int64_t activation, F&& f)
     case Activation::none: f(ActivationKind<Activation::none>{}); break;
   }
 }
-constexpr int64_t activation_count = 7;
 
 }  // namespace
 }  // namespace anneal::cpu
