@@ -31,13 +31,9 @@ struct Product {
   Output out;
 };
 
-// The threads that compute one product together: all of the running region, or one thread alone with its own memory. One side's panels are the thread's
-// own, the other's are shared: see the schedule.
+// The threads that compute one product together: all of the running region, or one thread alone.
 struct Team {
   bool alone;
-  uint32_t* left;   // packed panels of op(a)
-  uint32_t* right;  // packed panels of op(b)
-  float* sums;      // running sums over the blocks of k, where c cannot hold them
 
   template <class F> void take(int64_t count, F&& f) const {
     if (alone) {
@@ -50,6 +46,10 @@ struct Team {
     if (!alone) pool().barrier();
   }
 };
+
+// Whether each thread packs all of one side for itself, rather than a share of it for all: the other side has rows (columns) enough for each thread. What
+// another core has packed has to be waited for, and is dear to read where their caches are far apart: with two threads it is worth it next to never.
+ANNEAL_INLINE bool packs_alone(int64_t other_side, int threads) { return threads == 1 || other_side >= 50 * threads; }
 
 // k is summed in blocks of this length, which depends on k alone: the order of an output's sum never depends on m or n.
 template <bool pairs> static int64_t k_block(int64_t k) {

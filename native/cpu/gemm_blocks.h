@@ -1,41 +1,58 @@
-// The schedule for large products (Goto and van de Geijn, "Anatomy of high-performance matrix multiplication", 2008): a block of op(b) is packed by all
-// threads into shared memory; then each thread takes a few rows of op(a) at a time, packs them into memory of its own, which its second cache holds, and
-// multiplies them. So what one thread packs and another reads is op(b) alone.
+// The schedule for large products (after Goto and van de Geijn, "Anatomy of high-performance matrix multiplication", 2008). Each thread keeps the packed panels
+// of the shorter side, its own copy of them, and takes strips of the longer side, which it packs into its second cache and multiplies. So no thread reads
+// what another has packed, which costs more than packing twice where their caches are far apart; with many threads for a short side it is packed once for all.
 #pragma once
 #include "gemm.h"
 
 namespace anneal::cpu {
 namespace {
 
-constexpr int64_t column_block_in_c = 4096, column_block_in_scratch = 1024,
-                  rows_in_scratch = 2048 / panel_rows * panel_rows;
+constexpr int64_t kept_bytes = 2 << 20, strip_bytes = 128 << 10, sums_in_scratch = 2 << 20;
 
-ANNEAL_INLINE int64_t column_block(const Product& p, bool sums_in_scratch) {
-  return smaller(sums_in_scratch ? column_block_in_scratch : column_block_in_c,
-                 ceil_divide(p.n, panel_columns) * panel_columns);
-}
-template <bool pairs> static bool needs_sums(const Product& p) {
-  return k_block<pairs>(p.k) < p.k && !p.out.sums_in_c();
-}
-// Panels of op(a) that a thread packs at once, at most 192 KiB: some 16 pieces for each thread. They may be larger where there are columns to deal out as
-// well, a thousand or more to a piece, which then are worth packing the same rows twice; and are where op(b) is too large to be read from a near cache once
-// for a few rows. Where memory holds a column of op(a) after the other, a piece has rows enough to be whole lines of the cache.
-template <bool pairs> static int64_t chunk_panels(const Product& p, int threads) {
-  const int64_t panels = ceil_divide(p.m, panel_rows), k = k_block<pairs>(p.k), columns = column_block(p, needs_sums<pairs>(p)),
-                most = (192 << 10) / 4 / larger(1, left_panel_units<pairs>(k)), wanted = ceil_divide(panels * larger(1, columns / 1024), 16 * threads),
-                least = columns * k > (2 << 20) / 4 ? 72 : p.a.along_k ? 12 : 48;
-  return smaller(panels, threads == 1 ? larger(1, most) : larger(smaller(wanted, most), ceil_divide(least, panel_rows)));
-}
-
-struct BlockMemory {
-  int64_t left, right, sums;  // in units of 4 bytes; left for each thread
+// How a product is cut: in panels of the side that is kept and of the one that comes in strips, and in blocks of k.
+struct Cut {
+  bool keeps_left;
+  bool shared;             // the kept panels are packed once, by all threads
+  int64_t kept, streamed;  // panels at once; streamed is all but where sums stand in scratch memory
+  int64_t strip;           // panels of a strip
+  int64_t k_together;      // blocks of k that a strip is multiplied by before the next strip
 };
-template <bool pairs> static BlockMemory block_memory(const Product& p, int threads) {
-  const int64_t k = k_block<pairs>(p.k);
-  const bool sums = needs_sums<pairs>(p);
-  const int64_t columns = column_block(p, sums);
-  return {chunk_panels<pairs>(p, threads) * left_panel_units<pairs>(k) + lanes,
-          columns / panel_columns * right_panel_units<pairs>(k) + lanes, sums ? smaller(rows_in_scratch, p.m) * columns : 0};
+
+template <bool pairs> static int64_t k_blocks(const Product& p) { return larger(1, ceil_divide(p.k, larger(1, k_block<pairs>(p.k)))); }
+template <bool pairs> static bool needs_sums(const Product& p) { return k_blocks<pairs>(p) > 1 && !p.out.sums_in_c(); }
+template <bool pairs> static int64_t panel_units(bool left, int64_t k) { return left ? left_panel_units<pairs>(k) : right_panel_units<pairs>(k); }
+
+template <bool pairs> static Cut cut_of(const Product& p, int threads) {
+  const int64_t k = k_block<pairs>(p.k), blocks = k_blocks<pairs>(p), left = ceil_divide(p.m, panel_rows), right = ceil_divide(p.n, panel_columns);
+  Cut cut;
+  // The left side is much the shorter. Panels that are made of something else cost more to make than to read, so they are made once.
+  cut.keeps_left = p.b.source || 2 * p.m <= p.n;
+  cut.shared = !packs_alone(cut.keeps_left ? p.n : p.m, threads);
+  const int64_t all_kept = cut.keeps_left ? left : right, all_streamed = cut.keeps_left ? right : left,
+                kept_units = larger(1, panel_units<pairs>(cut.keeps_left, k)), strip_units = larger(1, panel_units<pairs>(!cut.keeps_left, k));
+  cut.kept = ceil_divide(all_kept, ceil_divide(all_kept * kept_units, kept_bytes / 4));
+  cut.k_together = smaller(blocks, larger(1, kept_bytes / 4 / (cut.kept * kept_units)));
+  // Where memory holds one k after the other, a strip is whole lines of the cache.
+  const int64_t least = cut.keeps_left ? (p.b.along_k ? 1 : 2) : p.a.along_k ? 1 : ceil_divide(48, panel_rows);
+  const int64_t most = larger(least, strip_bytes / 4 / strip_units);
+  cut.strip = smaller(all_streamed, threads == 1 ? most : smaller(most, larger(least, ceil_divide(all_streamed, 8 * threads))));
+  cut.streamed = all_streamed;
+  if (needs_sums<pairs>(p) && cut.k_together < blocks)
+    cut.streamed = smaller(all_streamed, larger(1, sums_in_scratch / (cut.kept * panel_rows * panel_columns) / cut.strip) * cut.strip);
+  return cut;
+}
+
+// In units of 4 bytes: what a thread has of its own, and what all share.
+struct BlockMemory {
+  int64_t kept, strip, own_sums, sums;
+  int64_t own(const Cut& cut) const { return (cut.shared ? 0 : kept) + strip + own_sums; }
+
+};
+template <bool pairs> static BlockMemory block_memory(const Product& p, const Cut& cut) {
+  const int64_t k = k_block<pairs>(p.k), tile = panel_rows * panel_columns;
+  const bool sums = needs_sums<pairs>(p), together = cut.k_together == k_blocks<pairs>(p);
+  return {cut.k_together * cut.kept * panel_units<pairs>(cut.keeps_left, k) + lanes, cut.strip * panel_units<pairs>(!cut.keeps_left, k) + lanes,
+          sums && together ? cut.kept * cut.strip * tile : 0, sums && !together ? cut.kept * cut.streamed * tile : 0};
 }
 
 // Where one block of k stands in the whole sum.
@@ -67,44 +84,72 @@ static void multiply_tile(const Product& p, const KStep& step, const uint32_t* l
   finish_tile(tile, rows, columns, row, column, step.first ? nullptr : running, stride, out);
 }
 
-template <bool pairs> static void multiply_blocks(const Product& p, const Team& team, int threads) {
-  const bool sums = needs_sums<pairs>(p);
-  const int64_t block = k_block<pairs>(p.k), columns_at_once = column_block(p, sums), rows_at_once = sums ? rows_in_scratch : p.m,
-                chunk = chunk_panels<pairs>(p, threads);
-  for (int64_t column0 = 0; column0 < p.n; column0 += columns_at_once) {
-    const int64_t right_panels = ceil_divide(smaller(columns_at_once, p.n - column0), panel_columns);
-    for (int64_t row0 = 0; row0 < p.m; row0 += rows_at_once) {
-      const int64_t row_end = smaller(p.m, row0 + rows_at_once), left_panels = ceil_divide(row_end - row0, panel_rows),
-                    chunks = ceil_divide(left_panels, chunk);
-      const int64_t groups = threads == 1 ? 1 : smaller(ceil_divide(right_panels, 2), ceil_divide(8 * threads, chunks)),
-                    group_panels = ceil_divide(right_panels, groups);
-      int64_t k0 = 0;
-      do {
-        const int64_t k = smaller(block, p.k - k0), left_units = left_panel_units<pairs>(k),
-                      right_units = right_panel_units<pairs>(k);
-        const KStep step = {k0, k, k0 == 0, k0 + k >= p.k};
-        constexpr int64_t packed_together = 4;
-        team.take(ceil_divide(right_panels, packed_together), [&](int64_t ticket) {
-          const int64_t j = ticket * packed_together;
-          pack_panels<panel_columns, pairs>(p.b, column0 + j * panel_columns, p.n, k0, k, team.right + j * right_units,
-                                            smaller(packed_together, right_panels - j), right_units);
+// Packs panels of one side, numbered through the whole side.
+template <bool pairs>
+static void pack_side(const Product& p, bool left, int64_t panel, int64_t panels, const KStep& step, uint32_t* to) {
+  if (left) pack_panels<panel_rows, pairs>(p.a, panel * panel_rows, p.m, step.k0, step.k, to, panels, left_panel_units<pairs>(step.k));
+  else pack_panels<panel_columns, pairs>(p.b, panel * panel_columns, p.n, step.k0, step.k, to, panels, right_panel_units<pairs>(step.k));
+}
+
+// `own` is the thread's memory, `shared` and `sums` are for all; see BlockMemory.
+template <bool pairs> static void multiply_blocks(const Product& p, const Cut& cut, const Team& team, uint32_t* own, uint32_t* shared, float* shared_sums) {
+  const BlockMemory size = block_memory<pairs>(p, cut);
+  uint32_t* const kept = cut.shared ? shared : own;
+  uint32_t* const strip = own + (cut.shared ? 0 : size.kept);
+  float* const own_sums = reinterpret_cast<float*>(strip + size.strip);
+  const int64_t block = k_block<pairs>(p.k), blocks = k_blocks<pairs>(p), left_panels = ceil_divide(p.m, panel_rows),
+                right_panels = ceil_divide(p.n, panel_columns), all_kept = cut.keeps_left ? left_panels : right_panels,
+                all_streamed = cut.keeps_left ? right_panels : left_panels, kept_block_units = cut.kept * panel_units<pairs>(cut.keeps_left, block);
+  auto step_of = [&](int64_t b) { return KStep{b * block, smaller(block, p.k - b * block), b == 0, b + 1 == blocks}; };
+  bool first_phase = true;
+  for (int64_t kept0 = 0; kept0 < all_kept; kept0 += cut.kept) {
+    const int64_t kept_panels = smaller(cut.kept, all_kept - kept0);
+    for (int64_t streamed0 = 0; streamed0 < all_streamed; streamed0 += cut.streamed) {
+      const int64_t streamed_panels = smaller(cut.streamed, all_streamed - streamed0);
+      for (int64_t b0 = 0; b0 < blocks; b0 += cut.k_together) {
+        const int64_t b1 = smaller(blocks, b0 + cut.k_together);
+        // Panels first … first + panels of the kept block, for each block of k.
+        auto pack_kept = [&](int64_t first, int64_t panels) {
+          for (int64_t b = b0; b < b1; ++b) {
+            const KStep step = step_of(b);
+            pack_side<pairs>(p, cut.keeps_left, kept0 + first, panels, step,
+                             kept + (b - b0) * kept_block_units + first * panel_units<pairs>(cut.keeps_left, step.k));
+          }
+        };
+        if (!first_phase) team.barrier();
+        first_phase = false;
+        bool packed = cut.shared;
+        if (cut.shared) {
+          constexpr int64_t together = 4;
+          team.take(ceil_divide(kept_panels, together),
+                    [&](int64_t ticket) { pack_kept(ticket * together, smaller(together, kept_panels - ticket * together)); });
+          team.barrier();
+        }
+        team.take(ceil_divide(streamed_panels, cut.strip), [&](int64_t ticket) {
+          if (!packed) pack_kept(0, kept_panels);
+          packed = true;
+          const int64_t strip0 = ticket * cut.strip, strip_panels = smaller(cut.strip, streamed_panels - strip0);
+          float* const sums = size.own_sums ? own_sums : shared_sums;
+          const int64_t strip_at = size.own_sums ? 0 : strip0;  // where the strip's sums begin
+          const int64_t sums_stride = (cut.keeps_left ? size.own_sums ? cut.strip : cut.streamed : cut.kept) * panel_columns;
+          for (int64_t b = b0; b < b1; ++b) {
+            const KStep step = step_of(b);
+            const int64_t kept_units = panel_units<pairs>(cut.keeps_left, step.k), strip_units = panel_units<pairs>(!cut.keeps_left, step.k);
+            pack_side<pairs>(p, !cut.keeps_left, streamed0 + strip0, strip_panels, step, strip);
+            for (int64_t x = 0; x < kept_panels; ++x) {
+              const uint32_t* from_kept = kept + (b - b0) * kept_block_units + x * kept_units;
+              for (int64_t y = 0; y < strip_panels; ++y) {
+                const uint32_t* from_strip = strip + y * strip_units;
+                const int64_t i = cut.keeps_left ? x : y, j = cut.keeps_left ? y : x, i0 = cut.keeps_left ? kept0 : streamed0 + strip0,
+                              j0 = cut.keeps_left ? streamed0 + strip0 : kept0;
+                const int64_t row_in_sums = (cut.keeps_left ? i : strip_at + i) * panel_rows, column_in_sums = (cut.keeps_left ? strip_at + j : j) * panel_columns;
+                multiply_tile<pairs>(p, step, cut.keeps_left ? from_kept : from_strip, cut.keeps_left ? from_strip : from_kept, (i0 + i) * panel_rows,
+                                     (j0 + j) * panel_columns, sums + row_in_sums * sums_stride + column_in_sums, sums_stride);
+              }
+            }
+          }
         });
-        team.barrier();
-        int64_t packed = -1;
-        team.take(chunks * groups, [&](int64_t ticket) {
-          const int64_t i0 = ticket / groups * chunk, i1 = smaller(left_panels, i0 + chunk), j0 = ticket % groups * group_panels,
-                        j1 = smaller(right_panels, j0 + group_panels);
-          if (packed != i0) pack_panels<panel_rows, pairs>(p.a, row0 + i0 * panel_rows, row_end, k0, k, team.left, i1 - i0, left_units);
-          packed = i0;
-          for (int64_t j = j0; j < j1; ++j)
-            for (int64_t i = i0; i < i1; ++i)
-              multiply_tile<pairs>(p, step, team.left + (i - i0) * left_units, team.right + j * right_units,
-                                   row0 + i * panel_rows, column0 + j * panel_columns,
-                                   team.sums + i * panel_rows * columns_at_once + j * panel_columns, columns_at_once);
-        });
-        team.barrier();
-        k0 += k;
-      } while (k0 < p.k);
+      }
     }
   }
 }

@@ -1,4 +1,4 @@
-// The schedule for few rows (decoding): op(a) is packed once, and each thread packs a panel of op(b) into memory of its
+// The schedule for few rows (decoding): op(a) is packed first, and each thread packs a panel of op(b) into memory of its
 // own just before it uses it, so that op(b), the weights, is read once and never written. The micro-kernel and the
 // order of the sums are those of gemm_blocks.h.
 #pragma once
@@ -36,7 +36,11 @@ static void stream(int64_t rows, int64_t k, const uint32_t* left, const Operand&
                        out, panel_columns, add);
 }
 
-template <bool pairs> static void multiply_columns(const Product& p, const Team& team) {
+// Whether each thread packs op(a) for itself: where that takes no longer than to wait for a share of it.
+static bool packs_left_alone(const Product& p, int threads) { return p.m * p.k <= 4096 || packs_alone(p.n, threads); }
+
+// `left` is shared unless packs_left_alone, `own` the thread's.
+template <bool pairs> static void multiply_columns(const Product& p, const Team& team, bool left_alone, uint32_t* left, uint32_t* own) {
   const Output& out = p.out;
   const int64_t block = k_block<pairs>(p.k), blocks = larger(1, ceil_divide(p.k, larger(1, block)));
   const int64_t left_panels = ceil_divide(p.m, panel_rows), left_units = left_panel_units<pairs>(block);
@@ -44,15 +48,19 @@ template <bool pairs> static void multiply_columns(const Product& p, const Team&
   const int64_t rows_each = ceil_divide(p.m, left_panels);
   const int64_t right_panels = ceil_divide(p.n, panel_columns), right_units = right_panel_units<pairs>(block),
                 together = column_panels(p);
-  team.take(left_panels * blocks, [&](int64_t i) {
+  auto pack_left = [&](int64_t i) {
     const int64_t k0 = i / left_panels * block;
     const int64_t row = i % left_panels * rows_each;
     pack_panels<panel_rows, pairs>(p.a, row, smaller(p.m, row + rows_each), k0, smaller(block, p.k - k0),
-                                   team.left + i * left_units, 1, 0);
-  });
-  team.barrier();
+                                   left + i * left_units, 1, 0);
+  };
+  bool packed = !left_alone;
+  if (!left_alone) {
+    team.take(left_panels * blocks, pack_left);
+    team.barrier();
+  }
   const int64_t tile_size = left_panels * panel_rows * panel_columns;
-  float* tiles = reinterpret_cast<float*>(team.right + together * right_units);
+  float* tiles = reinterpret_cast<float*>(own + together * right_units);
   const bool start_from_c = out.plain() && out.accumulate;
   // A thread takes several panels in a row, so that what it prefetches beyond one is its own next.
   const int64_t groups = ceil_divide(right_panels, together), in_a_row = smaller(8, ceil_divide(groups, 8 * pool().size()));
@@ -68,14 +76,14 @@ template <bool pairs> static void multiply_columns(const Product& p, const Team&
     for (int64_t b = 0; b < blocks; ++b) {
       const int64_t k0 = b * block, k = smaller(block, p.k - k0);
       if (p.b.along_k && !p.b.source && p.m <= most_stream_rows && columns_of(0) == panel_columns) {
-        stream<pairs>(p.m, k, team.left + b * left_units, p.b, column_of(0), k0, p.k, tiles, b > 0 || start_from_c);
+        stream<pairs>(p.m, k, left + b * left_units, p.b, column_of(0), k0, p.k, tiles, b > 0 || start_from_c);
         continue;
       }
-      pack_panels<panel_columns, pairs>(p.b, column_of(0), p.n, k0, k, team.right, panels, right_units);
+      pack_panels<panel_columns, pairs>(p.b, column_of(0), p.n, k0, k, own, panels, right_units);
       for (int64_t j = 0; j < panels; ++j)
         for (int64_t i = 0; i < left_panels; ++i)
           tile_kernel_for<pairs>(smaller(rows_each, p.m - i * rows_each), columns_of(j))(
-              units_of<pairs>(k), team.left + (b * left_panels + i) * left_units, team.right + j * right_units,
+              units_of<pairs>(k), left + (b * left_panels + i) * left_units, own + j * right_units,
               tiles + j * tile_size + i * rows_each * panel_columns, panel_columns, b > 0 || start_from_c);
     }
     for (int64_t j = 0; j < panels; ++j) {
@@ -85,6 +93,8 @@ template <bool pairs> static void multiply_columns(const Product& p, const Team&
     }
   };
   team.take(ceil_divide(groups, in_a_row), [&](int64_t ticket) {
+    for (int64_t i = 0; !packed && i < left_panels * blocks; ++i) pack_left(i);
+    packed = true;
     for (int64_t group = ticket * in_a_row; group < smaller(groups, (ticket + 1) * in_a_row); ++group) multiply_group(group);
   });
 }
