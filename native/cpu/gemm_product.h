@@ -8,11 +8,11 @@ namespace {
 
 enum Slot { left_slot, sums_slot };
 
-// Threads worth starting: together they should have some 3 µs of arithmetic or 20 of reading op(b).
+// Threads worth starting: together they should have some 8 µs of arithmetic, as a second one costs 4, or 20 of reading op(b).
 static int useful_threads(const Product& p) {
   const double operations = 2.0 * static_cast<double>(p.m) * static_cast<double>(p.n) * static_cast<double>(p.k);
   const double read = static_cast<double>(p.n) * static_cast<double>(p.k);
-  return operations < 2e5 && read < 1.3e5 ? 1 : pool().size();
+  return operations < 5e4 * lanes && read < 1.3e5 ? 1 : pool().size();
 }
 
 template <bool pairs> static void multiply_alone(const Product& p, uint32_t* memory) {
