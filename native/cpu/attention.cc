@@ -136,7 +136,7 @@ template <bool pairs, class T> void forward(const Attention& a, const Storage& s
   carve_forward<pairs>(counter, a, blocks, block_rows);
   const size_t bytes = counter.bytes();
   pool().reserve_thread_scratch(bytes);
-  parallel(work < 2e5 ? 1 : pool().size(), [&](int thread, int) {
+  parallel(work < 1e5 * lanes ? 1 : pool().size(), [&](int thread, int) {
     Carver carver{static_cast<uint32_t*>(pool().thread_scratch(thread))};
     const ForwardMemory memory = carve_forward<pairs>(carver, a, blocks, block_rows);
     take_tickets(first_task[a.sequences], [&](int64_t task) {

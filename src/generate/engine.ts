@@ -37,6 +37,11 @@ interface Request extends Entry {
 /** Seconds that decoding may go on between two looks at what was drawn: an answer's end is seen that much later, and the processor is asked that much less. */
 const unwatchedSeconds = 4e-3
 
+interface Pace { seconds: number; sequences: number }
+
+/** How long a decoding step of a model took lately, and of how many sequences the last one was: one engine's pace is where the next begins. */
+const paces = new WeakMap<CausalLanguageModel, Pace>()
+
 /** Slots of the cache that an answer needs, virtual tokens of the model included: its last token is never looked at. */
 export const slotsOf = (model: CausalLanguageModel, promptTokens: number, limit: number): number => (model.virtualTokens?.count ?? 0) + promptTokens + limit - 1
 
@@ -51,8 +56,7 @@ export class GenerationEngine {
   readonly #bf16: boolean
   readonly #training: Module[]
   readonly #graphs = new DecodeGraphs()
-  /** How long a decoding step took lately, and of how many sequences the last one was. */
-  readonly #pace = { seconds: Infinity, sequences: 0 }
+  readonly #pace: Pace
   /** With which the answers under way were begun. */
   #adapters: AdapterState | undefined
   #running = false
@@ -64,6 +68,8 @@ export class GenerationEngine {
     }
     this.model = model
     this.#bf16 = bf16
+    this.#pace = paces.get(model) ?? { seconds: Infinity, sequences: 0 }
+    paces.set(model, this.#pace)
     this.#cache = new KeyValueCache(model.config, { slots, dtype: model.dtype, device: model.device })
     this.#schedule = new Schedule(this.#cache, { maxBatchSize, prefillTokens, virtualTokens: () => model.virtualTokens?.count ?? 0, isWhole: (tokens) => this.#lengthKey(tokens) !== 0 })
     this.#training = [...model.namedModules()].map(([, module]) => module).filter((module) => module.training)

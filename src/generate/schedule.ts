@@ -127,6 +127,12 @@ export class Schedule {
     }
   }
 
+  /** Where an entry's known tokens end. Others that wait for its prompt take it without the last token: they are to go on from there all together. */
+  #end(entry: Entry): number {
+    const { answer } = entry
+    return this.#following.some(({ leader }) => leader === entry) ? Math.min(answer.length, answer.promptTokens - 1) : answer.length
+  }
+
   /** What the next forward pass computes: one token of each answer under way, then prompts as far as the budget goes. */
   plan(): Part[] {
     const parts: Part[] = []
@@ -135,7 +141,7 @@ export class Schedule {
       const { answer } = entry
       const sequence = entry.sequence!
       const begin = this.#held(entry)
-      const left = answer.length - begin
+      const left = this.#end(entry) - begin
       const count = left === 1 || this.#options.isWhole(answer.promptTokens) ? left : Math.min(left, budget)
       if (left > 1) budget = Math.max(0, budget - count)
       if (count > 0) parts.push({ entry, sequence, begin, end: begin + count })
