@@ -1,10 +1,13 @@
 // One parallel region of a pool. Its caller always takes part; another thread joins where it comes while the region is open. So a thread that is late, as
-// other programs have its processor, costs nothing: the others take its work. Work goes by tickets, in phases that barriers part.
+// other programs have its processor, costs nothing: the others take its work. Work goes by tickets, in phases that barriers part. Each thread begins with a
+// range of its own, the same for the same count, and helps the others when that is done: what a thread wrote in one region it reads in the next, where its
+// caches still hold it.
 #pragma once
 #include "signal.h"
 
 #include <atomic>
 #include <cstdint>
+#include <vector>
 
 namespace anneal {
 
@@ -12,10 +15,12 @@ class Region {
  public:
   static constexpr int most_threads = 4095;
 
-  // By the caller, who has joined then. Threads 1 … limit - 1 may.
+  explicit Region(int threads) : taken_(static_cast<size_t>(threads)) {}
+
+  // By the caller, thread 0, who has joined then. Threads 1 … limit - 1 may.
   void open(int limit) {
-    tickets_.store(0, std::memory_order_relaxed);
-    place = {0, 0};
+    phases_before_ += phase_of(state_.load(std::memory_order_relaxed)) + 1;
+    place = {0, 0, 0, 0};
     state_.store(one_joined | limit * one_limit | (limit > 1 ? opened : 0), std::memory_order_release);
   }
   bool join(int thread) {
@@ -23,19 +28,20 @@ class Region {
     do {
       if (!(state & opened) || thread >= limit_of(state)) return false;
     } while (!state_.compare_exchange_weak(state, state + one_joined, std::memory_order_acq_rel));
-    place = {0, phase_of(state)};
+    place = {thread, 0, 0, phase_of(state)};
     return true;
   }
   int limit() const { return limit_of(state_.load(std::memory_order_relaxed)); }
 
-  // The next unclaimed ticket of this phase: 0, 1, 2, … For who came late there is none in the phases that are over.
-  int64_t ticket() {
-    if (place.phase < place.present) return none;
-    const uint64_t phase = place.phase;
-    uint64_t next = tickets_.load(std::memory_order_relaxed);
-    while (next >> 32 != phase)
-      if (tickets_.compare_exchange_weak(next, phase << 32 | 1, std::memory_order_relaxed)) return 0;
-    return static_cast<int64_t>(tickets_.fetch_add(1, std::memory_order_relaxed) & 0xffffffff);
+  // An unclaimed ticket of 0 … count - 1 in this phase, or -1: none is left, or the phase was over before this thread came.
+  int64_t ticket(int64_t count) {
+    if (place.phase < place.present) return -1;
+    for (const int threads = limit(); place.helped < threads; ++place.helped) {
+      const int64_t of = (place.thread + place.helped) % threads, begin = count * of / threads, end = count * (of + 1) / threads;
+      const int64_t next = begin + take(taken_[static_cast<size_t>(of)].value, end - begin);
+      if (next < end) return next;
+    }
+    return -1;
   }
 
   // Waits until all who have joined arrive.
@@ -44,6 +50,7 @@ class Region {
       ++place.phase;
       return;
     }
+    place.helped = 0;
     state_.fetch_add(one_arrived, std::memory_order_acq_rel);
     for (;;) {
       const uint32_t seen = meet_.value.load(std::memory_order_acquire);
@@ -80,20 +87,37 @@ class Region {
   // 12 bits each for who joined, who arrived and how many may join, then the phase and whether the region is open.
   static constexpr uint64_t one_joined = 1, one_arrived = uint64_t{1} << 12, one_limit = uint64_t{1} << 24,
                             one_phase = uint64_t{1} << 36, opened = uint64_t{1} << 63;
-  static constexpr int64_t none = int64_t{1} << 40;
   static uint64_t joined_of(uint64_t state) { return state & 0xfff; }
   static uint64_t arrived_of(uint64_t state) { return state >> 12 & 0xfff; }
   static int limit_of(uint64_t state) { return static_cast<int>(state >> 24 & 0xfff); }
   static uint32_t phase_of(uint64_t state) { return static_cast<uint32_t>((state & ~opened) >> 36); }
 
-  // Where the running thread is, and where the region was when it last knew.
+  // How many tickets of a thread's range are taken. The upper bits are the phase, counted through all regions, so that nobody has to set them back.
+  struct alignas(64) Taken {
+    std::atomic<uint64_t> value{0};
+  };
+  static constexpr int ticket_bits = 28;
+  int64_t take(std::atomic<uint64_t>& taken, int64_t length) {
+    constexpr uint64_t tickets = (uint64_t{1} << ticket_bits) - 1;
+    const uint64_t start = (phases_before_ + place.phase) << ticket_bits;
+    uint64_t now = taken.load(std::memory_order_relaxed);
+    for (;;) {
+      const uint64_t next = (now & ~tickets) == start ? now : start;
+      if (static_cast<int64_t>(next & tickets) >= length) return length;
+      if (taken.compare_exchange_weak(now, next + 1, std::memory_order_relaxed)) return static_cast<int64_t>(next & tickets);
+    }
+  }
+
+  // Where the running thread is: the range it takes from, its phase, and the phase that the region was in when it last knew.
   struct Place {
+    int thread, helped;
     uint32_t phase, present;
   };
-  static inline thread_local Place place{0, 0};
+  static inline thread_local Place place{0, 0, 0, 0};
 
   alignas(64) std::atomic<uint64_t> state_{0};
-  alignas(64) std::atomic<uint64_t> tickets_{0};  // the phase in the upper half
+  uint64_t phases_before_ = 0;  // of regions that are over
+  std::vector<Taken> taken_;    // of each thread's range
   Signal meet_, done_;
 };
 

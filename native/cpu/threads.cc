@@ -44,7 +44,7 @@ thread_local ThreadPool* current_pool = nullptr;
 
 struct ThreadPool::State {
   std::vector<std::thread> threads;
-  int count = 1;
+  const int count;
   Signal start;
   Region region;
   void (*body)(void*, int, int) = nullptr;
@@ -52,6 +52,8 @@ struct ThreadPool::State {
   std::atomic<bool> stop{false};
   Memory shared[8];
   std::vector<Memory> own;
+
+  explicit State(int threads) : count(threads), region(threads), own(static_cast<size_t>(threads)) {}
 
   void work(int thread) {
     uint32_t seen = 0;
@@ -66,9 +68,7 @@ struct ThreadPool::State {
   }
 };
 
-ThreadPool::ThreadPool(int threads) : state_(new State) {
-  state_->count = threads < 1 ? 1 : threads > Region::most_threads ? Region::most_threads : threads;
-  state_->own = std::vector<Memory>(static_cast<size_t>(state_->count));
+ThreadPool::ThreadPool(int threads) : state_(new State(threads < 1 ? 1 : threads > Region::most_threads ? Region::most_threads : threads)) {
   try {
     for (int id = 1; id < state_->count; ++id)
       state_->threads.emplace_back([this, id] {
@@ -104,7 +104,7 @@ void ThreadPool::run(int threads, void (*body)(void*, int, int), void* context) 
 }
 
 void ThreadPool::barrier() { state_->region.barrier(); }
-int64_t ThreadPool::ticket() { return state_->region.ticket(); }
+int64_t ThreadPool::ticket(int64_t count) { return state_->region.ticket(count); }
 void* ThreadPool::scratch(int slot, size_t bytes) { return state_->shared[slot].get(bytes); }
 void ThreadPool::reserve_thread_scratch(size_t bytes) {
   for (Memory& memory : state_->own) memory.get(bytes);

@@ -16,10 +16,10 @@ class ThreadPool {
   // Runs body(context, thread, threads) on the calling thread, 0, and on those of 1 … min(threads, size()) - 1 that come while it runs; returns when all are
   // done. So body takes its work by tickets, and may do it all. It must not throw.
   void run(int threads, void (*body)(void* context, int thread, int threads), void* context);
-  // Inside run: waits for all who have come, then starts the tickets at 0 again.
+  // Inside run: waits for all who have come. Then all tickets are unclaimed again.
   void barrier();
-  // Inside run: the next unclaimed ticket: 0, 1, 2, …
-  int64_t ticket();
+  // Inside run: an unclaimed ticket of 0 … count - 1, first from the thread's own part of them; -1 when none is left. All threads give the same count, below 2^28.
+  int64_t ticket(int64_t count);
   // Memory that lives until a later call for the same slot asks for more; 64-byte aligned, huge pages where large. Slots 0 … 7; not for pool threads.
   void* scratch(int slot, size_t bytes);
   // The same, one per thread of the pool. reserve_thread_scratch is called before run, where there may be an error; inside, each thread asks for its own.
@@ -49,7 +49,7 @@ template <class F> static inline void parallel(int threads, F&& f) {
 
 // Inside parallel: f(ticket) for this thread's share of the tickets 0 … count - 1.
 template <class F> static inline void take_tickets(int64_t count, F&& f) {
-  for (int64_t ticket; (ticket = pool().ticket()) < count;) f(ticket);
+  for (int64_t ticket; (ticket = pool().ticket(count)) >= 0;) f(ticket);
 }
 
 // f(begin, end) over [0, items) in contiguous pieces of at least `grain` items, as many as there are threads.
