@@ -8,7 +8,7 @@ export interface Native {
   create(dtype: number, shape: readonly number[], device: number): number
   /** A tensor over part of another's memory. */
   view(handle: number, byteOffset: number, dtype: number, shape: readonly number[]): number
-  release(handle: number): void
+  release(handle: number, forgotten?: boolean): void
   /** Copies the bytes now; the array may change afterwards. */
   write(handle: number, bytes: Uint8Array): void
   read(handle: number): Promise<ArrayBuffer>

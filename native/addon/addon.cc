@@ -80,9 +80,9 @@ Napi::Value view(const Napi::CallbackInfo& info) {
   return Napi::Number::New(info.Env(), Context::of(info.Env()).view(to_number(info, 0, "a tensor's handle"), to_whole(info, 1, "byteOffset"), to_dtype(info, 2), shape, rank));
 }
 
-// release(handle)
+// release(handle, forgotten: whether the garbage collector found it)
 Napi::Value release(const Napi::CallbackInfo& info) {
-  Context::of(info.Env()).release(to_number(info, 0, "a tensor's handle"));
+  Context::of(info.Env()).release(to_number(info, 0, "a tensor's handle"), info[1].ToBoolean());
   return info.Env().Undefined();
 }
 

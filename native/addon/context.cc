@@ -99,7 +99,7 @@ double Context::create(Device& device, DType dtype, const int64_t* shape, int ra
                                    dtype_names[static_cast<int>(dtype)] + (device.is_cpu() ? "" : ", on " + device.name) + "; " +
                                    std::to_string(device.allocator.statistics().live) + " bytes are in use");
   tensor.data = block->data;
-  account();
+  account(false);
   return occupy(device, tensor, block);
 }
 
@@ -134,7 +134,7 @@ Context::Located Context::find(double handle) {
   return slot ? Located{slot->tensor, slot->device} : Located{{}, nullptr};
 }
 
-void Context::release(double handle) {
+void Context::release(double handle, bool forgotten) {
   Slot* slot = slot_of(handle);
   if (!slot) return;
   free_block(*slot->device, slot->block);
@@ -143,7 +143,7 @@ void Context::release(double handle) {
   slot->generation = (slot->generation + 1) & ((1u << 29) - 1);
   slot->next_free = first_free_;
   first_free_ = static_cast<int32_t>(slot - slots_.data());
-  account();
+  if (forgotten) account(true);
 }
 
 void Context::free_block(Device& device, Allocator::Block* block) {
@@ -155,12 +155,15 @@ void Context::free_block(Device& device, Allocator::Block* block) {
   if (device.allocator.exact()) empty_cache(device);
 }
 
-// Tells V8 how much native memory its small tensor objects stand for, in steps of 16 MiB, so that it collects forgotten ones in time.
-void Context::account() {
+// Tells V8 how much native memory its small tensor objects stand for, in steps of 16 MiB, so that it collects forgotten ones in time: the most there was at a
+// time. V8 collects everything whenever that has grown by some 64 MiB, so a step that makes and disposes of as much must not look as if it grew again and
+// again. Only what the collector itself finds is taken off: then there was something to collect.
+void Context::account(bool forgotten) {
   int64_t live = 0;
   for (auto& device : devices_) live += static_cast<int64_t>(device->allocator.statistics().live);
-  if (live - accounted_ > (16 << 20) || accounted_ - live > (16 << 20)) {
-    Napi::MemoryManagement::AdjustExternalMemory(env, live - accounted_);
+  const int64_t grown = live - accounted_;
+  if (grown > (16 << 20) || (forgotten && -grown > (16 << 20))) {
+    Napi::MemoryManagement::AdjustExternalMemory(env, grown);
     accounted_ = live;
   }
 }

@@ -27,7 +27,8 @@ class Context {
   double create(Device& device, DType dtype, const int64_t* shape, int rank);
   // A tensor over part of another's memory; byte_offset counts from the start of `handle`.
   double view(double handle, int64_t byte_offset, DType dtype, const int64_t* shape, int rank);
-  void release(double handle);
+  // `forgotten`: the garbage collector found it, nobody disposed of it.
+  void release(double handle, bool forgotten = false);
   // The tensor of a handle; its device is null where it was disposed or never existed.
   Located find(double handle);
   // Throws where the device's calls are being kept as a graph of the CPU: a copy belongs to one moment, and its memory in JavaScript goes away.
@@ -85,7 +86,7 @@ class Context {
   Tensor describe(DType dtype, const int64_t* shape, int rank) const;
   double occupy(Device& device, const Tensor& tensor, Allocator::Block* block);
   Slot* slot_of(double handle);
-  void account();
+  void account(bool forgotten);
 
   void free_block(Device& device, Allocator::Block* block);
 

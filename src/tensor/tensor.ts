@@ -23,15 +23,15 @@ class Storage {
     if (source) source.references++
   }
   get exclusive(): boolean { return this.references === 1 && (this.#source?.exclusive ?? true) }
-  release(): void {
+  release(forgotten = false): void {
     if (--this.references > 0) return
-    this.device.native.release(this.handle)
-    this.#source?.release()
+    this.device.native.release(this.handle, forgotten)
+    this.#source?.release(forgotten)
   }
 }
 
 /** Frees native memory of tensors that were forgotten outside any scope. A safety net only: it runs when the garbage collector does. */
-const forgotten = new FinalizationRegistry<Storage>((storage) => { storage.release() })
+const forgotten = new FinalizationRegistry<Storage>((storage) => { storage.release(true) })
 
 /** Number of elements of a shape. */
 export const sizeOf = (shape: Shape): number => shape.reduce((product, length) => product * length, 1)

@@ -115,3 +115,11 @@ test('forgotten tensors are collected', () => {
   // Of 6 GiB made.
   expect(system).toBeLessThan(2 ** 31)
 })
+
+test('large tensors that are disposed of cost no garbage collections', () => {
+  const script = fileURLToPath(new URL('collections.ts', import.meta.url))
+  const { status, stdout, stderr } = spawnSync(process.execPath, ['--import', 'tsx', script], { encoding: 'utf8' })
+  expect({ status, stderr }).toEqual({ status: 0, stderr: '' })
+  // 40 times 256 MiB: each time one before.
+  expect((JSON.parse(stdout) as { major: number }).major).toBeLessThan(5)
+})
