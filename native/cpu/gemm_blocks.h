@@ -91,6 +91,19 @@ static void pack_side(const Product& p, bool left, int64_t panel, int64_t panels
   else pack_panels<panel_columns, pairs>(p.b, panel * panel_columns, p.n, step.k0, step.k, to, panels, right_panel_units<pairs>(step.k));
 }
 
+// Asks for a share, `part` of `parts`, of what pack_side will read.
+ANNEAL_INLINE void prefetch_side(const Product& p, bool left, int64_t panel, int64_t panels, const KStep& step, int64_t part, int64_t parts) {
+  const Operand& x = left ? p.a : p.b;
+  if (x.source) return;
+  const int64_t width = left ? panel_rows : panel_columns, first = panel * width, count = smaller(panels * width, (left ? p.m : p.n) - first),
+                size = x.dtype == DType::f32 ? 4 : 2;
+  // Lines of memory that hold it: as many as there are rows (columns), or steps of k.
+  const int64_t rows = x.along_k ? count : step.k, bytes = (x.along_k ? step.k : count) * size;
+  const char* from = static_cast<const char*>(x.data) + (x.along_k ? first * x.stride + step.k0 : step.k0 * x.stride + first) * size;
+  for (int64_t i = rows * part / parts; i < rows * (part + 1) / parts; ++i)
+    for (int64_t at = 0; at < bytes; at += 64) __builtin_prefetch(from + i * x.stride * size + at, 0, 2);
+}
+
 // `own` is the thread's memory, `shared` and `sums` are for all; see BlockMemory.
 template <bool pairs> static void multiply_blocks(const Product& p, const Cut& cut, const Team& team, uint32_t* own, uint32_t* shared, float* shared_sums) {
   const BlockMemory size = block_memory<pairs>(p, cut);
@@ -136,7 +149,11 @@ template <bool pairs> static void multiply_blocks(const Product& p, const Cut& c
             const KStep step = step_of(b);
             const int64_t kept_units = panel_units<pairs>(cut.keeps_left, step.k), strip_units = panel_units<pairs>(!cut.keeps_left, step.k);
             pack_side<pairs>(p, !cut.keeps_left, streamed0 + strip0, strip_panels, step, strip);
+            const bool last_block = b + 1 == b1;
+            const int64_t next_strip0 = last_block ? strip0 + cut.strip : strip0, next_panels = smaller(cut.strip, streamed_panels - next_strip0);
+            const KStep next_step = step_of(last_block ? b0 : b + 1);
             for (int64_t x = 0; x < kept_panels; ++x) {
+              if (next_panels > 0) prefetch_side(p, !cut.keeps_left, streamed0 + next_strip0, next_panels, next_step, x, kept_panels);
               const uint32_t* from_kept = kept + (b - b0) * kept_block_units + x * kept_units;
               for (int64_t y = 0; y < strip_panels; ++y) {
                 const uint32_t* from_strip = strip + y * strip_units;
