@@ -65,8 +65,11 @@ template <bool with_weighted, class T> ANNEAL_INLINE LogSum piece_log_sum(const 
     if constexpr (with_weighted) weighted[k] += max(splat(-100.f), below) * e;
   };
   i = 0;
-  for (; i + step <= n; i += step)
+  for (; i + step <= n; i += step) {
+    // The next piece of the row is asked for here, where there is more to compute than to read.
+    for (size_t at = 0; at < step * sizeof(T); at += 64) __builtin_prefetch(reinterpret_cast<const char*>(x + i + logsumexp_piece) + at);
     for (int k = 0; k < accumulators; ++k) add(k, load(x + i + k * lanes) * scale);
+  }
   for (; i + lanes <= n; i += lanes) add(0, load(x + i) * scale);
   if (i < n) add(0, part(i));
   return {highest, sum((total[0] + total[1]) + (total[2] + total[3])),
