@@ -195,7 +195,7 @@ describe('adapters that change while an answer is under way', () => {
   /** A small model with adapters "a" and "b", of which "b" is active. */
   const adapted = async (): Promise<CausalLanguageModel> => {
     const own = AutoModelForCausalLM.fromConfig({
-      modelType: 'llama', vocabSize: 50, hiddenSize: 32, intermediateSize: 64, numHiddenLayers: 2, numAttentionHeads: 4, numKeyValueHeads: 2, maxPositionEmbeddings: 256, initializerRange: 0.2, bosTokenId: null, eosTokenId: null,
+      modelType: 'llama', vocabSize: 50, hiddenSize: 32, intermediateSize: 64, numHiddenLayers: 2, numAttentionHeads: 4, numKeyValueHeads: 2, maxPositionEmbeddings: 4096, initializerRange: 0.2, bosTokenId: null, eosTokenId: null,
     }, { seed: 7 })
     for (const [name, seed] of [['a', 1], ['b', 2]] as const) await addAdapter(own, { type: 'lora', r: 4, targetModules: ['q_proj', 'v_proj'], initLoraWeights: false }, { name, seed })
     return own
@@ -212,9 +212,9 @@ describe('adapters that change while an answer is under way', () => {
   test.each(changes)('%s: what was begun is rejected, and what waited begins with the new ones', async (_, change, message) => {
     const [own, folder] = [await adapted(), temporaryFolder()]
     await saveAdapter(own, folder, { name: 'a' })
-    using engine = new GenerationEngine(own, { slots: 200, maxBatchSize: 1 })
+    using engine = new GenerationEngine(own, { slots: 3100, maxBatchSize: 1 })
     let [changed, count]: [unknown, number] = [undefined, 0]
-    const begun = engine.submit(request([1, 2, 3], 180, { onToken: () => { if (++count === 12) changed = change(own, folder) } }))
+    const begun = engine.submit(request([1, 2, 3], 3000, { onToken: () => { if (++count === 12) changed = change(own, folder) } }))
     const waiting = engine.submit(request([4, 5], 20))
     await expect(begun).rejects.toThrow(ConfigError)
     await expect(begun).rejects.toThrow(message)
