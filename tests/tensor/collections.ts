@@ -5,7 +5,7 @@ import { cpu, Tensor } from '../../src/tensor/index.ts'
 
 let major = 0
 new PerformanceObserver((list) => {
-  for (const entry of list.getEntries()) if ((entry.detail as { kind: number }).kind === constants.NODE_PERFORMANCE_GC_MAJOR) major++
+  for (const entry of list.getEntries()) if ((entry as unknown as { detail: { kind: number } }).detail.kind === constants.NODE_PERFORMANCE_GC_MAJOR) major++
 }).observe({ entryTypes: ['gc'] })
 for (let i = 0; i < 3; i++) Tensor.empty([64 << 20]).dispose()
 await setTimeout(200)
