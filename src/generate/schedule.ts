@@ -127,10 +127,11 @@ export class Schedule {
     }
   }
 
-  /** Where an entry's known tokens end. Others that wait for its prompt take it without the last token: they are to go on from there all together. */
+  /** Where the tokens to compute end. Others that wait for its prompt take it without the last token, so that all go on from there together. */
   #end(entry: Entry): number {
     const { answer } = entry
-    return this.#following.some(({ leader }) => leader === entry) ? Math.min(answer.length, answer.promptTokens - 1) : answer.length
+    const leads = !this.#options.isWhole(answer.promptTokens) && this.#following.some(({ leader }) => leader === entry)
+    return leads ? Math.min(answer.length, answer.promptTokens - 1) : answer.length
   }
 
   /** What the next forward pass computes: one token of each answer under way, then prompts as far as the budget goes. */

@@ -82,5 +82,8 @@ test('dynamic scaling: an answer beyond the original context does not depend on 
   const long = [Array.from({ length: 20 }, (_, i) => 5 + i), [7, 8, 9], Array.from({ length: 14 }, (_, i) => 50 - i)]
   const alone = await Promise.all(long.map(async (prompt) => (await generate(model, null, [prompt], sampling))[0]))
   expect(await generate(model, null, long, { ...sampling, prefillTokens: 5 })).toEqual(alone)
+  // Nor on others of the same prompt, which share its keys and values.
+  const shared = await generate(model, null, [long[0]!], { ...sampling, numReturnSequences: 3 })
+  expect(shared[0]).toEqual(alone[0])
   model.dispose()
 })
