@@ -1,7 +1,7 @@
 import { join } from 'node:path'
 import { existsSync } from 'node:fs'
 import { during } from '../activity.ts'
-import { ConfigError, NonFiniteError } from '../errors.ts'
+import { ConfigError, LockedError, NonFiniteError } from '../errors.ts'
 import { latestCheckpoint, lockDirectory, saveCheckpoint, verifyCheckpoint } from '../files/index.ts'
 import type { DirectoryLock } from '../files/index.ts'
 import { autocast } from '../tensor/autocast.ts'
@@ -79,6 +79,7 @@ export class Trainer<B> {
   #evaluation: Record<string, number> | undefined
   #lastCheckpoint: string | undefined
   #logger: TrainerLogger | undefined
+  #running = false
 
   constructor(task: TrainingTask<B>, options: TrainingOptions) {
     this.task = task
@@ -115,6 +116,17 @@ export class Trainer<B> {
   /** Trains to the end, or until `signal` aborts. Rejects with a typed error where training cannot go on; checkpoints stay. */
   async train(options: TrainOptions = {}): Promise<TrainResult> {
     const { signal } = givenOptions('train', options, 'signal: controller.signal')
+    // Before anything that the training under way would notice.
+    if (this.#running) throw new LockedError('train: this run is being trained already; await that train() before the next')
+    this.#running = true
+    try {
+      return await this.#train(signal)
+    } finally {
+      this.#running = false
+    }
+  }
+
+  async #train(signal: AbortSignal | undefined): Promise<TrainResult> {
     const { args, task } = this
     let reason: EndEvent['reason'] = 'failed'
     let message: string | undefined

@@ -58,11 +58,17 @@ test('aborted before it began, a run writes no checkpoint', async () => {
   expect(existsSync(join(outputDir, '.anneal.lock'))).toBe(false)
 })
 
-test('train() twice at a time: the second is refused; one after the other: it has nothing to do', async () => {
+test('train() twice at a time: the second is refused and disturbs nothing; one after the other: it has nothing to do', async () => {
   await withRun({}, async (run) => {
+    const [seen, training]: [string[], boolean[]] = [[], []]
+    run.trainer.on(({ type }) => {
+      seen.push(type)
+      if (type === 'step') training.push(run.model.training)
+    })
     const [first, second] = await Promise.allSettled([run.train(), run.train()])
     expect(first.status).toBe('fulfilled')
-    expect(second).toMatchObject({ status: 'rejected', reason: { name: 'LockedError' } })
+    expect(second).toMatchObject({ status: 'rejected', reason: { name: 'LockedError', message: expect.stringContaining('await that train() before the next') as string } })
+    expect([seen.filter((type) => type === 'end').length, training]).toEqual([1, [true, true, true]])
     expect(await run.train()).toMatchObject({ reason: 'finished', step: 3 })
   })
 })
