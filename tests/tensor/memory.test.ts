@@ -117,7 +117,7 @@ test('forgotten tensors are collected', () => {
 })
 
 test('large tensors that are disposed of cost no garbage collections', () => {
-  const script = fileURLToPath(new URL('collections.ts', import.meta.url))
+  const script = fileURLToPath(new URL('garbageCollections.ts', import.meta.url))
   const { status, stdout, stderr } = spawnSync(process.execPath, ['--import', 'tsx', script], { encoding: 'utf8' })
   expect({ status, stderr }).toEqual({ status: 0, stderr: '' })
   // 40 times 256 MiB: each time one before.
