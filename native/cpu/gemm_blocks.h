@@ -1,12 +1,13 @@
 // The schedule for large products (after Goto and van de Geijn, "Anatomy of high-performance matrix multiplication", 2008). Each thread keeps the packed panels
-// of the shorter side, its own copy of them, and takes strips of the longer side, which it packs into its second cache and multiplies. So no thread reads
-// what another has packed, which costs more than packing twice where their caches are far apart; with many threads for a short side it is packed once for all.
+// of one side, its own copy of them, and takes strips of the other, which it packs into its second cache and multiplies. So no thread reads what another has
+// packed, which costs more than packing twice where their caches are far apart; with many threads for a short side the kept one is packed once for all.
 #pragma once
 #include "gemm.h"
 
 namespace anneal::cpu {
 namespace {
 
+// Bytes of the panels kept at once and of a strip, and sums in scratch memory.
 constexpr int64_t kept_bytes = 2 << 20, strip_bytes = 128 << 10, sums_in_scratch = 2 << 20;
 
 // How a product is cut: in panels of the side that is kept and of the one that comes in strips, and in blocks of k.
@@ -25,12 +26,16 @@ template <bool pairs> static int64_t panel_units(bool left, int64_t k) { return 
 template <bool pairs> static Cut cut_of(const Product& p, int threads) {
   const int64_t k = k_block<pairs>(p.k), blocks = k_blocks<pairs>(p), left = ceil_divide(p.m, panel_rows), right = ceil_divide(p.n, panel_columns);
   Cut cut;
-  // The left side is much the shorter. Panels that are made of something else cost more to make than to read, so they are made once.
-  cut.keeps_left = p.b.source || 2 * p.m <= p.n;
+  // By measurement the right side is the better one to keep, unless the left one is less than half as long. Where right panels are made of something else,
+  // strips of them are made once for each part of the left side, by one of the threads; kept ones once, by each thread.
+  const int64_t left_parts = ceil_divide(left * left_panel_units<pairs>(k), kept_bytes / 4);
+  cut.keeps_left = p.b.source ? left_parts <= threads : 2 * p.m <= p.n;
   cut.shared = !packs_alone(cut.keeps_left ? p.n : p.m, threads);
   const int64_t all_kept = cut.keeps_left ? left : right, all_streamed = cut.keeps_left ? right : left,
                 kept_units = larger(1, panel_units<pairs>(cut.keeps_left, k)), strip_units = larger(1, panel_units<pairs>(!cut.keeps_left, k));
-  cut.kept = ceil_divide(all_kept, ceil_divide(all_kept * kept_units, kept_bytes / 4));
+  // Where c cannot hold the sums, a strip had better go through all of k at once, unless too little of the other side were kept for that.
+  const int64_t at_once = needs_sums<pairs>(p) && blocks <= 4 ? blocks : 1;
+  cut.kept = ceil_divide(all_kept, ceil_divide(all_kept * kept_units * at_once, kept_bytes / 4));
   cut.k_together = smaller(blocks, larger(1, kept_bytes / 4 / (cut.kept * kept_units)));
   // Where memory holds one k after the other, a strip is whole lines of the cache.
   const int64_t least = cut.keeps_left ? (p.b.along_k ? 1 : 2) : p.a.along_k ? 1 : ceil_divide(48, panel_rows);
@@ -46,7 +51,6 @@ template <bool pairs> static Cut cut_of(const Product& p, int threads) {
 struct BlockMemory {
   int64_t kept, strip, own_sums, sums;
   int64_t own(const Cut& cut) const { return (cut.shared ? 0 : kept) + strip + own_sums; }
-
 };
 template <bool pairs> static BlockMemory block_memory(const Product& p, const Cut& cut) {
   const int64_t k = k_block<pairs>(p.k), tile = panel_rows * panel_columns;
@@ -104,71 +108,84 @@ ANNEAL_INLINE void prefetch_side(const Product& p, bool left, int64_t panel, int
     for (int64_t at = 0; at < bytes; at += 64) __builtin_prefetch(from + i * x.stride * size + at, 0, 2);
 }
 
-// `own` is the thread's memory, `shared` and `sums` are for all; see BlockMemory.
+// Packed panels of one side, `first` being their number in the whole side.
+struct Panels {
+  int64_t first, count;
+  const uint32_t* packed;
+};
+// The kept panels times a strip, for one block of k; before(x) is called as it comes to the x-th of the kept. `sums` are those of the first tile.
+template <bool pairs, class F>
+static void multiply_strip(const Product& p, const KStep& step, bool keeps_left, const Panels& kept, const Panels& strip, float* sums, int64_t sums_stride,
+                           F before) {
+  const Panels &left = keeps_left ? kept : strip, &right = keeps_left ? strip : kept;
+  const int64_t left_units = left_panel_units<pairs>(step.k), right_units = right_panel_units<pairs>(step.k);
+  auto tile = [&](int64_t i, int64_t j) {
+    multiply_tile<pairs>(p, step, left.packed + i * left_units, right.packed + j * right_units, (left.first + i) * panel_rows,
+                         (right.first + j) * panel_columns, sums + i * panel_rows * sums_stride + j * panel_columns, sums_stride);
+  };
+  for (int64_t x = 0; x < kept.count; ++x) {
+    before(x);
+    for (int64_t y = 0; y < strip.count; ++y) tile(keeps_left ? x : y, keeps_left ? y : x);
+  }
+}
+
+// `own` is the thread's memory, `shared` and `shared_sums` are for all; see BlockMemory.
 template <bool pairs> static void multiply_blocks(const Product& p, const Cut& cut, const Team& team, uint32_t* own, uint32_t* shared, float* shared_sums) {
   const BlockMemory size = block_memory<pairs>(p, cut);
-  uint32_t* const kept = cut.shared ? shared : own;
-  uint32_t* const strip = own + (cut.shared ? 0 : size.kept);
-  float* const own_sums = reinterpret_cast<float*>(strip + size.strip);
+  uint32_t* const kept_memory = cut.shared ? shared : own;
+  uint32_t* const strip_memory = own + (cut.shared ? 0 : size.kept);
+  float* const own_sums = size.own_sums ? reinterpret_cast<float*>(strip_memory + size.strip) : nullptr;
+  const int64_t sums_stride = panel_columns * (!cut.keeps_left ? cut.kept : own_sums ? cut.strip : cut.streamed),
+                strip_step = cut.keeps_left ? panel_columns : panel_rows * sums_stride;  // from the sums of one of a strip's panels to the next
   const int64_t block = k_block<pairs>(p.k), blocks = k_blocks<pairs>(p), left_panels = ceil_divide(p.m, panel_rows),
                 right_panels = ceil_divide(p.n, panel_columns), all_kept = cut.keeps_left ? left_panels : right_panels,
                 all_streamed = cut.keeps_left ? right_panels : left_panels, kept_block_units = cut.kept * panel_units<pairs>(cut.keeps_left, block);
   auto step_of = [&](int64_t b) { return KStep{b * block, smaller(block, p.k - b * block), b == 0, b + 1 == blocks}; };
-  bool first_phase = true;
-  for (int64_t kept0 = 0; kept0 < all_kept; kept0 += cut.kept) {
-    const int64_t kept_panels = smaller(cut.kept, all_kept - kept0);
-    for (int64_t streamed0 = 0; streamed0 < all_streamed; streamed0 += cut.streamed) {
-      const int64_t streamed_panels = smaller(cut.streamed, all_streamed - streamed0);
-      for (int64_t b0 = 0; b0 < blocks; b0 += cut.k_together) {
-        const int64_t b1 = smaller(blocks, b0 + cut.k_together);
-        // Panels first … first + panels of the kept block, for each block of k.
-        auto pack_kept = [&](int64_t first, int64_t panels) {
-          for (int64_t b = b0; b < b1; ++b) {
-            const KStep step = step_of(b);
-            pack_side<pairs>(p, cut.keeps_left, kept0 + first, panels, step,
-                             kept + (b - b0) * kept_block_units + first * panel_units<pairs>(cut.keeps_left, step.k));
-          }
-        };
-        if (!first_phase) team.barrier();
-        first_phase = false;
-        bool packed = cut.shared;
-        if (cut.shared) {
-          constexpr int64_t together = 4;
-          team.take(ceil_divide(kept_panels, together),
-                    [&](int64_t ticket) { pack_kept(ticket * together, smaller(together, kept_panels - ticket * together)); });
-          team.barrier();
-        }
-        team.take(ceil_divide(streamed_panels, cut.strip), [&](int64_t ticket) {
-          if (!packed) pack_kept(0, kept_panels);
-          packed = true;
-          const int64_t strip0 = ticket * cut.strip, strip_panels = smaller(cut.strip, streamed_panels - strip0);
-          float* const sums = size.own_sums ? own_sums : shared_sums;
-          const int64_t strip_at = size.own_sums ? 0 : strip0;  // where the strip's sums begin
-          const int64_t sums_stride = (cut.keeps_left ? size.own_sums ? cut.strip : cut.streamed : cut.kept) * panel_columns;
-          for (int64_t b = b0; b < b1; ++b) {
-            const KStep step = step_of(b);
-            const int64_t kept_units = panel_units<pairs>(cut.keeps_left, step.k), strip_units = panel_units<pairs>(!cut.keeps_left, step.k);
-            pack_side<pairs>(p, !cut.keeps_left, streamed0 + strip0, strip_panels, step, strip);
-            const bool last_block = b + 1 == b1;
-            const int64_t next_strip0 = last_block ? strip0 + cut.strip : strip0, next_panels = smaller(cut.strip, streamed_panels - next_strip0);
-            const KStep next_step = step_of(last_block ? b0 : b + 1);
-            for (int64_t x = 0; x < kept_panels; ++x) {
-              if (next_panels > 0) prefetch_side(p, !cut.keeps_left, streamed0 + next_strip0, next_panels, next_step, x, kept_panels);
-              const uint32_t* from_kept = kept + (b - b0) * kept_block_units + x * kept_units;
-              for (int64_t y = 0; y < strip_panels; ++y) {
-                const uint32_t* from_strip = strip + y * strip_units;
-                const int64_t i = cut.keeps_left ? x : y, j = cut.keeps_left ? y : x, i0 = cut.keeps_left ? kept0 : streamed0 + strip0,
-                              j0 = cut.keeps_left ? streamed0 + strip0 : kept0;
-                const int64_t row_in_sums = (cut.keeps_left ? i : strip_at + i) * panel_rows, column_in_sums = (cut.keeps_left ? strip_at + j : j) * panel_columns;
-                multiply_tile<pairs>(p, step, cut.keeps_left ? from_kept : from_strip, cut.keeps_left ? from_strip : from_kept, (i0 + i) * panel_rows,
-                                     (j0 + j) * panel_columns, sums + row_in_sums * sums_stride + column_in_sums, sums_stride);
-              }
-            }
-          }
-        });
+
+  // What one phase multiplies: panels of both sides, and blocks of k.
+  auto phase = [&](int64_t kept0, int64_t kept_panels, int64_t streamed0, int64_t streamed_panels, int64_t b0, int64_t b1) {
+    auto kept_at = [&](int64_t b) { return kept_memory + (b - b0) * kept_block_units; };
+    auto pack_kept = [&](int64_t first, int64_t panels) {
+      for (int64_t b = b0; b < b1; ++b) {
+        const KStep step = step_of(b);
+        pack_side<pairs>(p, cut.keeps_left, kept0 + first, panels, step, kept_at(b) + first * panel_units<pairs>(cut.keeps_left, step.k));
       }
+    };
+    if (cut.shared) {
+      constexpr int64_t together = 4;
+      team.take(ceil_divide(kept_panels, together),
+                [&](int64_t ticket) { pack_kept(ticket * together, smaller(together, kept_panels - ticket * together)); });
+      team.barrier();
     }
-  }
+    bool packed = cut.shared;
+    team.take(ceil_divide(streamed_panels, cut.strip), [&](int64_t ticket) {
+      if (!packed) pack_kept(0, kept_panels);
+      packed = true;
+      const int64_t strip0 = ticket * cut.strip, panels = smaller(cut.strip, streamed_panels - strip0);
+      float* const sums = own_sums ? own_sums : shared_sums + strip0 * strip_step;
+      for (int64_t b = b0; b < b1; ++b) {
+        const KStep step = step_of(b);
+        pack_side<pairs>(p, !cut.keeps_left, streamed0 + strip0, panels, step, strip_memory);
+        // What comes next: the same strip's next block of k, or most likely the strip after it.
+        const bool last = b + 1 == b1;
+        const int64_t next0 = last ? strip0 + cut.strip : strip0, next_panels = smaller(cut.strip, streamed_panels - next0);
+        const KStep next_step = step_of(last ? b0 : b + 1);
+        multiply_strip<pairs>(p, step, cut.keeps_left, {kept0, kept_panels, kept_at(b)}, {streamed0 + strip0, panels, strip_memory}, sums, sums_stride,
+                              [&](int64_t x) {
+                                if (next_panels > 0) prefetch_side(p, !cut.keeps_left, streamed0 + next0, next_panels, next_step, x, kept_panels);
+                              });
+      }
+    });
+  };
+  bool first = true;
+  for (int64_t kept0 = 0; kept0 < all_kept; kept0 += cut.kept)
+    for (int64_t streamed0 = 0; streamed0 < all_streamed; streamed0 += cut.streamed)
+      for (int64_t b0 = 0; b0 < blocks; b0 += cut.k_together) {
+        if (!first) team.barrier();
+        first = false;
+        phase(kept0, smaller(cut.kept, all_kept - kept0), streamed0, smaller(cut.streamed, all_streamed - streamed0), b0,
+              smaller(blocks, b0 + cut.k_together));
+      }
 }
 
 }  // namespace
