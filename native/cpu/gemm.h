@@ -33,17 +33,17 @@ struct Product {
 
 // The threads that compute one product together: all of the running region, or one thread alone.
 struct Team {
-  bool alone;
+  int threads;
 
   template <class F> void take(int64_t count, F&& f) const {
-    if (alone) {
+    if (threads == 1) {
       for (int64_t i = 0; i < count; ++i) f(i);
     } else {
       take_tickets(count, f);
     }
   }
   void barrier() const {
-    if (!alone) pool().barrier();
+    if (threads > 1) pool().barrier();
   }
 };
 
@@ -67,8 +67,8 @@ static void pack_typed(const Operand& x, int64_t r, int64_t length, int64_t k0, 
                        int64_t panels, int64_t panel_units) {
   const T* data = static_cast<const T*>(x.data);
   if (!x.along_k) {
-    pack_across_k<width, pairs>(data + k0 * x.stride + r, x.stride, k, smaller(panels * width, length - r), panel,
-                                panels, panel_units);
+    // Lanes past a panel's width may be the next panel's rows: they are overwritten, or lie in the slack.
+    pack_across_k<width, pairs>(data + k0 * x.stride + r, x.stride, k, length - r, panel, panels, panel_units);
     return;
   }
   for (int64_t p = 0; p < panels; ++p, r += width)

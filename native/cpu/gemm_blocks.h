@@ -1,6 +1,7 @@
 // The schedule for large products (after Goto and van de Geijn, "Anatomy of high-performance matrix multiplication", 2008). Each thread keeps the packed panels
-// of one side, its own copy of them, and takes strips of the other, which it packs into its second cache and multiplies. So no thread reads what another has
-// packed, which costs more than packing twice where their caches are far apart; with many threads for a short side the kept one is packed once for all.
+// of one side (all of them, or its part of the longer side), its own copy, and takes strips of the other, which it packs into its second cache and multiplies.
+// So no thread reads what another has packed, which costs more than packing twice where their caches are far apart; with many threads for a short side the
+// kept one is packed once for all.
 #pragma once
 #include "gemm.h"
 
@@ -14,6 +15,7 @@ constexpr int64_t kept_bytes = 2 << 20, strip_bytes = 128 << 10, sums_in_scratch
 struct Cut {
   bool keeps_left;
   bool shared;             // the kept panels are packed once, by all threads
+  int64_t parts;           // of the kept panels, each multiplied by all strips
   int64_t kept, streamed;  // panels at once; streamed is all but where sums stand in scratch memory
   int64_t strip;           // panels of a strip
   int64_t k_together;      // blocks of k that a strip is multiplied by before the next strip
@@ -31,6 +33,8 @@ template <bool pairs> static Cut cut_of(const Product& p, int threads) {
   const int64_t left_parts = ceil_divide(left * left_panel_units<pairs>(k), kept_bytes / 4);
   cut.keeps_left = p.b.source ? left_parts <= threads : 2 * p.m <= p.n;
   cut.shared = !packs_alone(cut.keeps_left ? p.n : p.m, threads);
+  // A part of the longer side and all of the shorter one is less to pack than the other way round.
+  cut.parts = !cut.shared && !p.b.source && !cut.keeps_left && p.n > p.m ? smaller(threads, right) : 1;
   const int64_t all_kept = cut.keeps_left ? left : right, all_streamed = cut.keeps_left ? right : left,
                 kept_units = larger(1, panel_units<pairs>(cut.keeps_left, k)), strip_units = larger(1, panel_units<pairs>(!cut.keeps_left, k));
   // Where c cannot hold the sums, a strip had better go through all of k at once, unless too little of the other side were kept for that.
@@ -157,23 +161,26 @@ template <bool pairs> static void multiply_blocks(const Product& p, const Cut& c
                 [&](int64_t ticket) { pack_kept(ticket * together, smaller(together, kept_panels - ticket * together)); });
       team.barrier();
     }
-    bool packed = cut.shared;
-    team.take(ceil_divide(streamed_panels, cut.strip), [&](int64_t ticket) {
-      if (!packed) pack_kept(0, kept_panels);
-      packed = true;
-      const int64_t strip0 = ticket * cut.strip, panels = smaller(cut.strip, streamed_panels - strip0);
-      float* const sums = own_sums ? own_sums : shared_sums + strip0 * strip_step;
+    // As many strips as each thread can have the same number of; those of a part follow one another.
+    const int64_t most = ceil_divide(streamed_panels, cut.strip), strips = smaller(streamed_panels, ceil_divide(most, team.threads) * team.threads);
+    int64_t packed = cut.shared ? 0 : -1;  // the part
+    team.take(strips * cut.parts, [&](int64_t ticket) {
+      const int64_t part = ticket / strips, part0 = kept_panels * part / cut.parts, part_panels = kept_panels * (part + 1) / cut.parts - part0;
+      if (packed != part) pack_kept(part0, part_panels);
+      packed = part;
+      const int64_t at = ticket % strips, strip0 = streamed_panels * at / strips, panels = streamed_panels * (at + 1) / strips - strip0;
+      float* const sums = own_sums ? own_sums : shared_sums + strip0 * strip_step + part0 * panel_columns;
       for (int64_t b = b0; b < b1; ++b) {
         const KStep step = step_of(b);
         pack_side<pairs>(p, !cut.keeps_left, streamed0 + strip0, panels, step, strip_memory);
         // What comes next: the same strip's next block of k, or most likely the strip after it.
         const bool last = b + 1 == b1;
-        const int64_t next0 = last ? strip0 + cut.strip : strip0, next_panels = smaller(cut.strip, streamed_panels - next0);
+        const int64_t next0 = last ? strip0 + panels : strip0, next_panels = smaller(panels, streamed_panels - next0);
         const KStep next_step = step_of(last ? b0 : b + 1);
-        multiply_strip<pairs>(p, step, cut.keeps_left, {kept0, kept_panels, kept_at(b)}, {streamed0 + strip0, panels, strip_memory}, sums, sums_stride,
-                              [&](int64_t x) {
-                                if (next_panels > 0) prefetch_side(p, !cut.keeps_left, streamed0 + next0, next_panels, next_step, x, kept_panels);
-                              });
+        const Panels kept = {kept0 + part0, part_panels, kept_at(b) + part0 * panel_units<pairs>(cut.keeps_left, step.k)};
+        multiply_strip<pairs>(p, step, cut.keeps_left, kept, {streamed0 + strip0, panels, strip_memory}, sums, sums_stride, [&](int64_t x) {
+          if (next_panels > 0) prefetch_side(p, !cut.keeps_left, streamed0 + next0, next_panels, next_step, x, part_panels);
+        });
       }
     });
   };

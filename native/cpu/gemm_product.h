@@ -16,7 +16,7 @@ static int useful_threads(const Product& p) {
 }
 
 template <bool pairs> static void multiply_alone(const Product& p, uint32_t* memory) {
-  const Team alone = {true};
+  const Team alone = {1};
   if (p.m <= most_rows_by_columns) {
     multiply_columns<pairs>(p, alone, true, memory, memory + column_left_units<pairs>(p));
   } else {
@@ -39,8 +39,8 @@ template <bool pairs> static void multiply_columns_together(const Product& p, in
   pool().reserve_thread_scratch(static_cast<size_t>(own_units) * 4);
   parallel(threads, [&](int thread, int) {
     uint32_t* own = static_cast<uint32_t*>(pool().thread_scratch(thread));
-    if (left_alone) multiply_columns<pairs>(p, {threads == 1}, true, own, own + left_units);
-    else multiply_columns<pairs>(p, {threads == 1}, false, shared, own);
+    if (left_alone) multiply_columns<pairs>(p, {threads}, true, own, own + left_units);
+    else multiply_columns<pairs>(p, {threads}, false, shared, own);
   });
 }
 template <bool pairs> static void multiply_blocks_together(const Product& p, int threads) {
@@ -50,7 +50,7 @@ template <bool pairs> static void multiply_blocks_together(const Product& p, int
   float* sums = size.sums ? static_cast<float*>(pool().scratch(sums_slot, static_cast<size_t>(size.sums) * 4)) : nullptr;
   pool().reserve_thread_scratch(static_cast<size_t>(size.own(cut)) * 4);
   parallel(threads, [&](int thread, int) {
-    multiply_blocks<pairs>(p, cut, {threads == 1}, static_cast<uint32_t*>(pool().thread_scratch(thread)), shared, sums);
+    multiply_blocks<pairs>(p, cut, {threads}, static_cast<uint32_t*>(pool().thread_scratch(thread)), shared, sums);
   });
 }
 template <bool pairs> static void multiply_together(const Product& p) {
