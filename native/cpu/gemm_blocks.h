@@ -72,7 +72,7 @@ struct KStep {
 // One tile: the micro-kernel into c or the running sums, or through a buffer where the tile needs more than that.
 template <bool pairs>
 static void multiply_tile(const Product& p, const KStep& step, const uint32_t* left, const uint32_t* right, int64_t row,
-                          int64_t column, float* sums, int64_t sums_stride) {
+                          int64_t column, float* sums, int64_t sums_stride, Upcoming* upcoming) {
   const Output& out = p.out;
   const int64_t rows = smaller(panel_rows, p.m - row), columns = smaller(panel_columns, p.n - column),
                 units = units_of<pairs>(step.k);
@@ -82,13 +82,13 @@ static void multiply_tile(const Product& p, const KStep& step, const uint32_t* l
   const int64_t stride = in_c ? out.stride : sums_stride;
   const bool add = !step.first || (plain && out.accumulate);
   if (plain || !step.last) {
-    if (columns == panel_columns || !in_c) return kernel(units, left, right, running, stride, add);
+    if (columns == panel_columns || !in_c) return kernel(units, left, right, running, stride, add, upcoming);
     float tile[panel_rows * panel_columns];
-    kernel(units, left, right, tile, panel_columns, false);
+    kernel(units, left, right, tile, panel_columns, false, upcoming);
     return store_tile(tile, rows, columns, running, stride, add);
   }
   float tile[panel_rows * panel_columns];
-  kernel(units, left, right, tile, panel_columns, false);
+  kernel(units, left, right, tile, panel_columns, false, upcoming);
   finish_tile(tile, rows, columns, row, column, step.first ? nullptr : running, stride, out);
 }
 
@@ -99,17 +99,17 @@ static void pack_side(const Product& p, bool left, int64_t panel, int64_t panels
   else pack_panels<panel_columns, pairs>(p.b, panel * panel_columns, p.n, step.k0, step.k, to, panels, right_panel_units<pairs>(step.k));
 }
 
-// Asks for a share, `part` of `parts`, of what pack_side will read.
-ANNEAL_INLINE void prefetch_side(const Product& p, bool left, int64_t panel, int64_t panels, const KStep& step, int64_t part, int64_t parts) {
+// What pack_side will read.
+template <bool pairs> static Upcoming upcoming_side(const Product& p, bool left, int64_t panel, int64_t panels, const KStep& step) {
   const Operand& x = left ? p.a : p.b;
-  if (x.source) return;
   const int64_t width = left ? panel_rows : panel_columns, first = panel * width, count = smaller(panels * width, (left ? p.m : p.n) - first),
                 size = x.dtype == DType::f32 ? 4 : 2;
-  // Lines of memory that hold it: as many as there are rows (columns), or steps of k.
+  if (x.source || count <= 0) return {};
+  // Rows of memory: as many as there are rows (columns), or steps of k.
   const int64_t rows = x.along_k ? count : step.k, bytes = (x.along_k ? step.k : count) * size;
   const char* from = static_cast<const char*>(x.data) + (x.along_k ? first * x.stride + step.k0 : step.k0 * x.stride + first) * size;
-  for (int64_t i = rows * part / parts; i < rows * (part + 1) / parts; ++i)
-    for (int64_t at = 0; at < bytes; at += 64) __builtin_prefetch(from + i * x.stride * size + at, 0, 2);
+  const int64_t before = static_cast<int64_t>(reinterpret_cast<uintptr_t>(from) % cache_line), lines = ceil_divide(before + bytes, cache_line);
+  return {from - before, lines, x.stride * size - (lines - 1) * cache_line, 0, rows * lines};
 }
 
 // Packed panels of one side, `first` being their number in the whole side.
@@ -117,20 +117,23 @@ struct Panels {
   int64_t first, count;
   const uint32_t* packed;
 };
-// The kept panels times a strip, for one block of k; before(x) is called as it comes to the x-th of the kept. `sums` are those of the first tile.
-template <bool pairs, class F>
+// What a thread packs next of each side.
+struct Next {
+  Upcoming strip, kept;
+  Upcoming* upcoming() { return strip.left > 0 ? &strip : &kept; }
+};
+// The kept panels times a strip, for one block of k. `sums` are those of the first tile.
+template <bool pairs>
 static void multiply_strip(const Product& p, const KStep& step, bool keeps_left, const Panels& kept, const Panels& strip, float* sums, int64_t sums_stride,
-                           F before) {
+                           Next& next) {
   const Panels &left = keeps_left ? kept : strip, &right = keeps_left ? strip : kept;
   const int64_t left_units = left_panel_units<pairs>(step.k), right_units = right_panel_units<pairs>(step.k);
   auto tile = [&](int64_t i, int64_t j) {
     multiply_tile<pairs>(p, step, left.packed + i * left_units, right.packed + j * right_units, (left.first + i) * panel_rows,
-                         (right.first + j) * panel_columns, sums + i * panel_rows * sums_stride + j * panel_columns, sums_stride);
+                         (right.first + j) * panel_columns, sums + i * panel_rows * sums_stride + j * panel_columns, sums_stride, next.upcoming());
   };
-  for (int64_t x = 0; x < kept.count; ++x) {
-    before(x);
+  for (int64_t x = 0; x < kept.count; ++x)
     for (int64_t y = 0; y < strip.count; ++y) tile(keeps_left ? x : y, keeps_left ? y : x);
-  }
 }
 
 // `own` is the thread's memory, `shared` and `shared_sums` are for all; see BlockMemory.
@@ -164,23 +167,25 @@ template <bool pairs> static void multiply_blocks(const Product& p, const Cut& c
     // As many strips as each thread can have the same number of; those of a part follow one another.
     const int64_t most = ceil_divide(streamed_panels, cut.strip), strips = smaller(streamed_panels, ceil_divide(most, team.threads) * team.threads);
     int64_t packed = cut.shared ? 0 : -1;  // the part
+    Next next;
     team.take(strips * cut.parts, [&](int64_t ticket) {
       const int64_t part = ticket / strips, part0 = kept_panels * part / cut.parts, part_panels = kept_panels * (part + 1) / cut.parts - part0;
-      if (packed != part) pack_kept(part0, part_panels);
+      if (packed != part) {
+        pack_kept(part0, part_panels);
+        if (b1 < blocks) next.kept = upcoming_side<pairs>(p, cut.keeps_left, kept0 + part0, part_panels, step_of(b1));
+      }
       packed = part;
       const int64_t at = ticket % strips, strip0 = streamed_panels * at / strips, panels = streamed_panels * (at + 1) / strips - strip0;
       float* const sums = own_sums ? own_sums : shared_sums + strip0 * strip_step + part0 * panel_columns;
       for (int64_t b = b0; b < b1; ++b) {
         const KStep step = step_of(b);
         pack_side<pairs>(p, !cut.keeps_left, streamed0 + strip0, panels, step, strip_memory);
-        // What comes next: the same strip's next block of k, or most likely the strip after it.
+        // The same strip's next block of k, or most likely the strip after it.
         const bool last = b + 1 == b1;
         const int64_t next0 = last ? strip0 + panels : strip0, next_panels = smaller(panels, streamed_panels - next0);
-        const KStep next_step = step_of(last ? b0 : b + 1);
+        next.strip = upcoming_side<pairs>(p, !cut.keeps_left, streamed0 + next0, next_panels, step_of(last ? b0 : b + 1));
         const Panels kept = {kept0 + part0, part_panels, kept_at(b) + part0 * panel_units<pairs>(cut.keeps_left, step.k)};
-        multiply_strip<pairs>(p, step, cut.keeps_left, kept, {streamed0 + strip0, panels, strip_memory}, sums, sums_stride, [&](int64_t x) {
-          if (next_panels > 0) prefetch_side(p, !cut.keeps_left, streamed0 + next0, next_panels, next_step, x, part_panels);
-        });
+        multiply_strip<pairs>(p, step, cut.keeps_left, kept, {streamed0 + strip0, panels, strip_memory}, sums, sums_stride, next);
       }
     });
   };

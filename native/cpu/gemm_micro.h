@@ -16,14 +16,34 @@ template <bool pairs> ANNEAL_INLINE vf multiply_add(vf sum, uint32_t a, vu b) {
   return fused_multiply_add(splat(bits_to_float(a)), (vf)b, sum);
 }
 
+constexpr int64_t cache_line = 64;
+
+// Memory that will be read soon, as rows of whole lines of the cache. The micro-kernel asks for it while it computes, a line at a time: asked for all at once,
+// it would have to be waited for.
+struct Upcoming {
+  const char* at = nullptr;
+  int64_t lines = 0, next_row = 0;  // of a row; bytes from a row's last line to the next row's first
+  int64_t line = 0, left = 0;       // within the row, and of all
+
+  inline __attribute__((always_inline)) void ask() {
+    if (left == 0) return;
+    __builtin_prefetch(at, 0, 2);
+    --left;
+    const bool row_ends = ++line == lines;
+    at += row_ends ? next_row : cache_line;
+    if (row_ends) line = 0;
+  }
+};
+constexpr int64_t units_per_line = 8;  // from one line to the next
+
 // out[i][j] (+)= sum over the units of left[unit][i] * right[unit][j], for i < rows and j < panel_columns, or lanes
-// where that is enough.
+// where that is enough. `upcoming` may be null.
 using TileKernel = void (*)(int64_t units, const uint32_t* left, const uint32_t* right, float* out, int64_t stride,
-                            bool add);
+                            bool add, Upcoming* upcoming);
 
 template <int rows, int vectors, bool pairs>
 static void tile_kernel(int64_t units, const uint32_t* left, const uint32_t* right, float* out, int64_t stride,
-                        bool add) {
+                        bool add, Upcoming* upcoming) {
   vf sums[rows][vectors];
   ANNEAL_UNROLL
   for (int i = 0; i < rows; ++i) {
@@ -32,17 +52,20 @@ static void tile_kernel(int64_t units, const uint32_t* left, const uint32_t* rig
     __builtin_prefetch(out + i * stride, 1);
     __builtin_prefetch(out + i * stride + vectors * lanes - 1, 1);
   }
-  for (int64_t unit = 0; unit < units; ++unit) {
-    vu b[vectors];
-    ANNEAL_UNROLL
-    for (int j = 0; j < vectors; ++j) b[j] = load_units(right + j * lanes);
-    ANNEAL_UNROLL
-    for (int i = 0; i < rows; ++i) {
+  for (int64_t left_over = units; left_over > 0; left_over -= units_per_line) {
+    if (upcoming) upcoming->ask();
+    for (int64_t unit = left_over < units_per_line ? left_over : units_per_line; unit > 0; --unit) {
+      vu b[vectors];
       ANNEAL_UNROLL
-      for (int j = 0; j < vectors; ++j) sums[i][j] = multiply_add<pairs>(sums[i][j], left[i], b[j]);
+      for (int j = 0; j < vectors; ++j) b[j] = load_units(right + j * lanes);
+      ANNEAL_UNROLL
+      for (int i = 0; i < rows; ++i) {
+        ANNEAL_UNROLL
+        for (int j = 0; j < vectors; ++j) sums[i][j] = multiply_add<pairs>(sums[i][j], left[i], b[j]);
+      }
+      left += panel_rows;
+      right += panel_columns;
     }
-    left += panel_rows;
-    right += panel_columns;
   }
   ANNEAL_UNROLL
   for (int i = 0; i < rows; ++i) {
