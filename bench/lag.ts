@@ -2,7 +2,7 @@
 import { monitorEventLoopDelay } from 'node:perf_hooks'
 
 /** Milliseconds between two looks at the clock. */
-const resolution = 1
+const resolution = 10
 
 /** Starts to watch; the result tells the 99th percentile of the delay so far, in seconds. */
 export function watchLag(): () => number {
