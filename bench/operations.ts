@@ -25,7 +25,7 @@ export interface OperationOptions {
 }
 
 /** A call is repeated until it takes about this long. */
-const leastSeconds = 2e-3
+const leastSeconds = 10e-3
 
 async function calibrate(call: () => void, device: Device): Promise<number> {
   for (let repeats = 1; ; repeats *= 2) {

@@ -33,8 +33,9 @@ template <bool pairs> static Cut cut_of(const Product& p, int threads) {
   const int64_t left_parts = ceil_divide(left * left_panel_units<pairs>(k), kept_bytes / 4);
   cut.keeps_left = p.b.source ? left_parts <= threads : 2 * p.m <= p.n;
   cut.shared = !packs_alone(cut.keeps_left ? p.n : p.m, threads);
-  // A part of the longer side and all of the shorter one is less to pack than the other way round.
-  cut.parts = !cut.shared && !p.b.source && !cut.keeps_left && p.n > p.m ? smaller(threads, right) : 1;
+  // A part of the longer side and all of the shorter one is less to pack than the other way round. Of equal sides a part had better stay in the second cache.
+  const bool in_parts = p.n > p.m || (p.n == p.m && right * right_panel_units<pairs>(k) > kept_bytes / 16);
+  cut.parts = in_parts && !cut.shared && !p.b.source && !cut.keeps_left ? smaller(threads, right) : 1;
   const int64_t all_kept = cut.keeps_left ? left : right, all_streamed = cut.keeps_left ? right : left,
                 kept_units = larger(1, panel_units<pairs>(cut.keeps_left, k)), strip_units = larger(1, panel_units<pairs>(!cut.keeps_left, k));
   // Where c cannot hold the sums, a strip had better go through all of k at once, unless too little of the other side were kept for that.
