@@ -19,6 +19,8 @@ const shapes: Record<string, Shape> = {
   'all of k for a strip at once': [65, 1600, 300],
   'a right side kept in parts': [560, 512, 1100],
   'a left side kept in parts': [1060, 512, 2130],
+  'a part of the right side for each thread': [170, 1700, 310],
+  'a part of the right side for each thread, several parts of k in turn': [160, 4700, 250],
   'few rows, several parts of k': [8, 1700, 333],
   'few rows that are packed': [40, 1700, 95],
   'sides too short for each thread to pack alone': [66, 500, 67],
