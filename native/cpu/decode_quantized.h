@@ -96,7 +96,7 @@ template <> struct PieceDecoder<Codes::bytes_with_zeros> : PieceDecoder<Codes::b
 // Blocks are multiples of a piece.
 template <Codes codes> struct PieceKernel {
   using Decoder = PieceDecoder<codes>;
-  static constexpr int most_rows = 4, sum_lanes = 8;
+  static constexpr int streams = 1, most_rows = 4, sum_lanes = 8;
   static constexpr int64_t step = decode_piece, step_bytes = Decoder::bytes, ahead = 2048;
   int64_t k;
   QuantizedWeight weight;
@@ -108,12 +108,10 @@ template <Codes codes> struct PieceKernel {
     return reinterpret_cast<const char*>(weight.codes + output * row_bytes() + at / decode_piece * Decoder::bytes);
   }
 
-  static float total(const float* p) { return total_of_8(p); }
-
-  template <int rows> void tile(const DecodeTile& t) const {
+  template <int streams, int rows> void tile(const DecodeTile& t) const {
     __m256 sums[rows];
     ANNEAL_UNROLL
-    for (int r = 0; r < rows; ++r) sums[r] = t.k0 ? _mm256_loadu_ps(t.sums + r * 8) : _mm256_setzero_ps();
+    for (int r = 0; r < rows; ++r) sums[r] = t.k0 ? _mm256_loadu_ps(t.sums + r * t.sums_of_row) : _mm256_setzero_ps();
     const uint8_t* bytes = weight.codes + t.output * row_bytes();
     const int16_t* numbers = x.numbers + t.row * x.pieces * decode_piece;
     const float* x_scales = x.scales + t.row * x.pieces;
@@ -153,14 +151,14 @@ template <Codes codes> struct PieceKernel {
       }
     }
     ANNEAL_UNROLL
-    for (int r = 0; r < rows; ++r) _mm256_storeu_ps(t.sums + r * 8, sums[r]);
+    for (int r = 0; r < rows; ++r) _mm256_storeu_ps(t.sums + r * t.sums_of_row, sums[r]);
   }
 };
 #endif
 
 // Any block, and instruction sets without byte shuffles: each piece's codes become integers in memory.
 struct PlainPieceKernel {
-  static constexpr int most_rows = 1, sum_lanes = 1;
+  static constexpr int streams = 1, most_rows = 1, sum_lanes = 1;
   static constexpr int64_t step = decode_piece, step_bytes = 0, ahead = 2048;
   int64_t k;
   QuantizedWeight weight;
@@ -170,9 +168,7 @@ struct PlainPieceKernel {
 
   const char* address(int64_t, int64_t) const { return reinterpret_cast<const char*>(weight.codes); }
 
-  static float total(const float* p) { return *p; }
-
-  template <int rows> void tile(const DecodeTile& t) const {
+  template <int streams, int rows> void tile(const DecodeTile& t) const {
     static_assert(rows == 1);
     const int64_t block = weight.shape.block, blocks = k / block, per_block = ceil_divide(block, decode_piece);
     float sum = t.k0 ? *t.sums : 0;
