@@ -96,7 +96,7 @@ template <> struct PieceDecoder<Codes::bytes_with_zeros> : PieceDecoder<Codes::b
 // Blocks are multiples of a piece.
 template <Codes codes> struct PieceKernel {
   using Decoder = PieceDecoder<codes>;
-  static constexpr int streams = 1, most_rows = 4, sum_lanes = 8;
+  static constexpr int streams = lanes == 16 ? 4 : 2, most_rows = 4, sum_lanes = 8;
   static constexpr int64_t step = decode_piece, step_bytes = Decoder::bytes, ahead = 2048;
   int64_t k;
   QuantizedWeight weight;
@@ -109,49 +109,59 @@ template <Codes codes> struct PieceKernel {
   }
 
   template <int streams, int rows> void tile(const DecodeTile& t) const {
-    __m256 sums[rows];
-    ANNEAL_UNROLL
-    for (int r = 0; r < rows; ++r) sums[r] = t.k0 ? _mm256_loadu_ps(t.sums + r * t.sums_of_row) : _mm256_setzero_ps();
-    const uint8_t* bytes = weight.codes + t.output * row_bytes();
-    const int16_t* numbers = x.numbers + t.row * x.pieces * decode_piece;
-    const float* x_scales = x.scales + t.row * x.pieces;
-    const int32_t* x_sums = x.sums + t.row * x.pieces * 8;
-    const char* ahead = t.ahead;
-    const Decoder own_decoder = decoder;
-    const int64_t pieces = x.pieces;
-    auto add = [&](int64_t piece, __m256 scale, __m256i zero) __attribute__((always_inline)) {
-      __builtin_prefetch(ahead);
-      ahead += t.ahead_step;
-      __m256i w[4];
-      own_decoder.decode(bytes + piece * Decoder::bytes, w);
+    __m256 sums[streams][rows];
+    auto each_sum = [&](auto&& f) __attribute__((always_inline)) {
       ANNEAL_UNROLL
-      for (int r = 0; r < rows; ++r) {
-        const __m256i* own = reinterpret_cast<const __m256i*>(numbers + (r * pieces + piece) * decode_piece);
-        auto product = [&](int i) __attribute__((always_inline)) { return _mm256_madd_epi16(w[i], _mm256_loadu_si256(own + i)); };
-        __m256i total = _mm256_add_epi32(_mm256_add_epi32(product(0), product(1)), _mm256_add_epi32(product(2), product(3)));
-        if constexpr (have_zeros(codes)) {
-          const __m256i lane = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(x_sums + (r * pieces + piece) * 8));
-          total = _mm256_sub_epi32(total, _mm256_mullo_epi32(lane, zero));
-        }
-        const __m256 part = _mm256_mul_ps(_mm256_cvtepi32_ps(total), _mm256_broadcast_ss(x_scales + r * pieces + piece));
-        sums[r] = _mm256_fmadd_ps(part, scale, sums[r]);
+      for (int s = 0; s < streams; ++s) {
+        ANNEAL_UNROLL
+        for (int r = 0; r < rows; ++r) f(sums[s][r], t.sums + s * t.sums_of_output + r * t.sums_of_row);
       }
     };
-    const int64_t per_block = weight.shape.block / decode_piece, end = t.k1 / decode_piece, first = t.output * (pieces / per_block);
+    each_sum([&](__m256& sum, const float* from) __attribute__((always_inline)) { sum = t.k0 ? _mm256_loadu_ps(from) : _mm256_setzero_ps(); });
+    const int64_t pieces = x.pieces, per_block = weight.shape.block / decode_piece, end = t.k1 / decode_piece;
+    const int64_t first = t.output * (pieces / per_block), blocks_apart = t.spacing * (pieces / per_block), bytes_apart = t.spacing * row_bytes();
+    const uint8_t* bytes = weight.codes + t.output * row_bytes();
     const float* scales = weight.scales + first;
-    auto zero_of = [&](int64_t block) __attribute__((always_inline)) { return _mm256_set1_epi32(weight.zero(codes, first + block)); };
-    int64_t piece = t.k0 / decode_piece;
-    if (per_block == 1) {
-      for (; piece < end; ++piece) add(piece, _mm256_broadcast_ss(scales + piece), zero_of(piece));
-    } else {
-      for (int64_t block = piece / per_block; piece < end; ++block) {
-        const __m256 scale = _mm256_broadcast_ss(scales + block);
-        const __m256i zero = zero_of(block);
-        for (const int64_t block_end = smaller((block + 1) * per_block, end); piece < block_end; ++piece) add(piece, scale, zero);
+    const int16_t* numbers = x.numbers + t.row * pieces * decode_piece;
+    const float* x_scales = x.scales + t.row * pieces;
+    const int32_t* x_sums = x.sums + t.row * pieces * 8;
+    const char* ahead = t.ahead;
+    const Decoder own_decoder = decoder;
+    auto add = [&](int64_t piece, const __m256 (&scale)[streams], const __m256i (&zero)[streams]) __attribute__((always_inline)) {
+      ANNEAL_UNROLL
+      for (int s = 0; s < streams; ++s) {
+        __builtin_prefetch(ahead + s * bytes_apart);
+        __m256i w[4];
+        own_decoder.decode(bytes + s * bytes_apart + piece * Decoder::bytes, w);
+        ANNEAL_UNROLL
+        for (int r = 0; r < rows; ++r) {
+          const __m256i* own = reinterpret_cast<const __m256i*>(numbers + (r * pieces + piece) * decode_piece);
+          auto product = [&](int i) __attribute__((always_inline)) { return _mm256_madd_epi16(w[i], _mm256_loadu_si256(own + i)); };
+          __m256i total = _mm256_add_epi32(_mm256_add_epi32(product(0), product(1)), _mm256_add_epi32(product(2), product(3)));
+          if constexpr (have_zeros(codes)) {
+            const __m256i lane = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(x_sums + (r * pieces + piece) * 8));
+            total = _mm256_sub_epi32(total, _mm256_mullo_epi32(lane, zero[s]));
+          }
+          const __m256 part = _mm256_mul_ps(_mm256_cvtepi32_ps(total), _mm256_broadcast_ss(x_scales + r * pieces + piece));
+          sums[s][r] = _mm256_fmadd_ps(part, scale[s], sums[s][r]);
+        }
       }
+      ahead += t.ahead_step;
+    };
+    int64_t piece = t.k0 / decode_piece;
+    for (int64_t block = piece / per_block; piece < end; ++block) {
+      __m256 scale[streams];
+      __m256i zero[streams];
+      ANNEAL_UNROLL
+      for (int s = 0; s < streams; ++s) {
+        scale[s] = _mm256_broadcast_ss(scales + s * blocks_apart + block);
+        zero[s] = _mm256_set1_epi32(weight.zero(codes, first + s * blocks_apart + block));
+      }
+      const int64_t block_end = per_block == 1 ? piece + 1 : smaller((block + 1) * per_block, end);
+      do add(piece, scale, zero);
+      while (++piece < block_end);
     }
-    ANNEAL_UNROLL
-    for (int r = 0; r < rows; ++r) _mm256_storeu_ps(t.sums + r * t.sums_of_row, sums[r]);
+    each_sum([&](const __m256& sum, float* to) __attribute__((always_inline)) { _mm256_storeu_ps(to, sum); });
   }
 };
 #endif

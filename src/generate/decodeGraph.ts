@@ -155,11 +155,17 @@ function mostPositions(config: ModelConfig): number {
   return Math.min(contextLength(config), tableLength(config.rope))
 }
 
+/** The positions that one graph, and one table of angles, is made for where `length` are wanted. */
+const reachOf = (length: number): number => Math.max(256, 2 ** Math.ceil(Math.log2(length)))
+
 /** The decode graphs of one engine, by the number of sequences and the highest position they serve. */
 export class DecodeGraphs {
   readonly #graphs = new Map<string, DecodeGraph>()
-  /** Lengths that a step has run with. */
-  readonly #warm = new Set<number>()
+  /** The positions that tables and working memory are made for. */
+  #warm = 0
+
+  /** A pass has run, of sequences up to this length, that made what a decoding step reads beside the weights. */
+  ran(length: number): void { this.#warm = Math.max(this.#warm, reachOf(length)) }
 
   /** The graph for these rows; made when there is none yet and `make` says so. */
   of(model: CausalLanguageModel, cache: KeyValueCache, parts: readonly DecodeRow[], { bf16, make }: { bf16: boolean, make: boolean }): DecodeGraph | undefined {
@@ -167,7 +173,7 @@ export class DecodeGraphs {
     const most = mostPositions(model.config)
     // Angles of positions beyond the table are made anew at each step.
     if (longest > most && !hasLongerFrequencies(model.config)) return undefined
-    const length = Math.min(Math.max(256, 2 ** Math.ceil(Math.log2(longest))), most)
+    const length = Math.min(reachOf(longest), most)
     const key = `${parts.length} ${length}`
     let graph = this.#graphs.get(key)
     if (graph || !make) return graph
@@ -176,8 +182,8 @@ export class DecodeGraphs {
       first.dispose()
       this.#graphs.delete(oldest)
     }
-    graph = new DecodeGraph(model, cache, parts, { length, bf16, isWarm: this.#warm.has(length) })
-    this.#warm.add(length)
+    graph = new DecodeGraph(model, cache, parts, { length, bf16, isWarm: length <= this.#warm })
+    this.ran(length)
     this.#graphs.set(key, graph)
     return graph
   }
@@ -186,6 +192,6 @@ export class DecodeGraphs {
   clear(): void {
     for (const graph of this.#graphs.values()) graph.dispose()
     this.#graphs.clear()
-    this.#warm.clear()
+    this.#warm = 0
   }
 }

@@ -207,9 +207,8 @@ export class GenerationEngine {
   /** Enqueues several decoding steps as a graph; undefined where there is none that fits. */
   #decode(parts: readonly Part[]): SampledTokens | undefined {
     if (!this.#fitsGraph(parts)) return undefined
-    const { seconds, sequences } = this.#pace
-    // On the CPU a graph pays where the calls are a good part of a step, and the step comes again.
-    const make = this.model.device.name !== 'cpu' || (seconds < unwatchedSeconds && sequences === parts.length)
+    // On the CPU, where making one takes about as long as it saves in two steps, a graph pays where the step comes again.
+    const make = this.model.device.name !== 'cpu' || this.#pace.sequences === parts.length
     return unscoped(() => scope(() => {
       const rows = parts.map(({ entry, sequence, begin, end }) => ({ sequence, row: entry.answer, tokenId: entry.answer.tokens(begin, end)[0]! }))
       return this.#graphs.of(this.model, this.#cache, rows, { bf16: this.#bf16, make })?.run(this.#cache, rows, this.#stepsAtOnce(parts))
@@ -234,7 +233,10 @@ export class GenerationEngine {
       })
       return logits && rowsOf(logits, complete)
     }
-    const inKind = () => parts.every(isNewToken) ? decoding(run) : run()
+    const isDecoding = parts.every(isNewToken)
+    // A GPU's decoding has working memory that a prompt's pass does not make.
+    if (isDecoding || this.model.device.name === 'cpu') this.#graphs.ran(Math.max(...parts.map(({ end }) => end)))
+    const inKind = () => isDecoding ? decoding(run) : run()
     return unscoped(() => scope(() => this.#bf16 ? autocast('bfloat16', inKind) : inKind()))
   }
 

@@ -32,6 +32,9 @@ const cases: Case[] = [
   quantized(128, 20, { format: 'nf4', block: 128 }), quantized(10, 5, { format: 'nf4', block: 2 }), quantized(2304, 9, { format: 'int4', block: 128, zeroPoints: true }),
   quantized(96, 40, { format: 'int4', block: 32, zeroPoints: true }), quantized(64, 17, { format: 'int4', zeroPoints: true, block: 64 }),
   quantized(1152, 21, { format: 'int8' }), quantized(77, 19, { format: 'int8' }), quantized(200, 12, { format: 'int8', block: 100 }), quantized(192, 33, { format: 'int8', block: 192 }),
+  // Wide enough that a thread computes several outputs far apart side by side, and has some left over.
+  bf16(4100, 203), ...(['nf4', 'fp4', 'int4', 'int8'] as const).map((format) => quantized(1088, 333, { format, block: 64 })),
+  quantized(2304, 150, { format: 'int4', block: 128, zeroPoints: true }), quantized(1088, 210, { format: 'int8', block: 64, zeroPoints: true }),
   quantized(1088, 21, { format: 'int8', block: 64, zeroPoints: true }), quantized(256, 40, { format: 'int8', block: 128, zeroPoints: true }), quantized(200, 12, { format: 'int8', block: 100, zeroPoints: true }),
 ]
 
