@@ -96,7 +96,8 @@ template <> struct PieceDecoder<Codes::bytes_with_zeros> : PieceDecoder<Codes::b
 // Blocks are multiples of a piece.
 template <Codes codes> struct PieceKernel {
   using Decoder = PieceDecoder<codes>;
-  static constexpr int streams = lanes == 16 ? 4 : 2, most_rows = 4, sum_lanes = 8;
+  // The registers that a table takes leave room for two.
+  static constexpr int streams = lanes < 16 || codes == Codes::table ? 2 : 4, most_rows = 4, sum_lanes = 8;
   static constexpr int64_t step = decode_piece, step_bytes = Decoder::bytes, ahead = 2048;
   int64_t k;
   QuantizedWeight weight;
@@ -127,7 +128,9 @@ template <Codes codes> struct PieceKernel {
     const int32_t* x_sums = x.sums + t.row * pieces * 8;
     const char* ahead = t.ahead;
     const Decoder own_decoder = decoder;
-    auto add = [&](int64_t piece, const __m256 (&scale)[streams], const __m256i (&zero)[streams]) __attribute__((always_inline)) {
+    __m256 scale[streams];
+    __m256i zero[streams];
+    auto add = [&](int64_t piece) __attribute__((always_inline)) {
       ANNEAL_UNROLL
       for (int s = 0; s < streams; ++s) {
         __builtin_prefetch(ahead + s * bytes_apart);
@@ -148,18 +151,24 @@ template <Codes codes> struct PieceKernel {
       }
       ahead += t.ahead_step;
     };
-    int64_t piece = t.k0 / decode_piece;
-    for (int64_t block = piece / per_block; piece < end; ++block) {
-      __m256 scale[streams];
-      __m256i zero[streams];
+    auto enter = [&](int64_t block) __attribute__((always_inline)) {
       ANNEAL_UNROLL
       for (int s = 0; s < streams; ++s) {
         scale[s] = _mm256_broadcast_ss(scales + s * blocks_apart + block);
         zero[s] = _mm256_set1_epi32(weight.zero(codes, first + s * blocks_apart + block));
       }
-      const int64_t block_end = per_block == 1 ? piece + 1 : smaller((block + 1) * per_block, end);
-      do add(piece, scale, zero);
-      while (++piece < block_end);
+    };
+    int64_t piece = t.k0 / decode_piece;
+    if (per_block == 1) {
+      for (; piece < end; ++piece) {
+        enter(piece);
+        add(piece);
+      }
+    } else {
+      for (int64_t block = piece / per_block; piece < end; ++block) {
+        enter(block);
+        for (const int64_t block_end = smaller((block + 1) * per_block, end); piece < block_end; ++piece) add(piece);
+      }
     }
     each_sum([&](const __m256& sum, float* to) __attribute__((always_inline)) { _mm256_storeu_ps(to, sum); });
   }

@@ -1,5 +1,6 @@
-// A counter that threads wait on. The spin budget adapts: a wait that ended in sleep halves it, one that ended while spinning lets it grow back,
-// so a busy machine is not slowed by spinning threads, and a longer one lets others have the processor between looks. 1000 pauses are about 25 µs: waking a sleeper costs more, and a small model's regions lie closer.
+// A counter that threads wait on. The spin budget adapts: a wait that ended in sleep halves it, one that ended while spinning lets it grow back, so a busy
+// machine is not slowed by spinning threads; a long wait lets others have the processor between two looks. 1000 pauses are about 25 µs: waking a sleeper
+// costs more, and a small model's regions lie closer.
 #pragma once
 #include <atomic>
 #include <cstdint>
