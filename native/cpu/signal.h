@@ -1,10 +1,8 @@
-// A counter that threads wait on. The spin budget adapts: a wait that ended in sleep halves it, one that ended while spinning lets it grow back, so a busy
-// machine is not slowed by spinning threads; a long wait lets others have the processor between two looks. 1000 pauses are about 25 µs: waking a sleeper
-// costs more, and a small model's regions lie closer.
+// A counter that threads wait on. The spin budget adapts: a wait that ended in sleep halves it, one that ended while spinning lets it grow back,
+// so a busy machine is not slowed by spinning threads. 1000 pauses are about 25 µs: waking a sleeper costs more, and a small model's regions lie closer.
 #pragma once
 #include <atomic>
 #include <cstdint>
-#include <thread>
 
 namespace anneal {
 
@@ -29,8 +27,7 @@ struct Signal {
         if (budget < most_spins) spins.store(budget + budget / 8 + 1, std::memory_order_relaxed);
         return;
       }
-      if (i >= fewest_spins && i % 64 == 0) std::this_thread::yield();
-      else relax();
+      relax();
     }
     spins.store(budget / 2 < fewest_spins ? fewest_spins : budget / 2, std::memory_order_relaxed);
     for (;;) {
