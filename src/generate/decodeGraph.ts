@@ -164,8 +164,10 @@ export class DecodeGraphs {
   /** The positions that tables and working memory are made for. */
   #warm = 0
 
-  /** A pass has run, of sequences up to this length, that made what a decoding step reads beside the weights. */
-  ran(length: number): void { this.#warm = Math.max(this.#warm, reachOf(length)) }
+  /** A pass has run, of sequences up to this length, that made what a decoding step reads beside the weights: longer ones than a table serves leave none. */
+  ran(config: ModelConfig, length: number): void {
+    if (length <= mostPositions(config)) this.#warm = Math.max(this.#warm, reachOf(length))
+  }
 
   /** The graph for these rows; made when there is none yet and `make` says so. */
   of(model: CausalLanguageModel, cache: KeyValueCache, parts: readonly DecodeRow[], { bf16, make }: { bf16: boolean, make: boolean }): DecodeGraph | undefined {
@@ -183,7 +185,7 @@ export class DecodeGraphs {
       this.#graphs.delete(oldest)
     }
     graph = new DecodeGraph(model, cache, parts, { length, bf16, isWarm: length <= this.#warm })
-    this.ran(length)
+    this.ran(model.config, length)
     this.#graphs.set(key, graph)
     return graph
   }

@@ -235,7 +235,7 @@ export class GenerationEngine {
     }
     const isDecoding = parts.every(isNewToken)
     // A GPU's decoding has working memory that a prompt's pass does not make.
-    if (isDecoding || this.model.device.name === 'cpu') this.#graphs.ran(Math.max(...parts.map(({ end }) => end)))
+    if (isDecoding || this.model.device.name === 'cpu') this.#graphs.ran(this.model.config, Math.max(...parts.map(({ end }) => end)) + (this.model.virtualTokens?.count ?? 0))
     const inKind = () => isDecoding ? decoding(run) : run()
     return unscoped(() => scope(() => this.#bf16 ? autocast('bfloat16', inKind) : inKind()))
   }
