@@ -147,7 +147,7 @@ describe('errors', () => {
 })
 
 describe('several tokens for each look', () => {
-  const tiny = (more: { ropeScaling?: { type: 'linear', factor: number } } = {}): CausalLanguageModel => AutoModelForCausalLM.fromConfig({
+  const tiny = (more: { ropeScaling?: { type: 'linear' | 'dynamic', factor: number }, maxPositionEmbeddings?: number } = {}): CausalLanguageModel => AutoModelForCausalLM.fromConfig({
     modelType: 'llama', vocabSize: 50, hiddenSize: 32, intermediateSize: 64, numHiddenLayers: 2, numAttentionHeads: 4, numKeyValueHeads: 2, maxPositionEmbeddings: 256,
     initializerRange: 0.2, bosTokenId: null, eosTokenId: null, ...more,
   }, { seed: 7 })
@@ -170,6 +170,18 @@ describe('several tokens for each look', () => {
       expect(tokenIds).toEqual(largest)
     }
     own.dispose()
+  })
+
+  test('beside a prompt whose own frequencies leave no table', async () => {
+    const own = tiny({ ropeScaling: { type: 'dynamic', factor: 2 }, maxPositionEmbeddings: 1024 })
+    using engine = new GenerationEngine(own, { slots: 3000, prefillTokens: 2000 })
+    const alone = await engine.submit(greedy(600))
+    const fresh = tiny({ ropeScaling: { type: 'dynamic', factor: 2 }, maxPositionEmbeddings: 1024 })
+    using other = new GenerationEngine(fresh, { slots: 3000, prefillTokens: 2000 })
+    const [beside] = await Promise.all([other.submit(greedy(600)), other.submit({ ...greedy(1), promptIds: Int32Array.from({ length: 1100 }, (_, i) => i % 50) })])
+    expect(beside).toEqual(alone)
+    own.dispose()
+    fresh.dispose()
   })
 
   test('follow adapters that come, change and go between requests', async () => {
