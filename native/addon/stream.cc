@@ -75,7 +75,7 @@ void Stream::execute() {
   for (;;) {
     uint32_t available = published_.value.load(std::memory_order_acquire);
     if (available == done) {
-      published_.wait_change(available);
+      published_.wait_change(available, Waiting::for_work);
       continue;
     }
     if (stop_) return;

@@ -78,19 +78,18 @@ static void multiply_tile(const Product& p, const KStep& step, const uint32_t* l
   const int64_t rows = smaller(panel_rows, p.m - row), columns = smaller(panel_columns, p.n - column),
                 units = units_of<pairs>(step.k);
   const TileKernel kernel = tile_kernel_for<pairs>(rows, columns);
-  const bool in_c = out.sums_in_c(), plain = out.plain();
+  const bool in_c = out.sums_in_c();
   float* running = in_c ? out.c_at(row, column) : sums;
   const int64_t stride = in_c ? out.stride : sums_stride;
-  const bool add = !step.first || (plain && out.accumulate);
-  if (plain || !step.last) {
-    if (columns == panel_columns || !in_c) return kernel(units, left, right, running, stride, add, upcoming);
-    float tile[panel_rows * panel_columns];
-    kernel(units, left, right, tile, panel_columns, false, upcoming);
-    return store_tile(tile, rows, columns, running, stride, add);
-  }
+  const bool add = !step.first || (out.plain() && out.accumulate), whole = columns == panel_columns || !in_c;
+  if (!step.last && whole) return kernel(units, left, right, {running, stride, add, nullptr, upcoming});
+  if (step.last && whole && out.direct())
+    return kernel(units, left, right, {running, stride, add, out.bias ? static_cast<const float*>(out.bias) + column : nullptr, upcoming});
   float tile[panel_rows * panel_columns];
-  kernel(units, left, right, tile, panel_columns, false, upcoming);
-  finish_tile(tile, rows, columns, row, column, step.first ? nullptr : running, stride, out);
+  if (step.last) out.expect_tile(rows, columns, row, column);
+  kernel(units, left, right, {tile, panel_columns, false, nullptr, upcoming});
+  if (step.last && !out.plain()) finish_tile(tile, rows, columns, row, column, step.first ? nullptr : running, stride, out);
+  else store_tile(tile, rows, columns, running, stride, add);
 }
 
 // Packs panels of one side, numbered through the whole side.

@@ -36,14 +36,22 @@ struct Upcoming {
 };
 constexpr int64_t units_per_line = 8;  // from one line to the next
 
-// out[i][j] (+)= sum over the units of left[unit][i] * right[unit][j], for i < rows and j < panel_columns, or lanes
-// where that is enough. `upcoming` may be null.
-using TileKernel = void (*)(int64_t units, const uint32_t* left, const uint32_t* right, float* out, int64_t stride,
-                            bool add, Upcoming* upcoming);
+// Where a tile's sums go: out[i * stride + j] = [itself, where `add`] + sum [+ bias[j]].
+struct TileOut {
+  float* out;
+  int64_t stride;
+  bool add;
+  const float* bias = nullptr;
+  Upcoming* upcoming = nullptr;
+};
+
+// The sums over the units of left[unit][i] * right[unit][j], for i < rows and j < panel_columns, or lanes where that is enough.
+using TileKernel = void (*)(int64_t units, const uint32_t* left, const uint32_t* right, const TileOut& to);
 
 template <int rows, int vectors, bool pairs>
-static void tile_kernel(int64_t units, const uint32_t* left, const uint32_t* right, float* out, int64_t stride,
-                        bool add, Upcoming* upcoming) {
+static void tile_kernel(int64_t units, const uint32_t* left, const uint32_t* right, const TileOut& to) {
+  float* const out = to.out;
+  const int64_t stride = to.stride;
   vf sums[rows][vectors];
   ANNEAL_UNROLL
   for (int i = 0; i < rows; ++i) {
@@ -53,7 +61,7 @@ static void tile_kernel(int64_t units, const uint32_t* left, const uint32_t* rig
     __builtin_prefetch(out + i * stride + vectors * lanes - 1, 1);
   }
   for (int64_t left_over = units; left_over > 0; left_over -= units_per_line) {
-    if (upcoming) upcoming->ask();
+    if (to.upcoming) to.upcoming->ask();
     for (int64_t unit = left_over < units_per_line ? left_over : units_per_line; unit > 0; --unit) {
       vu b[vectors];
       ANNEAL_UNROLL
@@ -71,8 +79,10 @@ static void tile_kernel(int64_t units, const uint32_t* left, const uint32_t* rig
   for (int i = 0; i < rows; ++i) {
     ANNEAL_UNROLL
     for (int j = 0; j < vectors; ++j) {
-      float* to = out + i * stride + j * lanes;
-      store(to, add ? load(to) + sums[i][j] : sums[i][j]);
+      float* at = out + i * stride + j * lanes;
+      vf sum = to.add ? load(at) + sums[i][j] : sums[i][j];
+      if (to.bias) sum += load(to.bias + j * lanes);
+      store(at, sum);
     }
   }
 }

@@ -57,7 +57,7 @@ class Region {
       uint64_t state = state_.load(std::memory_order_acquire);
       if (phase_of(state) != place.phase) break;
       if (arrived_of(state) < joined_of(state)) {
-        meet_.wait_change(seen);
+        meet_.wait_change(seen, Waiting::in_region);
         continue;
       }
       const uint64_t next = state - arrived_of(state) * one_arrived + one_phase;
@@ -79,7 +79,7 @@ class Region {
     while (joined_of(state) > 1) {
       const uint32_t seen = done_.value.load(std::memory_order_acquire);
       state = state_.load(std::memory_order_acquire);
-      if (joined_of(state) > 1) done_.wait_change(seen);
+      if (joined_of(state) > 1) done_.wait_change(seen, Waiting::in_region);
     }
   }
 

@@ -58,7 +58,7 @@ struct ThreadPool::State {
   void work(int thread) {
     uint32_t seen = 0;
     for (;;) {
-      start.wait_change(seen);
+      start.wait_change(seen, Waiting::for_work);
       seen = start.value.load(std::memory_order_acquire);
       if (stop.load()) return;
       if (!region.join(thread)) continue;

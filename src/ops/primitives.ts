@@ -84,13 +84,22 @@ export function concat(tensors: readonly Tensor[], axis = 0): Tensor {
 /** Splits along an axis into pieces of the given lengths. */
 export function split(x: Tensor, lengths: readonly number[], axis = -1): Tensor[] {
   const along = axis < 0 ? x.rank + axis : axis
-  expect(lengths.reduce((a, b) => a + b, 0) === x.shape[along], 'split', () => `lengths ${shapeText(lengths)} must sum to axis ${along} of ${shapeText(x.shape)}`)
+  expect(lengths.every((length) => length >= 0) && lengths.reduce((a, b) => a + b, 0) === x.shape[along], 'split',
+    () => `lengths ${shapeText(lengths)} must sum to axis ${along} of ${shapeText(x.shape)}`)
   let offset = 0
-  return lengths.map((length) => {
-    const piece = slice(x, x.shape.map((_, i) => i === along ? offset : 0), x.shape.map((full, i) => i === along ? length : full))
-    offset += length
-    return piece
+  const starts = lengths.map((length) => x.shape.map((_, i) => i === along ? (offset += length) - length : 0))
+  const pieces = lengths.map((length, piece) => {
+    const y = emptyLike(x, x.shape.map((full, i) => i === along ? length : full))
+    y.device.kernels.slice(y.handle, x.handle, starts[piece]!)
+    return y
   })
+  const { shape, dtype, device } = x
+  record('split', [x], pieces, [], (gradients, context) => {
+    const dx = gradients.includes(null) ? Tensor.zeros(shape, { dtype, device }) : Tensor.empty(shape, { dtype, device })
+    gradients.forEach((dy, piece) => { if (dy) device.kernels.slice_into(dx.handle, dy.handle, starts[piece]!, false) })
+    context.give(0, dx)
+  })
+  return pieces
 }
 
 /** The same numbers in another dtype, rounded to nearest even. */

@@ -148,6 +148,7 @@ const otherMovement: PrimitiveCase[] = [
   movement('transpose', '[2, 3, 4]', [[2, 3, 4]], (x) => transpose(x), (x) => make([2, 4, 3], ([a, b, c]) => at(x, [a!, c!, b!]))),
   movement('transpose', '[2, 3, 4] axes 0 and -1', [[2, 3, 4]], (x) => transpose(x, 0, -1), (x) => make([4, 3, 2], ([a, b, c]) => at(x, [c!, b!, a!]))),
   movement('split', '[2, 7] into 3, 0 and 4', [[2, 7]], (x) => concat(split(x, [3, 0, 4]).reverse(), 1), (x) => make([2, 7], ([a, b]) => at(x, [a!, b! < 4 ? b! + 3 : b! - 4]))),
+  movement('split', '[2, 7] into 3, 2 and 2, the middle one unused', [[2, 7]], (x) => concat([0, 2].map((piece) => split(x, [3, 2, 2])[piece]!), 1), (x) => make([2, 5], ([a, b]) => at(x, [a!, b! < 3 ? b! : b! + 2]))),
   movement('broadcastTo', '[3, 1] to [2, 3, 4]', [[3, 1]], (x) => broadcastTo(x, [2, 3, 4]), (x) => make([2, 3, 4], ([, b]) => at(x, [b!, 0]))),
   movement('toDtype', 'through float32', [[3, 5]], (x) => toDtype(toDtype(x, 'float32'), x.dtype), (x) => x),
 ]
