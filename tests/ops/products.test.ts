@@ -33,12 +33,12 @@ const draw = (count: number, seed: string): Float32Array => {
   return Float32Array.from({ length: count }, () => Math.floor(7 * random()) - 3)
 }
 
-/** The product in a dtype, for each instruction set and number of threads: c starts from 1 and is added to, or a bias of 2 is. */
+/** The product in a dtype, for each instruction set and number of threads: c starts from 1 and is added to, or a bias is. */
 async function* products([m, k, n]: Shape, [name, transposeA, transposeB]: Layout, dtype: DType, ways: readonly (readonly [isa: string, threads: number])[]): AsyncGenerator<readonly [string, Uint8Array]> {
   using a = Tensor.from(draw(m * k, `${name} a`), transposeA ? [k, m] : [m, k], { dtype })
   using b = Tensor.from(draw(k * n, `${name} b`), transposeB ? [n, k] : [k, n], { dtype })
   using c = Tensor.empty([m, n], { dtype })
-  using bias = Tensor.full([n], 2, { dtype })
+  using bias = Tensor.from(draw(n, 'bias'), [n], { dtype })
   for (const [isaName, count] of ways) {
     for (const accumulate of [false, true]) {
       cpu.isa = isaName
