@@ -92,7 +92,7 @@ static void multiply_panels(const uint32_t* left, int64_t left_k, const uint32_t
       if (k.begin >= k.end) continue;
       const int64_t first = pairs ? k.begin / 2 : k.begin, units = units_of<pairs>(k.end) - first;
       tile_kernel_for<pairs>(smaller(panel_rows, rows - row), columns - column)(
-          units, panel + first * panel_rows, right + first * panel_columns, {out + row * stride + column, stride, add});
+          units, {panel + first * panel_rows, panel_rows}, {right + first * panel_columns, panel_columns}, {out + row * stride + column, stride, add});
     }
   }
 }

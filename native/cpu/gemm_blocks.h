@@ -14,6 +14,7 @@ constexpr int64_t kept_bytes = 2 << 20, strip_bytes = 128 << 10, sums_in_scratch
 // How a product is cut: in panels of the side that is kept and of the one that comes in strips, and in blocks of k.
 struct Cut {
   bool keeps_left;
+  bool in_place[2];        // whether the right and the left side are multiplied where they lie
   bool shared;             // the kept panels are packed once, by all threads
   int64_t parts;           // of the kept panels, each multiplied by all strips
   int64_t kept, streamed;  // panels at once; streamed is all but where sums stand in scratch memory
@@ -25,6 +26,11 @@ template <bool pairs> static int64_t k_blocks(const Product& p) { return larger(
 template <bool pairs> static bool needs_sums(const Product& p) { return k_blocks<pairs>(p) > 1 && !p.out.sums_in_c(); }
 template <bool pairs> static int64_t panel_units(bool left, int64_t k) { return left ? left_panel_units<pairs>(k) : right_panel_units<pairs>(k); }
 
+// Whether panels need no packing: memory holds the rows (columns) of each k one after the other, not far from those of the next k.
+template <bool pairs> static bool lies_as_panels(const Operand& x, int64_t length, int64_t width) {
+  return !pairs && !x.source && !x.along_k && x.dtype == DType::f32 && x.stride <= 512 && length % width == 0;
+}
+
 template <bool pairs> static Cut cut_of(const Product& p, int threads) {
   const int64_t k = k_block<pairs>(p.k), blocks = k_blocks<pairs>(p), left = ceil_divide(p.m, panel_rows), right = ceil_divide(p.n, panel_columns);
   Cut cut;
@@ -32,7 +38,9 @@ template <bool pairs> static Cut cut_of(const Product& p, int threads) {
   // strips of them are made once for each part of the left side, by one of the threads; kept ones once, by each thread.
   const int64_t left_parts = ceil_divide(left * left_panel_units<pairs>(k), kept_bytes / 4);
   cut.keeps_left = p.b.source ? left_parts <= threads : 2 * p.m <= p.n;
-  cut.shared = !packs_alone(cut.keeps_left ? p.n : p.m, threads);
+  cut.in_place[true] = lies_as_panels<pairs>(p.a, p.m, 1);  // rows past the last are not read
+  cut.in_place[false] = lies_as_panels<pairs>(p.b, p.n, panel_columns);
+  cut.shared = !cut.in_place[cut.keeps_left] && !packs_alone(cut.keeps_left ? p.n : p.m, threads);
   // A part of the longer side and all of the shorter one is less to pack than the other way round. Of equal sides a part had better stay in the second cache.
   const bool in_parts = p.n > p.m || (p.n == p.m && right * right_panel_units<pairs>(k) > kept_bytes / 16);
   cut.parts = in_parts && !cut.shared && !p.b.source && !cut.keeps_left ? smaller(threads, right) : 1;
@@ -72,7 +80,7 @@ struct KStep {
 
 // One tile: the micro-kernel into c or the running sums, or through a buffer where the tile needs more than that.
 template <bool pairs>
-static void multiply_tile(const Product& p, const KStep& step, const uint32_t* left, const uint32_t* right, int64_t row,
+static void multiply_tile(const Product& p, const KStep& step, Panel left, Panel right, int64_t row,
                           int64_t column, float* sums, int64_t sums_stride, Upcoming* upcoming) {
   const Output& out = p.out;
   const int64_t rows = smaller(panel_rows, p.m - row), columns = smaller(panel_columns, p.n - column),
@@ -99,6 +107,21 @@ static void pack_side(const Product& p, bool left, int64_t panel, int64_t panels
   else pack_panels<panel_columns, pairs>(p.b, panel * panel_columns, p.n, step.k0, step.k, to, panels, right_panel_units<pairs>(step.k));
 }
 
+// Panels of one side, `first` being their number in the whole side, and how far it is from one to the next.
+struct Panels {
+  int64_t first, count;
+  Panel front;
+  int64_t next;
+  Panel at(int64_t i) const { return {front.at + i * next, front.step}; }
+};
+template <bool pairs>
+static Panels panels_of(const Product& p, bool left, bool in_place, int64_t first, int64_t count, const KStep& step, const uint32_t* packed) {
+  const Operand& x = left ? p.a : p.b;
+  const int64_t width = left ? panel_rows : panel_columns;
+  if (in_place) return {first, count, {static_cast<const uint32_t*>(x.data) + step.k0 * x.stride + first * width, x.stride}, width};
+  return {first, count, {packed, width}, panel_units<pairs>(left, step.k)};
+}
+
 // What pack_side will read.
 template <bool pairs> static Upcoming upcoming_side(const Product& p, bool left, int64_t panel, int64_t panels, const KStep& step) {
   const Operand& x = left ? p.a : p.b;
@@ -112,11 +135,6 @@ template <bool pairs> static Upcoming upcoming_side(const Product& p, bool left,
   return {from - before, lines, x.stride * size - (lines - 1) * cache_line, 0, rows * lines};
 }
 
-// Packed panels of one side, `first` being their number in the whole side.
-struct Panels {
-  int64_t first, count;
-  const uint32_t* packed;
-};
 // What a thread packs next of each side.
 struct Next {
   Upcoming strip, kept;
@@ -127,9 +145,8 @@ template <bool pairs>
 static void multiply_strip(const Product& p, const KStep& step, bool keeps_left, const Panels& kept, const Panels& strip, float* sums, int64_t sums_stride,
                            Next& next) {
   const Panels &left = keeps_left ? kept : strip, &right = keeps_left ? strip : kept;
-  const int64_t left_units = left_panel_units<pairs>(step.k), right_units = right_panel_units<pairs>(step.k);
   auto tile = [&](int64_t i, int64_t j) {
-    multiply_tile<pairs>(p, step, left.packed + i * left_units, right.packed + j * right_units, (left.first + i) * panel_rows,
+    multiply_tile<pairs>(p, step, left.at(i), right.at(j), (left.first + i) * panel_rows,
                          (right.first + j) * panel_columns, sums + i * panel_rows * sums_stride + j * panel_columns, sums_stride, next.upcoming());
   };
   for (int64_t x = 0; x < kept.count; ++x)
@@ -153,6 +170,7 @@ template <bool pairs> static void multiply_blocks(const Product& p, const Cut& c
   auto phase = [&](int64_t kept0, int64_t kept_panels, int64_t streamed0, int64_t streamed_panels, int64_t b0, int64_t b1) {
     auto kept_at = [&](int64_t b) { return kept_memory + (b - b0) * kept_block_units; };
     auto pack_kept = [&](int64_t first, int64_t panels) {
+      if (cut.in_place[cut.keeps_left]) return;
       for (int64_t b = b0; b < b1; ++b) {
         const KStep step = step_of(b);
         pack_side<pairs>(p, cut.keeps_left, kept0 + first, panels, step, kept_at(b) + first * panel_units<pairs>(cut.keeps_left, step.k));
@@ -179,13 +197,15 @@ template <bool pairs> static void multiply_blocks(const Product& p, const Cut& c
       float* const sums = own_sums ? own_sums : shared_sums + strip0 * strip_step + part0 * panel_columns;
       for (int64_t b = b0; b < b1; ++b) {
         const KStep step = step_of(b);
-        pack_side<pairs>(p, !cut.keeps_left, streamed0 + strip0, panels, step, strip_memory);
+        if (!cut.in_place[!cut.keeps_left]) pack_side<pairs>(p, !cut.keeps_left, streamed0 + strip0, panels, step, strip_memory);
         // The same strip's next block of k, or most likely the strip after it.
         const bool last = b + 1 == b1;
         const int64_t next0 = last ? strip0 + panels : strip0, next_panels = smaller(panels, streamed_panels - next0);
         next.strip = upcoming_side<pairs>(p, !cut.keeps_left, streamed0 + next0, next_panels, step_of(last ? b0 : b + 1));
-        const Panels kept = {kept0 + part0, part_panels, kept_at(b) + part0 * panel_units<pairs>(cut.keeps_left, step.k)};
-        multiply_strip<pairs>(p, step, cut.keeps_left, kept, {streamed0 + strip0, panels, strip_memory}, sums, sums_stride, next);
+        const uint32_t* packed_part = kept_at(b) + part0 * panel_units<pairs>(cut.keeps_left, step.k);
+        const Panels kept = panels_of<pairs>(p, cut.keeps_left, cut.in_place[cut.keeps_left], kept0 + part0, part_panels, step, packed_part);
+        const Panels strip = panels_of<pairs>(p, !cut.keeps_left, cut.in_place[!cut.keeps_left], streamed0 + strip0, panels, step, strip_memory);
+        multiply_strip<pairs>(p, step, cut.keeps_left, kept, strip, sums, sums_stride, next);
       }
     });
   };

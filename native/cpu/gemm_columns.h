@@ -83,7 +83,7 @@ template <bool pairs> static void multiply_columns(const Product& p, const Team&
       for (int64_t j = 0; j < panels; ++j)
         for (int64_t i = 0; i < left_panels; ++i)
           tile_kernel_for<pairs>(smaller(rows_each, p.m - i * rows_each), columns_of(j))(
-              units_of<pairs>(k), left + (b * left_panels + i) * left_units, own + j * right_units,
+              units_of<pairs>(k), {left + (b * left_panels + i) * left_units, panel_rows}, {own + j * right_units, panel_columns},
               {tiles + j * tile_size + i * rows_each * panel_columns, panel_columns, b > 0 || start_from_c});
     }
     for (int64_t j = 0; j < panels; ++j) {

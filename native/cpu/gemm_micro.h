@@ -45,11 +45,17 @@ struct TileOut {
   Upcoming* upcoming = nullptr;
 };
 
+// A panel: from one unit to the next it is `step` further, which is its width where it is packed.
+struct Panel {
+  const uint32_t* at;
+  int64_t step;
+};
+
 // The sums over the units of left[unit][i] * right[unit][j], for i < rows and j < panel_columns, or lanes where that is enough.
-using TileKernel = void (*)(int64_t units, const uint32_t* left, const uint32_t* right, const TileOut& to);
+using TileKernel = void (*)(int64_t units, Panel left, Panel right, const TileOut& to);
 
 template <int rows, int vectors, bool pairs>
-static void tile_kernel(int64_t units, const uint32_t* left, const uint32_t* right, const TileOut& to) {
+static void tile_kernel(int64_t units, Panel left, Panel right, const TileOut& to) {
   float* const out = to.out;
   const int64_t stride = to.stride;
   vf sums[rows][vectors];
@@ -65,14 +71,14 @@ static void tile_kernel(int64_t units, const uint32_t* left, const uint32_t* rig
     for (int64_t unit = left_over < units_per_line ? left_over : units_per_line; unit > 0; --unit) {
       vu b[vectors];
       ANNEAL_UNROLL
-      for (int j = 0; j < vectors; ++j) b[j] = load_units(right + j * lanes);
+      for (int j = 0; j < vectors; ++j) b[j] = load_units(right.at + j * lanes);
       ANNEAL_UNROLL
       for (int i = 0; i < rows; ++i) {
         ANNEAL_UNROLL
-        for (int j = 0; j < vectors; ++j) sums[i][j] = multiply_add<pairs>(sums[i][j], left[i], b[j]);
+        for (int j = 0; j < vectors; ++j) sums[i][j] = multiply_add<pairs>(sums[i][j], left.at[i], b[j]);
       }
-      left += panel_rows;
-      right += panel_columns;
+      left.at += left.step;
+      right.at += right.step;
     }
   }
   ANNEAL_UNROLL

@@ -23,6 +23,7 @@ const shapes: Record<string, Shape> = {
   'a part of the right side for each thread, several parts of k in turn': [160, 4700, 250],
   'few rows, several parts of k': [8, 1700, 333],
   'few rows that are packed': [40, 1700, 95],
+  'sides that may be multiplied where they lie': [150, 1300, 192],
   'sides too short for each thread to pack alone': [66, 500, 67],
 }
 type Layout = readonly [name: string, transposeA: boolean, transposeB: boolean]
