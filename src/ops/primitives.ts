@@ -85,7 +85,7 @@ export function concat(tensors: readonly Tensor[], axis = 0): Tensor {
 export function split(x: Tensor, lengths: readonly number[], axis = -1): Tensor[] {
   const along = axis < 0 ? x.rank + axis : axis
   expect(lengths.every((length) => length >= 0) && lengths.reduce((a, b) => a + b, 0) === x.shape[along], 'split',
-    () => `lengths ${shapeText(lengths)} must sum to axis ${along} of ${shapeText(x.shape)}`)
+    () => `lengths ${shapeText(lengths)} must be 0 or more and sum to axis ${along} of ${shapeText(x.shape)}`)
   let offset = 0
   const starts = lengths.map((length) => x.shape.map((_, i) => i === along ? (offset += length) - length : 0))
   const pieces = lengths.map((length, piece) => {

@@ -76,6 +76,11 @@ test('every primitive has a case', () => {
   expect(names.filter((name) => !tested.has(name))).toEqual([])
 })
 
+test.each([[[3, 3]], [[8, -1]]])('split refuses the lengths %j of an axis of 7', (lengths) => {
+  using x = Tensor.ones([2, 7])
+  expect(() => operations.split(x, lengths)).toThrow(`split: lengths [${lengths.join(', ')}] must be 0 or more and sum to axis 1 of [2, 7]`)
+})
+
 test('operations.ts and native/operations.h hold the same lists', () => {
   const header = readFileSync(new URL('../../native/operations.h', import.meta.url), 'utf8')
   const lists = Object.fromEntries([...header.matchAll(/enum class (\w+) \{ (.+) \}/g)].map((match) => [match[1]!, match[2]!.split(', ')]))
