@@ -1,7 +1,7 @@
 // The schedule for large products (after Goto and van de Geijn, "Anatomy of high-performance matrix multiplication", 2008). Each thread keeps the packed panels
 // of one side (all of them, or its part of the longer side), its own copy, and takes strips of the other, which it packs into its second cache and multiplies.
 // So no thread reads what another has packed, which costs more than packing twice where their caches are far apart; with many threads for a short side the
-// kept one is packed once for all.
+// kept one is packed once for all. A small side that memory holds as panels do is not packed, but read where it lies.
 #pragma once
 #include "gemm.h"
 
@@ -26,7 +26,8 @@ template <bool pairs> static int64_t k_blocks(const Product& p) { return larger(
 template <bool pairs> static bool needs_sums(const Product& p) { return k_blocks<pairs>(p) > 1 && !p.out.sums_in_c(); }
 template <bool pairs> static int64_t panel_units(bool left, int64_t k) { return left ? left_panel_units<pairs>(k) : right_panel_units<pairs>(k); }
 
-// Whether panels need no packing: memory holds the rows (columns) of each k one after the other, not far from those of the next k.
+// Whether panels need no packing: memory holds the rows (columns) of each k one after the other, and those of the next k within 2 KB. What lies farther apart
+// would be read from a page of its own for every few k, and is packed.
 template <bool pairs> static bool lies_as_panels(const Operand& x, int64_t length, int64_t width) {
   return !pairs && !x.source && !x.along_k && x.dtype == DType::f32 && x.stride <= 512 && length % width == 0;
 }
