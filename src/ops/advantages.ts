@@ -1,3 +1,4 @@
+import { resultsOnly } from '../tensor/scope.ts'
 import type { Tensor } from '../tensor/tensor.ts'
 import { emptyLike, expect, expectDtype, expectShape, shapeText } from './op.ts'
 import { advantageScalings } from './operations.ts'
@@ -35,11 +36,13 @@ export function groupAdvantages(rewards: Tensor, { groupSize, scaling = 'group',
     expectShape('groupAdvantages', 'weights', weights, [functions], 'one per reward function')
     expectDtype('groupAdvantages', 'weights', weights, rewards.dtype)
   }
-  const advantages = emptyLike(rewards, [samples])
-  const withoutSpread = emptyLike(rewards, [1], 'int32')
-  const table = rewards.rank === 2 ? rewards : rewards.viewAs([samples, 1])
-  rewards.device.kernels.group_advantages(advantages.handle, withoutSpread.handle, table.handle, weights?.handle ?? 0, groupSize, advantageScalings[scaling], eps)
-  return { advantages, withoutSpread }
+  return resultsOnly(() => {
+    const advantages = emptyLike(rewards, [samples])
+    const withoutSpread = emptyLike(rewards, [1], 'int32')
+    const table = rewards.rank === 2 ? rewards : rewards.viewAs([samples, 1])
+    rewards.device.kernels.group_advantages(advantages.handle, withoutSpread.handle, table.handle, weights?.handle ?? 0, groupSize, advantageScalings[scaling], eps)
+    return { advantages, withoutSpread }
+  })
 }
 
 /** Discount γ and λ, and which steps count, of `gae`. */

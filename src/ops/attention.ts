@@ -1,6 +1,6 @@
 import { ShapeError } from '../errors.ts'
 import { cpu, type DeviceLike } from '../tensor/device.ts'
-import { unscoped } from '../tensor/scope.ts'
+import { resultsOnly, unscoped } from '../tensor/scope.ts'
 import { Tensor } from '../tensor/tensor.ts'
 import { usesHalf } from './compute.ts'
 import { emptyLike, expect, expectShape, fusedOp, shapeText } from './op.ts'
@@ -180,5 +180,5 @@ export function withPlans<T>(spans: Spans, body: (plans: AttentionPlans) => T): 
 
 /** The attention probabilities themselves, per sequence [heads, queries, keys], computed plainly: for looking at, not for training. */
 export function attentionProbabilities(q: Tensor, k: Tensor, v: Tensor, spans: Spans, options: AttentionOptions = {}): Tensor[] {
-  return attentionDefinition(q, k, v, complete(q, k, v, spans, options)).probabilities
+  return resultsOnly(() => attentionDefinition(q, k, v, complete(q, k, v, spans, options)).probabilities)
 }

@@ -1,4 +1,5 @@
 import type { BackwardContext } from '../tensor/autograd.ts'
+import { resultsOnly } from '../tensor/scope.ts'
 import { Tensor } from '../tensor/tensor.ts'
 import { usesHalf } from './compute.ts'
 import { oneHot } from './embedding.ts'
@@ -253,8 +254,10 @@ export function logitsDivergence(student: Tensor, teacher: Tensor, labels: Tenso
   const operation = 'logitsDivergence'
   const weights = checkOptions(operation, options)
   const vocabulary = Math.min(student.dim(-1), teacher.dim(-1))
-  const taught = logSoftmax(mul(firstColumns(operation, 'teacher', teacher, labels, vocabulary), 1 / weights.temperature)).detach()
-  return resultOf(firstColumns(operation, 'student', student, labels, vocabulary), labels, (scaled) => rowDivergence(logSoftmax(scaled), taught, weights.beta), weights)
+  return resultsOnly(() => {
+    const taught = logSoftmax(mul(firstColumns(operation, 'teacher', teacher, labels, vocabulary), 1 / weights.temperature)).detach()
+    return resultOf(firstColumns(operation, 'student', student, labels, vocabulary), labels, (scaled) => rowDivergence(logSoftmax(scaled), taught, weights.beta), weights)
+  })
 }
 
 /** linearTopDivergence() from logits [tokens, vocabulary]. */
@@ -262,7 +265,7 @@ export function logitsTopDivergence(student: Tensor, recorded: RecordedDistribut
   const operation = 'logitsTopDivergence'
   const weights = checkOptions(operation, options)
   const { tail, vocabulary } = checkRecorded(operation, student.dim(-1), recorded, labels, options, weights)
-  return resultOf(firstColumns(operation, 'student', student, labels, vocabulary), labels, topDivergences(recorded, tail, weights), weights)
+  return resultsOnly(() => resultOf(firstColumns(operation, 'student', student, labels, vocabulary), labels, topDivergences(recorded, tail, weights), weights))
 }
 
 function firstColumns(operation: string, what: string, logits: Tensor, labels: Tensor, vocabulary: number): Tensor {

@@ -1,3 +1,4 @@
+import { resultsOnly } from '../tensor/scope.ts'
 import { Tensor } from '../tensor/tensor.ts'
 import type { DType } from '../tensor/dtype.ts'
 import { emptyLike, expect, expectDtype, fusedOp, shapeText } from './op.ts'
@@ -27,6 +28,8 @@ const op = fusedOp<readonly [Tensor, Tensor], object, Tensor>({
 export function embedding(weight: Tensor, id: Tensor): Tensor {
   expect(weight.rank === 2, 'embedding', () => `weight must have shape [vocabulary, width], but has ${shapeText(weight.shape)}`)
   expectDtype('embedding', 'id', id, 'int32')
-  const y = op([weight, id.rank === 1 ? id : id.viewAs([id.size])], {})
-  return id.rank === 1 ? y : reshape(y, [...id.shape, weight.dim(1)])
+  return resultsOnly(() => {
+    const y = op([weight, id.rank === 1 ? id : id.viewAs([id.size])], {})
+    return id.rank === 1 ? y : reshape(y, [...id.shape, weight.dim(1)])
+  })
 }

@@ -1,3 +1,4 @@
+import { resultsOnly } from '../tensor/scope.ts'
 import type { Tensor } from '../tensor/tensor.ts'
 import { sizeOf } from '../tensor/tensor.ts'
 import { activationDefinition, activationGradient } from './activation.ts'
@@ -68,8 +69,10 @@ export function linear(x: Tensor, weight: Tensor, bias: Tensor | null = null, { 
   const [input, output] = transposedWeight ? [weight.shape[0]!, weight.shape[1]!] : [weight.shape[1]!, weight.shape[0]!]
   expect(x.rank >= 1 && x.dim(-1) === input, 'linear', () => `the last axis of x must be ${input}, as the weight ${shapeText(weight.shape)} takes, but x has shape ${shapeText(x.shape)}`)
   if (bias) expectShape('linear', 'bias', bias, [output], 'the outputs of the weight')
-  const rows = sizeOf(x.shape.slice(0, -1))
-  const flat = x.rank === 2 ? x : reshape(x, [rows, input])
-  const y = op([flat, weight, bias], { activation, transposedWeight, half: usesHalf(x.dtype, weight.dtype) })
-  return x.rank === 2 ? y : reshape(y, [...x.shape.slice(0, -1), output])
+  return resultsOnly(() => {
+    const rows = sizeOf(x.shape.slice(0, -1))
+    const flat = x.rank === 2 ? x : reshape(x, [rows, input])
+    const y = op([flat, weight, bias], { activation, transposedWeight, half: usesHalf(x.dtype, weight.dtype) })
+    return x.rank === 2 ? y : reshape(y, [...x.shape.slice(0, -1), output])
+  })
 }

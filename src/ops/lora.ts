@@ -1,3 +1,4 @@
+import { resultsOnly } from '../tensor/scope.ts'
 import { Tensor } from '../tensor/tensor.ts'
 import { sizeOf } from '../tensor/tensor.ts'
 import { usesHalf } from './compute.ts'
@@ -108,13 +109,15 @@ export function loraLinear(
   checkFactors('loraLinear', a, b, input, output)
   if (bias) expectShape('loraLinear', 'bias', bias, [output], 'the outputs of the weight')
   if (adapterInput) expectShape('loraLinear', 'adapterInput', adapterInput, x.shape, 'that of x')
-  const rows = sizeOf(x.shape.slice(0, -1))
-  const flat = (tensor: Tensor): Tensor => tensor.rank === 2 ? tensor : reshape(tensor, [rows, input])
-  const dense = quantized ? null : weight as Tensor
-  const y = op([flat(x), dense, bias, a, b, adapterInput && flat(adapterInput)], {
-    quantized, scale, transposedWeight, half: dense ? usesHalf(x.dtype, dense.dtype) : usesHalf(x.dtype), adapterHalf: usesHalf(x.dtype, a.dtype, b.dtype),
+  return resultsOnly(() => {
+    const rows = sizeOf(x.shape.slice(0, -1))
+    const flat = (tensor: Tensor): Tensor => tensor.rank === 2 ? tensor : reshape(tensor, [rows, input])
+    const dense = quantized ? null : weight as Tensor
+    const y = op([flat(x), dense, bias, a, b, adapterInput && flat(adapterInput)], {
+      quantized, scale, transposedWeight, half: dense ? usesHalf(x.dtype, dense.dtype) : usesHalf(x.dtype), adapterHalf: usesHalf(x.dtype, a.dtype, b.dtype),
+    })
+    return x.rank === 2 ? y : reshape(y, [...x.shape.slice(0, -1), output])
   })
-  return x.rank === 2 ? y : reshape(y, [...x.shape.slice(0, -1), output])
 }
 
 /**
@@ -135,8 +138,10 @@ export function mergeLoraQuantized(weight: QuantizedTensor, a: Tensor, b: Tensor
   expect(weight.multiplies, 'mergeLoraQuantized', () => `weight must be nf4, fp4, int8 or int4 of two axes with blocks that divide its rows, but is ${weight.format} ${shapeText(weight.shape)} in blocks of ${weight.block}`)
   checkFactors('mergeLoraQuantized', a, b, weight.shape[1]!, weight.shape[0]!)
   const { codes, scales, zeros, format, order } = weight
-  const error = Tensor.empty([2], { dtype: 'float64', device: codes.device })
-  const columns = order ? order.toWeight(a) : a
-  codes.device.kernels.lora_merge_quantized(codes.handle, scales.handle, zeros?.handle ?? 0, error.handle, b.handle, columns.handle, scale, quantizedFormats[format])
-  return error
+  return resultsOnly(() => {
+    const error = Tensor.empty([2], { dtype: 'float64', device: codes.device })
+    const columns = order ? order.toWeight(a) : a
+    codes.device.kernels.lora_merge_quantized(codes.handle, scales.handle, zeros?.handle ?? 0, error.handle, b.handle, columns.handle, scale, quantizedFormats[format])
+    return error
+  })
 }

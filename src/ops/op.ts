@@ -2,6 +2,7 @@ import { ShapeError } from '../errors.ts'
 import { isRecording, record } from '../tensor/autograd.ts'
 import type { BackwardContext } from '../tensor/autograd.ts'
 import type { DType } from '../tensor/dtype.ts'
+import { resultsOnly } from '../tensor/scope.ts'
 import { Tensor } from '../tensor/tensor.ts'
 import type { Shape } from '../tensor/tensor.ts'
 
@@ -25,14 +26,14 @@ export interface FusedOp<In extends Inputs, Attributes extends object, Out exten
 
 /** Declares a fused operation and returns the function that applies it. */
 export function fusedOp<In extends Inputs, Attributes extends object, Out extends Outputs>(op: FusedOp<In, Attributes, Out>) {
-  const apply = (inputs: In, attributes: Attributes): Out => {
+  const apply = (inputs: In, attributes: Attributes): Out => resultsOnly(() => {
     if (inputs.some((input) => input?.dtype === 'float64')) return op.definition(inputs, attributes)
     const saved: Tensor[] = []
     const result = op.forward(inputs, attributes, (...tensors) => { saved.push(...tensors) }, (i) => isRecording() && (inputs[i]?.requiresGrad ?? false))
     const outputs: readonly Tensor[] = result instanceof Tensor ? [result] : result
     record(op.name, inputs, outputs.slice(0, op.differentiable), saved, (gradients, context) => { op.backward(gradients, context, attributes) })
     return result
-  }
+  })
   return Object.assign(apply, { op })
 }
 

@@ -1,6 +1,7 @@
 import { record } from '../tensor/autograd.ts'
 import type { DType } from '../tensor/dtype.ts'
 import { isFloat } from '../tensor/dtype.ts'
+import { resultsOnly } from '../tensor/scope.ts'
 import { sizeOf, Tensor } from '../tensor/tensor.ts'
 import type { Shape } from '../tensor/tensor.ts'
 import { emptyLike, expect, expectDtype, shapeText } from './op.ts'
@@ -170,22 +171,24 @@ function scale(x: Tensor, factor: number): Tensor {
 
 function binary(operation: BinaryOperation, left: Operand, right: Operand): Tensor {
   const like = left instanceof Tensor ? left : right as Tensor
-  const a = left instanceof Tensor ? left : Tensor.full([], left, { dtype: like.dtype, device: like.device })
-  const b = right instanceof Tensor ? right : Tensor.full([], right, { dtype: like.dtype, device: like.device })
-  expect(a.dtype === b.dtype, operation, () => `both operands must have one dtype, but have ${a.dtype} and ${b.dtype}`)
-  const y = emptyLike(a, broadcastShape(operation, a, b))
-  y.device.kernels.binary(y.handle, a.handle, b.handle, binaryOperations[operation])
-  const gradients = binaryGradients[operation]
-  if (gradients) {
-    const keep = operation !== 'add' && operation !== 'subtract'
-    const [shapeA, shapeB] = [a.shape, b.shape]
-    record(operation, [a, b], [y], keep ? [a, b, y] : [], ([dy], context) => {
-      const [savedA, savedB, savedY] = context.saved as [Tensor, Tensor, Tensor]
-      if (context.needs(0)) context.give(0, unbroadcast(gradients[0](dy!, savedA, savedB, savedY), shapeA))
-      if (context.needs(1)) context.give(1, unbroadcast(gradients[1](dy!, savedA, savedB, savedY), shapeB))
-    })
-  }
-  return y
+  return resultsOnly(() => {
+    const a = left instanceof Tensor ? left : Tensor.full([], left, { dtype: like.dtype, device: like.device })
+    const b = right instanceof Tensor ? right : Tensor.full([], right, { dtype: like.dtype, device: like.device })
+    expect(a.dtype === b.dtype, operation, () => `both operands must have one dtype, but have ${a.dtype} and ${b.dtype}`)
+    const y = emptyLike(a, broadcastShape(operation, a, b))
+    y.device.kernels.binary(y.handle, a.handle, b.handle, binaryOperations[operation])
+    const gradients = binaryGradients[operation]
+    if (gradients) {
+      const keep = operation !== 'add' && operation !== 'subtract'
+      const [shapeA, shapeB] = [a.shape, b.shape]
+      record(operation, [a, b], [y], keep ? [a, b, y] : [], ([dy], context) => {
+        const [savedA, savedB, savedY] = context.saved as [Tensor, Tensor, Tensor]
+        if (context.needs(0)) context.give(0, unbroadcast(gradients[0](dy!, savedA, savedB, savedY), shapeA))
+        if (context.needs(1)) context.give(1, unbroadcast(gradients[1](dy!, savedA, savedB, savedY), shapeB))
+      })
+    }
+    return y
+  })
 }
 
 /** a + b, elementwise with broadcasting as in NumPy; one of them may be a number. */
@@ -289,36 +292,42 @@ const dropOnes = (shape: Shape, x: Tensor, axes: readonly number[] | undefined):
 
 /** Repeats along axes of length 1 until the shape is reached. */
 export function broadcastTo(x: Tensor, shape: Shape): Tensor {
-  return add(x, Tensor.zeros(shape, { dtype: x.dtype, device: x.device }))
+  return resultsOnly(() => add(x, Tensor.zeros(shape, { dtype: x.dtype, device: x.device })))
 }
 
 /** Sum over the axes, all by default. */
 export function sum(x: Tensor, axes?: readonly number[], keepDims = false): Tensor {
-  const y = emptyLike(x, reduced(x, axes))
-  x.device.kernels.reduce(y.handle, x.handle, reduceOperations.sum)
-  const [full, kept] = [x.shape, y.shape]
-  record('sum', [x], [y], [], ([dy], context) => { context.give(0, broadcastTo(dy!.viewAs(kept), full)) })
-  return keepDims ? y : reshape(y, dropOnes(y.shape, x, axes))
+  return resultsOnly(() => {
+    const y = emptyLike(x, reduced(x, axes))
+    x.device.kernels.reduce(y.handle, x.handle, reduceOperations.sum)
+    const [full, kept] = [x.shape, y.shape]
+    record('sum', [x], [y], [], ([dy], context) => { context.give(0, broadcastTo(dy!.viewAs(kept), full)) })
+    return keepDims ? y : reshape(y, dropOnes(y.shape, x, axes))
+  })
 }
 
 /** Mean over the axes, all by default. */
 export function mean(x: Tensor, axes?: readonly number[], keepDims = false): Tensor {
-  const total = sum(x, axes, keepDims)
-  return mul(total, total.size / x.size)
+  return resultsOnly(() => {
+    const total = sum(x, axes, keepDims)
+    return mul(total, total.size / x.size)
+  })
 }
 
 /** Largest number over the axes, all by default. The gradient goes to each of the largest in equal parts. */
 export function max(x: Tensor, axes?: readonly number[], keepDims = false): Tensor {
-  const y = emptyLike(x, reduced(x, axes))
-  x.device.kernels.reduce(y.handle, x.handle, reduceOperations.max)
-  const kept = y.shape
-  record('max', [x], [y], [x, y], ([dy], context) => {
-    const [savedX, savedY] = context.saved as [Tensor, Tensor]
-    const hit = equal(savedX, savedY)
-    const share = div(hit, sumTo(hit, kept))
-    context.give(0, mul(share, dy!.viewAs(kept)))
+  return resultsOnly(() => {
+    const y = emptyLike(x, reduced(x, axes))
+    x.device.kernels.reduce(y.handle, x.handle, reduceOperations.max)
+    const kept = y.shape
+    record('max', [x], [y], [x, y], ([dy], context) => {
+      const [savedX, savedY] = context.saved as [Tensor, Tensor]
+      const hit = equal(savedX, savedY)
+      const share = div(hit, sumTo(hit, kept))
+      context.give(0, mul(share, dy!.viewAs(kept)))
+    })
+    return keepDims ? y : reshape(y, dropOnes(y.shape, x, axes))
   })
-  return keepDims ? y : reshape(y, dropOnes(y.shape, x, axes))
 }
 
 const sumTo = (x: Tensor, shape: Shape): Tensor => sum(x, shape.flatMap((length, i) => length === 1 ? [i] : []), true)

@@ -1,5 +1,6 @@
 import { ShapeError } from '../errors.ts'
 import type { DType } from '../tensor/dtype.ts'
+import { resultsOnly } from '../tensor/scope.ts'
 import { sizeOf, Tensor } from '../tensor/tensor.ts'
 import type { Shape } from '../tensor/tensor.ts'
 import type { InputOrder } from './inputOrder.ts'
@@ -109,8 +110,10 @@ export function quantize(x: Tensor, { format = 'nf4', block = usualBlock(format,
 /** The numbers that the codes stand for: value(code) * scale in float32, rounded once to `dtype` (float32, bfloat16 or float16). */
 export function dequantize(weight: QuantizedTensor, dtype: DType = 'float32'): Tensor {
   const { codes, scales, zeros, format, block, shape, order } = weight
-  const y = Tensor.empty(shape, { dtype, device: codes.device })
-  expectDtype('dequantize', 'the result', y, 'float32', 'bfloat16', 'float16')
-  codes.device.kernels.dequantize(y.handle, codes.handle, scales.handle, zeros?.handle ?? 0, quantizedFormats[format], block)
-  return order ? order.toInputs(y) : y
+  return resultsOnly(() => {
+    const y = Tensor.empty(shape, { dtype, device: codes.device })
+    expectDtype('dequantize', 'the result', y, 'float32', 'bfloat16', 'float16')
+    codes.device.kernels.dequantize(y.handle, codes.handle, scales.handle, zeros?.handle ?? 0, quantizedFormats[format], block)
+    return order ? order.toInputs(y) : y
+  })
 }

@@ -1,4 +1,5 @@
 import type { DType } from '../tensor/dtype.ts'
+import { resultsOnly } from '../tensor/scope.ts'
 import type { Tensor } from '../tensor/tensor.ts'
 import { sizeOf } from '../tensor/tensor.ts'
 import { usesDecoding, usesHalf } from './compute.ts'
@@ -57,8 +58,10 @@ export function checkQuantized(operation: string, x: Tensor, weight: QuantizedTe
  */
 export function quantizedMatmul(x: Tensor, weight: QuantizedTensor, bias: Tensor | null = null): Tensor {
   checkQuantized('quantizedMatmul', x, weight, bias)
-  const rows = sizeOf(x.shape.slice(0, -1))
-  const flat = x.rank === 2 ? x : reshape(x, [rows, weight.shape[1]!])
-  const y = op([flat, bias], { weight, half: usesHalf(x.dtype) })
-  return x.rank === 2 ? y : reshape(y, [...x.shape.slice(0, -1), weight.shape[0]!])
+  return resultsOnly(() => {
+    const rows = sizeOf(x.shape.slice(0, -1))
+    const flat = x.rank === 2 ? x : reshape(x, [rows, weight.shape[1]!])
+    const y = op([flat, bias], { weight, half: usesHalf(x.dtype) })
+    return x.rank === 2 ? y : reshape(y, [...x.shape.slice(0, -1), weight.shape[0]!])
+  })
 }

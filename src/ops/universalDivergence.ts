@@ -1,3 +1,4 @@
+import { resultsOnly } from '../tensor/scope.ts'
 import type { Tensor } from '../tensor/tensor.ts'
 import { rowDivergence } from './divergence.ts'
 import { embedding } from './embedding.ts'
@@ -54,15 +55,17 @@ const columns = (x: Tensor, ids: Tensor): Tensor => transpose(embedding(transpos
 export function universalDivergence(student: Tensor, teacher: Tensor, { overlap, beta = 0.5 }: UniversalOptions = {}): Tensor {
   expect(student.rank === 2 && teacher.rank === 2 && student.dim(0) === teacher.dim(0), 'universalDivergence',
     () => `student and teacher must have shape [rows, vocabulary], as many rows each, but have ${shapeText(student.shape)} and ${shapeText(teacher.shape)}`)
-  const taught = teacher.detach()
-  if (!overlap) return sortedDistance(student, taught)
-  const { matchedWeight, unmatchedWeight, studentOthers, teacherOthers } = overlap
-  const only = (x: Tensor, mask: Tensor): Tensor => mul(x, reshape(mask, [1, mask.size]))
-  const logs = (x: Tensor, ids: Tensor): Tensor => log(maximum(columns(x, ids), leastProbability))
-  const parts: Tensor[] = []
-  if (matchedWeight > 0 && overlap.student.size > 0) parts.push(mul(rowDivergence(logs(student, overlap.student), logs(taught, overlap.teacher), beta), matchedWeight))
-  // As in TRL, tokens of one vocabulary alone have nothing to be compared with.
-  const both = student.dim(1) > overlap.student.size && teacher.dim(1) > overlap.teacher.size
-  if (unmatchedWeight > 0 && both) parts.push(mul(sortedDistance(only(student, studentOthers), only(taught, teacherOthers)), unmatchedWeight))
-  return parts.length > 0 ? parts.reduce(add) : mul(sum(student, [-1]), 0)
+  return resultsOnly(() => {
+    const taught = teacher.detach()
+    if (!overlap) return sortedDistance(student, taught)
+    const { matchedWeight, unmatchedWeight, studentOthers, teacherOthers } = overlap
+    const only = (x: Tensor, mask: Tensor): Tensor => mul(x, reshape(mask, [1, mask.size]))
+    const logs = (x: Tensor, ids: Tensor): Tensor => log(maximum(columns(x, ids), leastProbability))
+    const parts: Tensor[] = []
+    if (matchedWeight > 0 && overlap.student.size > 0) parts.push(mul(rowDivergence(logs(student, overlap.student), logs(taught, overlap.teacher), beta), matchedWeight))
+    // As in TRL, tokens of one vocabulary alone have nothing to be compared with.
+    const both = student.dim(1) > overlap.student.size && teacher.dim(1) > overlap.teacher.size
+    if (unmatchedWeight > 0 && both) parts.push(mul(sortedDistance(only(student, studentOthers), only(taught, teacherOthers)), unmatchedWeight))
+    return parts.length > 0 ? parts.reduce(add) : mul(sum(student, [-1]), 0)
+  })
 }

@@ -57,6 +57,12 @@ export function scope<T>(body: () => T): T {
   return result
 }
 
+/**
+ * Runs the body of an operation. Outside of any scope, what it made and does not return is released at its end, also where it throws: disposing of an
+ * operation's results is enough. In a scope it is left to that scope.
+ */
+export const resultsOnly = <T>(body: () => T): T => current ? body() : scope(body)
+
 /** Runs `body` outside any scope: what it makes lives until its own dispose(). For parameters and optimizer state. */
 export function unscoped<T>(body: () => T): T {
   const outer = current

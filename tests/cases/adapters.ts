@@ -10,7 +10,8 @@ import { randomNumbers } from './random.ts'
 export function quantizedWeight(output: number, input: number, options: QuantizeOptions): QuantizedTensor {
   const random = randomNumbers(`weight ${output} ${input}`)
   const numbers = Float32Array.from({ length: output * input }, () => roundToBfloat16(2 * random() - 1))
-  return quantize(Tensor.from(numbers, [output, input]), options)
+  using weight = Tensor.from(numbers, [output, input])
+  return quantize(weight, options)
 }
 
 /** A large weight of noise. */
@@ -80,11 +81,14 @@ const loraCases = adapters.map(({ name, rows = 9, rank = 4, weight, bias = false
   const shapes = [float([rows, input]), float([rank, input], factor), float([output, rank], factor), ...dense, ...bias ? [float([output])] : [], ...separate ? [float([rows, input])] : []]
   return {
     op: 'loraLinear', name, inputs: shapes, forward: { flops: 2 * rows * (input * output + rank * (input + output)) },
-    run(x, a, b, ...rest) {
-      const base = weight === 'nf4' ? quantizedWeight(output, input, {}) : rest.shift()!
+    ...sharing(() => {
+      const quantized = weight === 'nf4' ? quantizedWeight(output, input, {}) : null
+      return { quantized, dispose: () => { quantized?.dispose() } }
+    }, ({ quantized }, x, a, b, ...rest) => {
+      const base = quantized ?? rest.shift()!
       const options = { scale: 0.5, transposedWeight: weight === 'transposed', bias: bias ? rest.shift()! : null, adapterInput: separate ? rest.shift()! : null }
       return loraLinear(x, base, a, b, options)
-    },
+    }),
   }
 })
 

@@ -3,7 +3,7 @@ import { attention, crossEntropy, linear, linearCrossEntropy, linearLogprob, sel
 import type { AttentionOptions, Span } from '../../src/ops/index.ts'
 import { activations } from '../../src/ops/operations.ts'
 import type { Activation } from '../../src/ops/operations.ts'
-import { float, labels } from './case.ts'
+import { float, labels, sharing } from './case.ts'
 import type { OpCase, Work } from './case.ts'
 
 const product = (m: number, n: number, k: number): Work => ({ flops: 2 * m * n * k })
@@ -143,7 +143,7 @@ const attentionCases = attentionShapes.map(({ name, heads, kvHeads, width, spans
   const size = { low: -2, high: 2 }
   return {
     op: 'attention', name, inputs: [float([queries, heads, width], size), float([keys, kvHeads, width], size), float([keys, kvHeads, width])],
-    run: (q, k, v) => attention(q, k, v, new Spans(spansOf(spans)), options), forward, backward: { flops: 2.5 * forward.flops }, benchOnly,
+    ...sharing(() => new Spans(spansOf(spans)), (shared, q, k, v) => attention(q, k, v, shared, options)), forward, backward: { flops: 2.5 * forward.flops }, benchOnly,
     peer: { formula: 'attention', sequences: spans.length, causal: options.causal !== false && spans[0]![0] > 1 },
   }
 })
