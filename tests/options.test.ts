@@ -16,7 +16,7 @@ const isAsync = (node: ts.SignatureDeclaration): boolean =>
 
 /** Options are named so, or taken apart where they arrive. */
 const isOptions = ({ name, type }: ts.ParameterDeclaration): boolean =>
-  ts.isObjectBindingPattern(name) || /^(options|input|run|context|config|settings)$/.test(name.getText()) || /^\w*(Options|Input|Config)\b/.test(type?.getText() ?? '')
+  ts.isObjectBindingPattern(name) || /^(options|input|request|run|context|config|settings)$/.test(name.getText()) || /^\w*(Options|Input|Config)\b/.test(type?.getText() ?? '')
 
 function* takersOf(name: string, node: ts.SignatureDeclaration, call: Taker['call']): Generator<Taker> {
   if (!isAsync(node)) return
@@ -46,8 +46,7 @@ function* takers(): Generator<Taker> {
   }
 }
 
-/** AdamW.step() is called in each step, with numbers that the trainer checked. */
-const all = [...takers()].filter(({ name }) => name !== 'AdamW.step')
+const all = [...takers()]
 
 /** How a call ends, also where it begins with what an asynchronous iteration gives. */
 async function outcome(call: () => unknown): Promise<unknown> {

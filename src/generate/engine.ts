@@ -3,6 +3,7 @@ import { ConfigError, DisposedError, KernelError, NonFiniteError } from '../erro
 import { KeyValueCache, type CausalLanguageModel } from '../models/index.ts'
 import { ropeLengthKey } from '../models/rope.ts'
 import type { Module } from '../nn/index.ts'
+import { givenOptions } from '../options.ts'
 import { autocast } from '../tensor/autocast.ts'
 import { decoding, scope, unscoped, type Tensor } from '../tensor/index.ts'
 import { Answer } from './answer.ts'
@@ -81,8 +82,8 @@ export class GenerationEngine {
    * processor fails or the model's adapters are changed under way.
    */
   async submit(request: GenerationRequest): Promise<GenerationOutput> {
+    const { promptIds, config, seed, decoder, group, logitsProcessors = [], onToken, signal } = givenOptions('submit', request, 'promptIds, config, seed: 1')
     if (this.#disposed) throw new DisposedError('the generation engine was disposed; make a new one')
-    const { promptIds, config, seed, decoder, group, logitsProcessors = [], onToken, signal } = request
     checkRequest(request, this.model.config.vocabSize)
     const limit = newTokenLimit(config, promptIds.length, contextRoom(this.model))
     const capacity = slotsOf(this.model, promptIds.length, limit)

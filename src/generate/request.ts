@@ -22,7 +22,8 @@ export interface GenerationRequest {
 }
 
 /** Throws ConfigError for what a model of `vocabSize` tokens cannot do. */
-export function checkRequest({ promptIds, config, decoder, logitsProcessors = [] }: GenerationRequest, vocabSize: number): void {
+export function checkRequest({ promptIds, config, seed, decoder, logitsProcessors = [] }: GenerationRequest, vocabSize: number): void {
+  checkKinds({ promptIds, config, seed })
   if (promptIds.length === 0) throw new ConfigError('the prompt has no tokens; give at least one, such as the beginning-of-sequence token')
   const wrong = promptIds.findIndex((id) => id < 0 || id >= vocabSize)
   if (wrong >= 0) throw new ConfigError(`the prompt's token ${wrong} is ${promptIds[wrong]!}, but the model's vocabulary has ids 0 to ${vocabSize - 1}; use the model's own tokenizer`)
@@ -32,6 +33,13 @@ export function checkRequest({ promptIds, config, decoder, logitsProcessors = []
   if (forcedEosTokenIds.length && forcedEosTokenIds.every((id) => suppressTokens.includes(id))) throw new ConfigError('forcedEosTokenId: expected an id that may come, but suppressTokens has all of them')
   checkProcessors(logitsProcessors)
   if (config.stopStrings.length && !decoder) throw new ConfigError('stopStrings: a tokenizer is needed to compare text; pass the tokenizer, or end answers with eosTokenId')
+}
+
+/** A server's requests may come from elsewhere than TypeScript. */
+function checkKinds({ promptIds, config, seed }: { promptIds: unknown, config: Partial<GenerationConfig> | undefined, seed: number }): void {
+  if (!(promptIds instanceof Int32Array)) throw new ConfigError('promptIds: expected an Int32Array of token ids, such as Int32Array.from(tokenizer.encode(text))')
+  if (!Array.isArray(config?.eosTokenIds)) throw new ConfigError('config: expected what resolveGenerationConfig(options) gives')
+  if ((seed | 0) !== seed) throw new ConfigError(`seed: expected a whole number of 32 bits, got ${seed}`)
 }
 
 /** Every token id that options name, with its option. */

@@ -30,8 +30,7 @@ const op = fusedOp<readonly [Tensor], { k: number; size: number }, readonly [val
   },
 })
 
-/** What `topK` gives. */
-/** The largest numbers of rows, and their places. */
+/** What `topK` gives: the largest numbers of rows, and their places. */
 export interface TopK {
   /** [rows, k], the largest first. Differentiable in x. */
   value: Tensor

@@ -22,7 +22,6 @@ export interface Overlap {
 }
 
 /** What `universalDivergence` takes: universal logit distillation between two vocabularies. */
-/** How universalDivergence() compares. */
 export interface UniversalOptions {
   /** Compare the tokens that both vocabularies have one by one, and only the others by their order. */
   overlap?: Overlap

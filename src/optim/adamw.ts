@@ -1,6 +1,9 @@
+import { z } from 'zod'
+import { awaitedLater } from '../awaitedLater.ts'
 import { ConfigError, FileFormatError } from '../errors.ts'
 import { loadTensors, saveTensors } from '../files/tensorFiles.ts'
-import type { Parameter } from '../nn/index.ts'
+import { Parameter } from '../nn/index.ts'
+import { givenOptions, lazily, parseOptions } from '../options.ts'
 import { Tensor, unscoped } from '../tensor/index.ts'
 import type { Device } from '../tensor/index.ts'
 
@@ -21,6 +24,11 @@ export interface AdamWOptions {
   stateBits?: 32 | 8
 }
 
+const adamwOptions = lazily(() => z.strictObject({
+  beta1: z.number().min(0).lt(1).default(0.9), beta2: z.number().min(0).lt(1).default(0.999), eps: z.number().positive().default(1e-8),
+  weightDecay: z.number().min(0).default(0), stateBits: z.union([z.literal(32), z.literal(8)]).default(32),
+}))
+
 /** What AdamW keeps of one parameter. */
 interface State {
   readonly parameter: Parameter
@@ -35,9 +43,11 @@ interface State {
 
 export interface StepOptions {
   learningRate: number
-  /** Largest norm of all gradients together; larger ones are scaled down. 0 for no limit. */
-  maxGradNorm: number
+  /** Largest norm of all gradients together; larger ones are scaled down. 0 for no limit, the default. */
+  maxGradNorm?: number
 }
+
+const stepOptions = lazily(() => z.strictObject({ learningRate: z.number().min(0), maxGradNorm: z.number().min(0).default(0) }))
 
 /** AdamW (Loshchilov & Hutter 2019) in PyTorch's formula, over the parameters of a model that have requiresGrad. */
 export class AdamW {
@@ -46,12 +56,10 @@ export class AdamW {
   steps = 0
   readonly #states: ReadonlyMap<string, State>
 
-  constructor(parameters: Iterable<readonly [string, Parameter]>, { beta1 = 0.9, beta2 = 0.999, eps = 1e-8, weightDecay = 0, stateBits = 32 }: AdamWOptions = {}) {
-    for (const [name, value] of Object.entries({ beta1, beta2 })) {
-      if (!(value >= 0 && value < 1)) throw new ConfigError(`${name}: expected a number from 0 up to, but not including, 1, got ${value}`)
-    }
-    this.options = { beta1, beta2, eps, weightDecay, stateBits }
-    this.#states = new Map([...parameters].filter(([, parameter]) => parameter.requiresGrad).map(([name, parameter]) => [name, createState(parameter, stateBits)]))
+  constructor(parameters: Iterable<readonly [string, Parameter]>, options: AdamWOptions = {}) {
+    this.options = parseOptions(adamwOptions, givenOptions('AdamW', options, 'weightDecay: 0.01'), 'AdamW')
+    const { stateBits } = this.options
+    this.#states = new Map(pairsOf(parameters).filter(([, parameter]) => parameter.requiresGrad).map(([name, parameter]) => [name, createState(parameter, stateBits)]))
     if (this.#states.size === 0) throw new ConfigError('no parameter is trainable; unfreeze some with requiresGrad_()')
   }
 
@@ -71,9 +79,10 @@ export class AdamW {
 
   /**
    * One update from the gradients, which are released. Returns the norm of all gradients before clipping, once computed. A norm that is not
-   * finite leaves parameters and state unchanged.
+   * finite leaves parameters and state unchanged. Rejects with ConfigError for a learning rate that is no number from 0, and where no parameter has a gradient.
    */
-  step({ learningRate, maxGradNorm }: StepOptions): Promise<number> {
+  async step(options: StepOptions): Promise<number> {
+    const { learningRate, maxGradNorm } = parseOptions(stepOptions, givenOptions('AdamW.step', options, 'learningRate: 1e-4, maxGradNorm: 1'), 'AdamW.step')
     const states = [...this.#states.values()].filter(({ parameter }) => parameter.grad !== null)
     const first = states[0]
     if (!first) throw new ConfigError('AdamW.step: no parameter has a gradient; call backward() first')
@@ -85,7 +94,7 @@ export class AdamW {
       const both = Tensor.empty([2], { device })
       device.kernels.clip_factor(both.handle, squares.handle, maxGradNorm)
       squares.dispose()
-      return { norm: both.data(), factor: both }
+      return { norm: awaitedLater(both.data()), factor: both }
     })
     const { beta1, beta2, eps, weightDecay } = this.options
     for (const group of groupsOf(states)) {
@@ -105,7 +114,7 @@ export class AdamW {
     }
     for (const { parameter } of states) parameter.zeroGrad()
     factor.dispose()
-    return norm.then((values) => Number(values[1]))
+    return Number((await norm)[1])
   }
 
   /** Writes the state as safetensors: `<parameter>.exp_avg`, `.exp_avg_sq`, in 8 bits their `_scale`, and for 16-bit parameters `.master`. */
@@ -136,6 +145,13 @@ export class AdamW {
   dispose(): void {
     for (const [, tensor] of this.#tensors()) tensor.dispose()
   }
+}
+
+/** The parameters with their names; throws ConfigError where they come without. */
+function pairsOf(parameters: Iterable<readonly [string, Parameter]>): (readonly [string, Parameter])[] {
+  const pairs = typeof (parameters as Partial<typeof parameters> | undefined)?.[Symbol.iterator] === 'function' ? [...parameters] : [undefined]
+  if (pairs.every((pair) => Array.isArray(pair) && pair[1] instanceof Parameter)) return pairs as (readonly [string, Parameter])[]
+  throw new ConfigError('AdamW: expected pairs of a name and a parameter, as model.namedParameters() gives')
 }
 
 /** The states by what they are kept in: one call updates many of a kind. */

@@ -1,3 +1,4 @@
+import { awaitedLater } from '../awaitedLater.ts'
 import { ConfigError } from '../errors.ts'
 import type { FinishReason } from '../generate/index.ts'
 import type { ChatMessage } from '../tokenizers/index.ts'
@@ -57,8 +58,7 @@ export function rewardEach<Row = AnyRow>(name: string, judge: (sample: RewardSam
     const { signal, failed } = context
     if (!failed) return Promise.all(samples.map(async (sample) => judge(sample, context)))
     let stop = (): void => undefined
-    const stopped = new Promise<never>((_, reject) => { stop = () => { reject(signal.reason as Error) } })
-    stopped.catch(() => undefined)
+    const stopped = awaitedLater(new Promise<never>((_, reject) => { stop = () => { reject(signal.reason as Error) } }))
     if (signal.aborted) stop()
     signal.addEventListener('abort', stop, { once: true })
     try {

@@ -1,6 +1,7 @@
 import { join } from 'node:path'
 import { existsSync } from 'node:fs'
 import { during } from '../activity.ts'
+import { awaitedLater } from '../awaitedLater.ts'
 import { ConfigError, LockedError, NonFiniteError } from '../errors.ts'
 import { latestCheckpoint, lockDirectory, saveCheckpoint, verifyCheckpoint } from '../files/index.ts'
 import type { DirectoryLock } from '../files/index.ts'
@@ -208,7 +209,7 @@ export class Trainer<B> {
         if (this.step > begin) await this.#save()
         return 'aborted'
       }
-      const next = this.#enqueueStep(batch!)
+      const next = awaitedLater(this.#enqueueStep(batch!))
       await settle()
       running = next
       runningBatch = batch
@@ -261,8 +262,8 @@ export class Trainer<B> {
       autocast(args.bf16 ? 'bfloat16' : 'float32', () => {
         scope(() => {
           const result = task.loss(batch, numItems)
-          losses.push(result.loss.item())
-          for (const [name, { sum, count }] of Object.entries(result.sums ?? {})) sums.push([name, sum.item(), count])
+          losses.push(awaitedLater(result.loss.item()))
+          for (const [name, { sum, count }] of Object.entries(result.sums ?? {})) sums.push([name, awaitedLater(sum.item()), count])
           backward(result.loss)
         })
       })

@@ -118,6 +118,18 @@ describe('errors', () => {
     await expect(generate(model, null, [[5], ids], options)).rejects.toMatchObject({ code: 'ERR_CONFIG' })
   })
 
+  test.each([
+    ['no options', undefined, 'submit: expected an object of options, such as { promptIds, config, seed: 1 }, got undefined'],
+    ['a list of ids', { ...request([5], 3), promptIds: [5] }, 'promptIds: expected an Int32Array of token ids'],
+    ['no config', { ...request([5], 3), config: undefined }, 'config: expected what resolveGenerationConfig(options) gives'],
+    ['options in the place of config', { ...request([5], 3), config: { maxNewTokens: 3 } }, 'config: expected what resolveGenerationConfig(options) gives'],
+    ['no seed', { ...request([5], 3), seed: undefined }, 'seed: expected a whole number of 32 bits, got undefined'],
+    ['a seed of more bits', request([5], 3, { seed: 2 ** 31 }), 'seed: expected a whole number of 32 bits, got 2147483648'],
+  ])('a request with %s', async (_, wrong, message) => {
+    using engine = new GenerationEngine(model, { slots: 10 })
+    await expect(engine.submit(wrong as GenerationRequest)).rejects.toMatchObject({ code: 'ERR_CONFIG', message: expect.stringContaining(message) as string })
+  })
+
   test('an answer longer than the engine\'s cache is refused at once', async () => {
     using engine = new GenerationEngine(model, { slots: 10 })
     await expect(engine.submit(request([5, 6], 20))).rejects.toThrow('need 21 slots, but the engine has 10')

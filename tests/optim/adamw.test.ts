@@ -1,7 +1,7 @@
 // Proves AdamW against the formula in float64, its clipping, what it keeps by name, and that its state saves and loads, or is refused by name.
 import { join } from 'node:path'
 import { afterEach, describe, expect, test } from 'vitest'
-import { ConfigError, FileFormatError } from '../../src/errors.ts'
+import { FileFormatError } from '../../src/errors.ts'
 import { openSafetensors, writeSafetensors } from '../../src/files/index.ts'
 import { Linear, Module } from '../../src/nn/index.ts'
 import { mul, sum } from '../../src/ops/index.ts'
@@ -123,10 +123,27 @@ test('a norm that is not finite leaves weights and state as they are', async () 
   expect([await model.a.weight.tensor.toArray(), await optimizer.state('a.weight')!.expAvg.toArray(), await optimizer.state('a.weight')!.expAvgSq.toArray()]).toEqual(before)
 })
 
-test('mistakes are named', () => {
+test.each([
+  [{ beta2: 1 }, 'beta2: Too big'], [{ eps: NaN }, 'eps: expected number, received NaN'], [{ weightDecay: -1 }, 'weightDecay: Too small'], [{ stateBits: 16 }, 'stateBits: expected 32, or expected 8'],
+  [{ betas: [0.9, 0.99] }, 'betas: unknown option; did you mean "beta1"?'], [7, 'AdamW: expected an object of options'],
+])('options %j', (options, message) => {
+  expect(() => adamw(pair(), options as never)).toThrow(expect.objectContaining({ code: 'ERR_CONFIG', message: expect.stringContaining(message) as string }) as Error)
+})
+
+test.each([[{ learningRate: NaN }, 'learningRate: expected number, received NaN'], [{ lr: 1 }, 'lr: unknown option; here it is learningRate'], [{ learningRate: 1, maxGradNorm: -1 }, 'maxGradNorm: Too small']])(
+  'a step with %j changes nothing', async (options, message) => {
+    const model = pair()
+    const optimizer = adamw(model)
+    giveGradients(model, 1)
+    const before = await model.a.weight.tensor.toArray()
+    await expect(optimizer.step(options as never)).rejects.toMatchObject({ code: 'ERR_CONFIG', message: expect.stringContaining(message) as string })
+    expect([optimizer.steps, await model.a.weight.tensor.toArray()]).toEqual([0, before])
+  })
+
+test('mistakes are named', async () => {
   const model = pair()
-  expect(() => adamw(model, { beta2: 1 })).toThrow('beta2: expected a number from 0 up to, but not including, 1, got 1')
-  expect(() => adamw(model).step({ learningRate: 1, maxGradNorm: 0 })).toThrow(ConfigError)
+  await expect(adamw(model).step({ learningRate: 1 })).rejects.toThrow('AdamW.step: no parameter has a gradient; call backward() first')
+  expect(() => new AdamW(model.parameters() as never)).toThrow('AdamW: expected pairs of a name and a parameter, as model.namedParameters() gives')
   model.requiresGrad_(false)
   expect(() => adamw(model)).toThrow('no parameter is trainable')
 })

@@ -1,6 +1,7 @@
 import { readFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import { z } from 'zod'
+import { awaitedLater } from '../../../awaitedLater.ts'
 import { replaceFile } from '../../../files/index.ts'
 import { lazily, parseOptions } from '../../../options.ts'
 
@@ -31,7 +32,7 @@ export class AdaptiveEntropy {
   get applied(): number { return this.#entropy <= this.#options.entropyTarget ? this.#coefficient : 0 }
 
   /** Takes in the entropy of a micro-batch: its sum over `count` tokens. */
-  observe(sum: Promise<number>, count: number): void { this.#seen.push({ sum, count }) }
+  observe(sum: Promise<number>, count: number): void { this.#seen.push({ sum: awaitedLater(sum), count }) }
 
   /** Ends an optimizer step, once its micro-batches are computed. */
   async settle(): Promise<void> {

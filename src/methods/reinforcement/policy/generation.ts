@@ -1,3 +1,4 @@
+import { awaitedLater } from '../../../awaitedLater.ts'
 import { permutation } from '../../../data/index.ts'
 import type { CausalLanguageModel } from '../../../models/index.ts'
 import type { RewardRunner, RewardSample } from '../../../rewards/index.ts'
@@ -165,10 +166,7 @@ export async function rewardedGroups<Row>({ runner, source, sampling }: Rewarded
   await source(prompts.map(({ promptIds }) => promptIds), {
     ...sampling, step, firstPrompt,
     onGroup: (rollouts) => {
-      const group = score(rollouts)
-      // It is awaited once generation is over.
-      group.catch(() => undefined)
-      pending[rollouts[0]!.prompt] = group
+      pending[rollouts[0]!.prompt] = awaitedLater(score(rollouts))
     },
   })
   return Promise.all(pending)

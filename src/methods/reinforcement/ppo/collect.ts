@@ -1,3 +1,4 @@
+import { awaitedLater } from '../../../awaitedLater.ts'
 import { DataError } from '../../../errors.ts'
 import type { CausalLanguageModel } from '../../../models/index.ts'
 import { chosenLogprobs, type PolicyWithValue } from '../../../models/valueHead.ts'
@@ -50,7 +51,7 @@ async function evaluate(answers: readonly SampledAnswer[], { policy, reference, 
       const pending: Promise<TypedArray>[] = []
       scope(() => {
         const own = policy.forward(input)
-        pending.push(own.logprob.data(), own.values.data())
+        pending.push(awaitedLater(own.logprob.data()), awaitedLater(own.values.data()))
         if (reference) pending.push(chosenLogprobs(reference, reference.base(input).lastHiddenState, input).logprob.data())
       })
       return pending
