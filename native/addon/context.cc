@@ -40,6 +40,7 @@ struct Context::Fence {
   Napi::Promise::Deferred deferred;
   Napi::Reference<Napi::Value> value;
   Failure failure{FailureKind::none, ""};
+  uint64_t failures = 0;
 };
 
 Context::Context(Napi::Env env)
@@ -174,20 +175,24 @@ Napi::Promise Context::fence(Device& device, Napi::Value value) {
   if (pending_fences_++ == 0) fences_.Ref(env);
   Napi::Promise promise = fence->deferred.Promise();
   device.stream.push_always([this, &device, fence] {
-    fence->failure = device.stream.take_failure();
     try {
       device.finish();
     } catch (const Failure& failure) {
-      if (fence->failure.kind == FailureKind::none) fence->failure = failure;
+      device.stream.fail(failure);
     }
-    fences_.NonBlockingCall(fence, [this](Napi::Env env, Napi::Function, Fence* pointer) {
+    fence->failure = device.stream.failure();
+    fence->failures = device.stream.failures();
+    fences_.NonBlockingCall(fence, [this, &device](Napi::Env env, Napi::Function, Fence* pointer) {
       std::unique_ptr<Fence> done(pointer);
       if (--pending_fences_ == 0) fences_.Unref(env);
       try {
-        if (done->failure.kind != FailureKind::none)
+        if (done->failure.kind != FailureKind::none) {
           done->deferred.Reject(make_error(code_of(done->failure.kind), done->failure.message));
-        else
+          // What JavaScript pushed before it knew would compute from what the failed call left, an optimizer's step too: until here all of it is skipped.
+          device.stream.recover(done->failures);
+        } else {
           done->deferred.Resolve(done->value.IsEmpty() ? env.Undefined() : done->value.Value());
+        }
       } catch (const Napi::Error&) {
         // A worker is being terminated: no JavaScript can run any more, so nobody waits.
       }

@@ -84,11 +84,11 @@ void Stream::execute() {
     try {
       record->act(record + 1, record->always || failure_.kind == FailureKind::none);
     } catch (const Failure& failure) {
-      if (failure_.kind == FailureKind::none) failure_ = failure;
+      fail(failure);
     } catch (const std::bad_alloc&) {
-      if (failure_.kind == FailureKind::none) failure_ = Failure(FailureKind::memory, "a kernel could not get its working memory");
+      fail(Failure(FailureKind::memory, "a kernel could not get its working memory"));
     } catch (const std::exception& error) {
-      if (failure_.kind == FailureKind::none) failure_ = Failure(FailureKind::kernel, error.what());
+      fail(Failure(FailureKind::kernel, error.what()));
     }
     head_used_ += bytes;
     ++done;
@@ -96,7 +96,11 @@ void Stream::execute() {
   }
 }
 
-Failure Stream::take_failure() { return std::exchange(failure_, Failure(FailureKind::none, "")); }
+void Stream::fail(const Failure& failure) {
+  if (failure_.kind != FailureKind::none) return;
+  failure_ = failure;
+  ++failures_;
+}
 
 void Stream::set_threads(int threads) {
   // The old pool serves until the new one exists: starting threads may fail.

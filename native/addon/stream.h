@@ -47,7 +47,7 @@ class Stream {
   Stream(const Stream&) = delete;
   Stream& operator=(const Stream&) = delete;
 
-  // call() runs on the stream's thread, unless an earlier call failed and no fence has reported it yet.
+  // call() runs on the stream's thread, unless an earlier call failed and JavaScript, which pushed this one, did not know it yet.
   template <class F> void push(F&& call) {
     if (tape_) tape_->keep(std::forward<F>(call));
     else append(std::forward<F>(call), false);
@@ -56,14 +56,21 @@ class Stream {
   void record(std::shared_ptr<Tape> tape) { tape_ = std::move(tape); }
   // call() runs even after a failure.
   template <class F> void push_always(F&& call) { append(std::forward<F>(call), true); }
+  // JavaScript knows of this failure: what is pushed from here on runs again.
+  void recover(uint64_t failure) {
+    push_always([this, failure] {
+      if (failure == failures_) failure_ = Failure(FailureKind::none, "");
+    });
+  }
   // Blocks the calling thread until everything pushed has run: for running out of memory only.
   void drain() const;
   bool idle() const { return consumed_.load(std::memory_order_acquire) == produced_; }
 
   // The rest is for calls on the stream's thread.
-  // The first failure since this was last asked; kind none where there is none.
-  Failure take_failure();
+  // The first failure since the last recovery, kind none where there is none, and the number it has among all of the stream.
   const Failure& failure() const { return failure_; }
+  uint64_t failures() const { return failures_; }
+  void fail(const Failure& failure);
   void set_threads(int threads);
 
  private:
@@ -115,6 +122,7 @@ class Stream {
   Block* head_;
   size_t head_used_ = 0;
   Failure failure_{FailureKind::none, ""};
+  uint64_t failures_ = 0;
 };
 
 }  // namespace anneal

@@ -145,8 +145,7 @@ export class LoraLinear extends AdapterLayer<LoraPart> {
     // In float32 throughout, rounded once.
     weight.replace(unscoped(() => noGrad(() => scope(() => {
       const stretch = div(magnitude.tensor, this.rowNorms(part))
-      const dense = Tensor.empty(weight.shape, { device: weight.device })
-      dense.device.kernels.convert(dense.handle, weight.tensor.handle)
+      const dense = weight.tensor.copyAs('float32')
       mergeLora(dense, a, b, scale, { transposedWeight })
       return toDtype(mul(dense, reshape(stretch, transposedWeight ? [1, -1] : [-1, 1])), weight.dtype)
     }))))

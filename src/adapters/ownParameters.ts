@@ -1,6 +1,6 @@
 import { ConfigError } from '../errors.ts'
 import { AdapterLayer, Parameter, type Module } from '../nn/index.ts'
-import { Tensor, unscoped } from '../tensor/index.ts'
+import { unscoped } from '../tensor/index.ts'
 import { innermost, sites } from './targets.ts'
 
 interface OwnParameter { readonly module: Module, readonly key: string, readonly base: Parameter, readonly own: Parameter }
@@ -21,11 +21,7 @@ export class OwnParameters {
         const name = path ? `${path}.${key}` : key
         if (!isMeant(name) || this.#all.has(name)) continue
         const own = new Parameter(base.shape, base.initialisation)
-        own.replace(unscoped(() => {
-          const copy = Tensor.empty(base.shape, { dtype: dtype === 'kept' ? base.dtype : dtype, device: base.device })
-          copy.device.kernels.convert(copy.handle, base.tensor.handle)
-          return copy
-        }))
+        own.replace(unscoped(() => base.tensor.copyAs(dtype === 'kept' ? base.dtype : dtype)))
         this.#all.set(name, { module, key, base, own })
       }
     }

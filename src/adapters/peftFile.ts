@@ -93,10 +93,9 @@ export async function loadAdapterWeights(model: Module, folder: string, name = a
     if (extra !== undefined) throw new FileFormatError(`${path}: tensor ${JSON.stringify(extra)}: the adapter has no such parameter in this model${didYouMean(extra, wanted.keys())}; it was made for another base, or with other targets than ${configName} says`)
     noteChange(model, name)
     for (const [parameter, { dtype, byteOffset }] of found) {
-      const stored = unscoped(() => Tensor.empty(parameter.shape, { dtype: floatDtypes[dtype]!, device: parameter.device }))
+      using stored = unscoped(() => Tensor.empty(parameter.shape, { dtype: floatDtypes[dtype]!, device: parameter.device }))
       stored.device.native.readFile(stored.handle, file.fd, byteOffset, path)
       stored.device.kernels.convert(parameter.tensor.handle, stored.handle)
-      stored.dispose()
     }
     await model.parameters()[0]!.device.fence()
   } finally {

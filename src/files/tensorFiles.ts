@@ -16,23 +16,19 @@ export const placeOfTensor = (entry: CheckpointTensor, name: string): string => 
 
 /** The stored bytes, read by native code straight into a tensor of another shape and dtype with as many bytes. */
 export function readBytes({ byteOffset, file }: CheckpointTensor, shape: readonly number[], dtype: DType, device: Device): Tensor {
-  const tensor = unscoped(() => Tensor.empty(shape, { dtype, device }))
-  device.native.readFile(tensor.handle, file.fd, byteOffset, file.path)
-  return tensor
+  return unscoped(() => {
+    const tensor = Tensor.empty(shape, { dtype, device })
+    device.native.readFile(tensor.handle, file.fd, byteOffset, file.path)
+    return tensor
+  })
 }
 
 /** A stored float tensor, converted where its dtype differs. */
 export function readTensor(entry: CheckpointTensor, dtype: DType, device: Device): Tensor {
   const stored = readBytes(entry, entry.shape, floatDtypes[entry.dtype]!, device)
-  return stored.dtype === dtype ? stored : convertedTo(stored, dtype)
-}
-
-/** `tensor` in another dtype; the original is released. */
-function convertedTo(tensor: Tensor, dtype: DType): Tensor {
-  const result = unscoped(() => Tensor.empty(tensor.shape, { dtype, device: tensor.device }))
-  tensor.device.kernels.convert(result.handle, tensor.handle)
-  tensor.dispose()
-  return result
+  if (stored.dtype === dtype) return stored
+  using unconverted = stored
+  return unscoped(() => unconverted.copyAs(dtype))
 }
 
 /** A tensor to write as `dtype`, in another shape of the same size where one is given; a converted copy lives for its own turn only. */
@@ -41,13 +37,9 @@ export function tensorSource(name: string, tensor: Tensor, dtype: DType = tensor
     name, dtype: storedDtypes[dtype]!, shape,
     writeTo: async (file, offset) => {
       const { device } = tensor
-      const written = dtype === tensor.dtype ? tensor : convertedTo(unscoped(() => tensor.alias()), dtype)
+      using written = unscoped(() => dtype === tensor.dtype ? tensor.alias() : tensor.copyAs(dtype))
       device.native.writeFile(written.handle, file.fd, offset, name)
-      try {
-        await device.fence()
-      } finally {
-        if (written !== tensor) written.dispose()
-      }
+      await device.fence()
     },
   }
 }

@@ -29,8 +29,8 @@ export function drawNext(logits: Tensor, answers: readonly Answer[]): () => Prom
   const rows: SamplingRow[] = answers.map((answer, i) => failures.has(i) ? anyToken : answer)
   const processed = rows.flatMap((row, i) => row === answers[i] && answers[i].processors.length > 0 ? [i] : [])
   if (processed.length === 0) {
-    const drawn = unscoped(() => scope(() => sampleTokens(logits, rows)))
-    logits.dispose()
+    using own = logits
+    const drawn = unscoped(() => scope(() => sampleTokens(own, rows)))
     return () => readDrawn(drawn, failures)
   }
   return async () => {

@@ -88,8 +88,7 @@ function changed(logits: Tensor, rows: readonly SamplingRow[], replaced: Replace
   const most = changes.reduce((count, { banned, ids }) => Math.max(count, banned.length + ids.length), 0)
   if (most === 0 && !replaced) return logits
   const { device } = logits
-  const copy = Tensor.empty(logits.shape, { device })
-  device.kernels.convert(copy.handle, logits.handle)
+  const copy = logits.copyAs('float32')
   if (replaced) {
     const values = Tensor.from(replaced.logits, [replaced.rows.length, logits.dim(1)], { device })
     device.kernels.scatter_rows(copy.handle, values.handle, Tensor.from(replaced.rows, [replaced.rows.length], { dtype: 'int32', device }).handle)

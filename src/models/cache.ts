@@ -1,5 +1,5 @@
 import { AnnealError, ShapeError } from '../errors.ts'
-import { bytesOf, defaultDevice, noGrad, Tensor, unscoped, type DeviceLike, type DType } from '../tensor/index.ts'
+import { bytesOf, defaultDevice, scope, Tensor, unscoped, type DeviceLike, type DType } from '../tensor/index.ts'
 import type { ModelConfig } from './config.ts'
 
 /** One sequence's region of a cache: slots begin … begin + capacity - 1, of which the first `length` are filled. */
@@ -43,10 +43,8 @@ export class KeyValueCache {
     this.slots = slots
     this.dtype = dtype
     this.#free = [{ begin: 0, length: slots }]
-    const layers = () => Array.from({ length: config.numHiddenLayers }, () =>
-      unscoped(() => Tensor.empty([slots, config.numKeyValueHeads, config.headDim], { dtype, device })))
-    this.keys = layers()
-    this.values = layers()
+    const layers = () => Array.from({ length: config.numHiddenLayers }, () => Tensor.empty([slots, config.numKeyValueHeads, config.headDim], { dtype, device }))
+    ;[this.keys, this.values] = unscoped(() => [layers(), layers()])
   }
 
   /** Bytes that a cache of `slots` slots takes. */
@@ -154,14 +152,11 @@ export class KeyValueCache {
   #copy(from: CacheSequence, to: OwnSequence): void {
     to.length = from.length
     if (from.length === 0) return
-    noGrad(() => {
+    scope(() => {
       for (const tensor of [...this.keys, ...this.values]) {
         const [, heads, width] = tensor.shape as [number, number, number]
         const rows = (begin: number) => tensor.viewAs([from.length, heads, width], begin * heads * width)
-        const [source, target] = [rows(from.begin), rows(to.begin)]
-        tensor.device.kernels.convert(target.handle, source.handle)
-        source.dispose()
-        target.dispose()
+        tensor.device.kernels.convert(rows(to.begin).handle, rows(from.begin).handle)
       }
     })
   }

@@ -2,7 +2,7 @@ import { ConfigError, FileFormatError } from '../errors.ts'
 import type { CheckpointTensor, JsonValue, TensorSource } from '../files/index.ts'
 import type { QuantizedLinear } from '../nn/index.ts'
 import { InputOrder, QuantizedTensor, transpose } from '../ops/index.ts'
-import { noGrad, Tensor, unscoped, type Device } from '../tensor/index.ts'
+import { noGrad, scope, Tensor, unscoped, type Device } from '../tensor/index.ts'
 import type { LayerTensors } from './quantizedBitsandbytes.ts'
 import type { QuantizationConfig } from './quantizedConfig.ts'
 import type { QuantizedWeight } from './quantizedLayers.ts'
@@ -176,15 +176,8 @@ function inverseOf(order: readonly number[]): number[] {
 
 /** Scales [out, groups] as the bytes of float16 [groups, out]. */
 async function halfScales(scales: Tensor): Promise<Uint8Array> {
-  const turned = unscoped(() => noGrad(() => transpose(scales)))
-  const half = unscoped(() => Tensor.empty(turned.shape, { dtype: 'float16', device: turned.device }))
-  half.device.kernels.convert(half.handle, turned.handle)
-  turned.dispose()
-  try {
-    return new Uint8Array(await half.device.native.read(half.handle))
-  } finally {
-    half.dispose()
-  }
+  using half = unscoped(() => noGrad(() => scope(() => transpose(scales).copyAs('float16'))))
+  return new Uint8Array(await half.device.native.read(half.handle))
 }
 
 /** `quantization_config` of config.json. `skipped` are the linear layers left in full, which GPTQModel reads from `dynamic`. */

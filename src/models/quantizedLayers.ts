@@ -1,7 +1,7 @@
 import { ConfigError, KernelError, NonFiniteError } from '../errors.ts'
 import { Conv1D, Linear, matchesName, NestedScales, QuantizedLinear, type RowMaxima, type LinearLayer, type Module } from '../nn/index.ts'
 import { quantize, QuantizedTensor, transpose } from '../ops/index.ts'
-import { noGrad, Tensor, unscoped } from '../tensor/index.ts'
+import { noGrad, scope, Tensor, unscoped } from '../tensor/index.ts'
 import { didYouMean } from '../suggest.ts'
 import type { PretrainedModel } from './pretrainedModel.ts'
 import type { QuantizationConfig } from './quantizedConfig.ts'
@@ -80,11 +80,7 @@ export async function quantizeWeight(weight: Tensor, { format, block = weight.di
 
 /** The same codes with scales rounded to float16, which is how GPTQ files hold them. */
 function withHalfScales({ shape, format, block, codes, scales, zeros }: QuantizedTensor): QuantizedTensor {
-  const half = unscoped(() => Tensor.empty(scales.shape, { dtype: 'float16', device: scales.device }))
-  const rounded = unscoped(() => Tensor.empty(scales.shape, { device: scales.device }))
-  half.device.kernels.convert(half.handle, scales.handle)
-  half.device.kernels.convert(rounded.handle, half.handle)
-  half.dispose()
+  const rounded = unscoped(() => scope(() => scales.copyAs('float16').copyAs('float32')))
   scales.dispose()
   return new QuantizedTensor(shape, format, block, codes, rounded, zeros)
 }

@@ -9,15 +9,16 @@ function resized(old: Parameter, count: number): Parameter {
   const shape = [count, ...old.shape.slice(1)]
   const kept = Math.min(count, old.shape[0]!)
   const width = old.size / old.shape[0]!
-  const tensor = unscoped(() => Tensor.empty(shape, { dtype: old.dtype, device: old.device }))
-  noGrad(() => { scope(() => {
+  const tensor = unscoped(() => noGrad(() => scope(() => {
+    const tensor = Tensor.empty(shape, { dtype: old.dtype, device: old.device })
     const { kernels } = old.device
     const rows = (of: Tensor, first: number, length: number) => of.viewAs([length, width], first * width)
     kernels.convert(rows(tensor, 0, kept).handle, rows(old.tensor, 0, kept).handle)
-    if (count === kept) return
+    if (count === kept) return tensor
     const average = mean(toDtype(rows(old.tensor, 0, kept), 'float32'), [0], true)
     kernels.convert(rows(tensor, kept, count - kept).handle, broadcastTo(average, [count - kept, width]).handle)
-  }); })
+    return tensor
+  })))
   const parameter = new Parameter(shape, old.initialisation)
   parameter.requiresGrad = old.requiresGrad
   parameter.replace(tensor)

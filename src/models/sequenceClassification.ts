@@ -103,7 +103,7 @@ export class Classifier {
     const name = decoderHeadName(model.config, kind)
     replaceHead(model, name, head)
     model.config = classifierConfig(model.config, kind, labels, problemType)
-    if (isNew) for (const [full, parameter] of head.namedParameters(name)) parameter.initialise(full, seed, model.dtype, model.device)
+    if (isNew) initialiseHead(model, head, name, seed)
     else await loadWeights(model, folder, dtype, deviceOf(device))
     return new Classifier(model, kind, labels, problemType, { layer: head, name })
   }
@@ -133,6 +133,17 @@ export class Classifier {
   get dtype(): DType { return this.model.dtype }
   savePretrained(folder: string): Promise<void> { return this.model.savePretrained(folder) }
   dispose(): void { this.model.dispose() }
+}
+
+/** Gives a new head its values; without memory for them the model is released. */
+function initialiseHead(model: CausalLanguageModel, head: Linear, prefix: string, seed: number): void {
+  const { dtype, device } = model
+  try {
+    head.initialise({ seed, dtype, device, prefix })
+  } catch (error) {
+    model.dispose()
+    throw error
+  }
 }
 
 /** transformers calls GPT-2's token head otherwise than all others. */

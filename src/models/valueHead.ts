@@ -19,7 +19,7 @@ class ValueHead extends Module {
   constructor({ config, device }: CausalLanguageModel, seed: number) {
     super()
     this.score = new Linear(config.hiddenSize, 1, { bias: true, deviation: config.initializerRange })
-    for (const [name, parameter] of this.score.namedParameters('value_head.score')) parameter.initialise(name, seed, 'float32', device)
+    this.score.initialise({ seed, dtype: 'float32', device, prefix: 'value_head.score' })
   }
 
   #tensors(): [string, Tensor][] { return [...this.namedParameters()].map(([name, { tensor }]) => [name, tensor]) }

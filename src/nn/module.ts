@@ -4,7 +4,13 @@ import type { Device, DType, Tensor } from '../tensor/index.ts'
 import { Parameter } from './parameter.ts'
 
 /** What initialise() needs to know. */
-export interface InitialiseOptions { seed: number, dtype: DType, device: Device }
+export interface InitialiseOptions {
+  seed: number
+  dtype: DType
+  device: Device
+  /** The path of this module where it is part of another: initial values depend on names. Default none. */
+  prefix?: string
+}
 
 /** A pattern of parameter names: `*` stands for anything; a plain name also means everything below it. */
 export type NamePattern = string | RegExp
@@ -115,9 +121,14 @@ export abstract class Module {
     return chosen.size
   }
 
-  /** Gives every parameter its initial values; the same seed gives the same model. */
-  initialise({ seed, dtype, device }: InitialiseOptions): void {
-    for (const [name, parameter] of this.namedParameters()) parameter.initialise(name, seed, dtype, device)
+  /** Gives every parameter its initial values; the same seed gives the same model. Where memory runs out, none keeps any. */
+  initialise({ seed, dtype, device, prefix = '' }: InitialiseOptions): void {
+    try {
+      for (const [name, parameter] of this.namedParameters(prefix)) parameter.initialise(name, seed, dtype, device)
+    } catch (error) {
+      this.dispose()
+      throw error
+    }
   }
 
   /** The values of all parameters by name, tied ones under each name. The tensors are the parameters' own, not copies. */

@@ -1,6 +1,6 @@
 import { createHash } from 'node:crypto'
 import { AnnealError, ShapeError } from '../errors.ts'
-import { sizeOf, Tensor, unscoped, type Device, type DType, type Shape } from '../tensor/index.ts'
+import { scope, sizeOf, Tensor, unscoped, type Device, type DType, type Shape } from '../tensor/index.ts'
 
 /** What a parameter holds before training, as transformers initialises it. */
 export type Initialisation =
@@ -86,21 +86,22 @@ export class Parameter {
   /** Fills it with its initial values. They depend on seed, name and shape only; a 16-bit parameter holds the rounded float32 values. */
   initialise(name: string, seed: number, dtype: DType, device: Device): void {
     const { initialisation: start, shape } = this
-    if (start.kind === 'constant') { this.replace(unscoped(() => Tensor.full(shape, start.value, { dtype, device }))); return; }
-    const values = unscoped(() => Tensor.empty(shape, { device }))
-    if (start.kind === 'uniform') device.kernels.random_uniform(values.handle, -start.bound, start.bound, seed, streamOf(name))
-    else device.kernels.random_normal(values.handle, 0, start.deviation, seed, streamOf(name))
-    if (start.kind === 'normal' && start.zeroRow !== undefined) {
-      const row = values.viewAs(shape.slice(1), start.zeroRow * sizeOf(shape.slice(1)))
-      device.kernels.fill(row.handle, 0)
-      row.dispose()
-    }
-    this.replace(converted(values, dtype))
+    this.replace(unscoped(() => scope(() => {
+      if (start.kind === 'constant') return Tensor.full(shape, start.value, { dtype, device })
+      const values = Tensor.empty(shape, { device })
+      if (start.kind === 'uniform') device.kernels.random_uniform(values.handle, -start.bound, start.bound, seed, streamOf(name))
+      else device.kernels.random_normal(values.handle, 0, start.deviation, seed, streamOf(name))
+      if (start.kind === 'normal' && start.zeroRow !== undefined) {
+        device.kernels.fill(values.viewAs(shape.slice(1), start.zeroRow * sizeOf(shape.slice(1))).handle, 0)
+      }
+      return dtype === 'float32' ? values : values.copyAs(dtype)
+    })))
   }
 
   /** Changes the dtype, rounding to nearest even. The gradient is dropped. */
   to(dtype: DType): void {
-    if (this.#tensor && this.#tensor.dtype !== dtype) this.replace(converted(this.detach(), dtype))
+    const tensor = this.#tensor
+    if (tensor && tensor.dtype !== dtype) this.replace(unscoped(() => tensor.copyAs(dtype)))
   }
 
   zeroGrad(): void {
@@ -113,13 +114,4 @@ export class Parameter {
     this.#tensor?.dispose()
     this.#tensor = null
   }
-}
-
-/** `tensor` in another dtype; the original is released unless it already has it. */
-function converted(tensor: Tensor, dtype: DType): Tensor {
-  if (tensor.dtype === dtype) return tensor
-  const result = unscoped(() => Tensor.empty(tensor.shape, { dtype, device: tensor.device }))
-  result.device.kernels.convert(result.handle, tensor.handle)
-  tensor.dispose()
-  return result
 }

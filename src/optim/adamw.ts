@@ -4,8 +4,8 @@ import { ConfigError, FileFormatError } from '../errors.ts'
 import { loadTensors, saveTensors } from '../files/tensorFiles.ts'
 import { Parameter } from '../nn/index.ts'
 import { givenOptions, lazily, parseOptions } from '../options.ts'
-import { Tensor, unscoped } from '../tensor/index.ts'
-import type { Device } from '../tensor/index.ts'
+import { scope, Tensor, unscoped } from '../tensor/index.ts'
+import type { Device, TypedArray } from '../tensor/index.ts'
 
 /** What `AdamW` takes; names and defaults are torch.optim.AdamW's in camelCase. */
 export interface AdamWOptions {
@@ -59,7 +59,9 @@ export class AdamW {
   constructor(parameters: Iterable<readonly [string, Parameter]>, options: AdamWOptions = {}) {
     this.options = parseOptions(adamwOptions, givenOptions('AdamW', options, 'weightDecay: 0.01'), 'AdamW')
     const { stateBits } = this.options
-    this.#states = new Map(pairsOf(parameters).filter(([, parameter]) => parameter.requiresGrad).map(([name, parameter]) => [name, createState(parameter, stateBits)]))
+    const trainable = pairsOf(parameters).filter(([, parameter]) => parameter.requiresGrad)
+    // The scope gives back what there is already where memory runs out for the rest.
+    this.#states = new Map(unscoped(() => scope(() => trainable.map(([name, parameter]) => [name, createState(parameter, stateBits)] as const))))
     if (this.#states.size === 0) throw new ConfigError('no parameter is trainable; unfreeze some with requiresGrad_()')
   }
 
@@ -82,21 +84,32 @@ export class AdamW {
    * finite leaves parameters and state unchanged. Rejects with ConfigError for a learning rate that is no number from 0, and where no parameter has a gradient.
    */
   async step(options: StepOptions): Promise<number> {
-    const { learningRate, maxGradNorm } = parseOptions(stepOptions, givenOptions('AdamW.step', options, 'learningRate: 1e-4, maxGradNorm: 1'), 'AdamW.step')
+    const norm = this.#update(parseOptions(stepOptions, givenOptions('AdamW.step', options, 'learningRate: 1e-4, maxGradNorm: 1'), 'AdamW.step'))
+    try {
+      return Number((await norm)[1])
+    } catch (error) {
+      // A kernel before it failed, and so it did not run.
+      this.steps--
+      throw error
+    }
+  }
+
+  /** Enqueues the update; the second of the numbers that come is the norm of the gradients. */
+  #update({ learningRate, maxGradNorm }: z.output<typeof stepOptions>): Promise<TypedArray> {
     const states = [...this.#states.values()].filter(({ parameter }) => parameter.grad !== null)
     const first = states[0]
     if (!first) throw new ConfigError('AdamW.step: no parameter has a gradient; call backward() first')
     const { device } = first.parameter
-    this.steps++
-    const { norm, factor } = unscoped(() => {
+    using factor = unscoped(() => scope(() => {
       const squares = Tensor.empty([1], { dtype: 'float64', device })
       device.kernels.sum_squares(squares.handle, states.map(({ parameter }) => parameter.grad!.handle), false)
       const both = Tensor.empty([2], { device })
       device.kernels.clip_factor(both.handle, squares.handle, maxGradNorm)
-      squares.dispose()
-      return { norm: awaitedLater(both.data()), factor: both }
-    })
+      return both
+    }))
+    const norm = awaitedLater(factor.data())
     const { beta1, beta2, eps, weightDecay } = this.options
+    this.steps++
     for (const group of groupsOf(states)) {
       const all = (of: (state: State) => Tensor) => group.map((state) => of(state).handle)
       const values = all(({ parameter, master }) => master ?? parameter.tensor)
@@ -113,8 +126,7 @@ export class AdamW {
       }
     }
     for (const { parameter } of states) parameter.zeroGrad()
-    factor.dispose()
-    return Number((await norm)[1])
+    return norm
   }
 
   /** Writes the state as safetensors: `<parameter>.exp_avg`, `.exp_avg_sq`, in 8 bits their `_scale`, and for 16-bit parameters `.master`. */
@@ -171,17 +183,11 @@ const block = 256
 const least8bit = 4096
 
 function createState(parameter: Parameter, stateBits: 32 | 8): State {
-  return unscoped(() => {
-    const { device, shape } = parameter
-    let master: Tensor | null = null
-    if (parameter.dtype !== 'float32') {
-      master = Tensor.empty(shape, { device })
-      device.kernels.convert(master.handle, parameter.tensor.handle)
-    }
-    if (stateBits === 32 || parameter.size < least8bit) return { parameter, expAvg: Tensor.zeros(shape, { device }), expAvgSq: Tensor.zeros(shape, { device }), scales: null, master }
-    const blocks = [Math.ceil(parameter.size / block)]
-    // The code of zero is 127 in the signed map and 0 in the unsigned one.
-    const codes = (zero: number): Tensor => Tensor.full(shape, zero, { dtype: 'uint8', device })
-    return { parameter, expAvg: codes(127), expAvgSq: codes(0), scales: { expAvg: Tensor.zeros(blocks, { device }), expAvgSq: Tensor.zeros(blocks, { device }) }, master }
-  })
+  const { device, shape } = parameter
+  const master = parameter.dtype === 'float32' ? null : parameter.tensor.copyAs('float32')
+  if (stateBits === 32 || parameter.size < least8bit) return { parameter, expAvg: Tensor.zeros(shape, { device }), expAvgSq: Tensor.zeros(shape, { device }), scales: null, master }
+  const blocks = [Math.ceil(parameter.size / block)]
+  // The code of zero is 127 in the signed map and 0 in the unsigned one.
+  const codes = (zero: number): Tensor => Tensor.full(shape, zero, { dtype: 'uint8', device })
+  return { parameter, expAvg: codes(127), expAvgSq: codes(0), scales: { expAvg: Tensor.zeros(blocks, { device }), expAvgSq: Tensor.zeros(blocks, { device }) }, master }
 }

@@ -101,10 +101,7 @@ export class Node implements BackwardContext {
   /** The gradient of output i in that output's dtype: kernels and parameters accumulate in float32. */
   #inDtype(gradient: Tensor | null, i: number): Tensor | null {
     const { dtype } = this.outputs[i]!
-    if (!gradient || gradient.dtype === dtype) return gradient
-    const converted = Tensor.empty(gradient.shape, { dtype, device: gradient.device })
-    gradient.device.kernels.convert(converted.handle, gradient.handle)
-    return converted
+    return !gradient || gradient.dtype === dtype ? gradient : gradient.copyAs(dtype)
   }
 
   give(i: number, gradient: Tensor): void {
@@ -113,19 +110,13 @@ export class Node implements BackwardContext {
     const present = edge.leaf ? edge.leaf.grad : edge.node!.gradients[edge.index]!
     if (!present) {
       const leaf = edge.leaf
-      const own = unscoped(() => {
-        // A leaf's gradient is its own memory in float32: it outlives the graph and is accumulated into.
-        if (!leaf || (gradient.dtype === gradientDtype(leaf) && gradient.exclusive)) return gradient.alias()
-        const copy = Tensor.empty(leaf.shape, { dtype: gradientDtype(leaf), device: gradient.device })
-        gradient.device.kernels.convert(copy.handle, gradient.handle)
-        return copy
-      })
-      this.#put(edge, own)
+      // A leaf's gradient is its own memory in float32: it outlives the graph and is accumulated into.
+      const shares = !leaf || (gradient.dtype === gradientDtype(leaf) && gradient.exclusive)
+      this.#put(edge, unscoped(() => shares ? gradient.alias() : gradient.copyAs(gradientDtype(leaf))))
     } else if (edge.leaf || present.exclusive) {
       present.device.kernels.add_into(present.handle, gradient.handle)
     } else {
-      const total = unscoped(() => Tensor.empty(present.shape, { dtype: present.dtype, device: present.device }))
-      present.device.kernels.convert(total.handle, present.handle)
+      const total = unscoped(() => present.copyAs())
       total.device.kernels.add_into(total.handle, gradient.handle)
       present.dispose()
       this.#put(edge, total)
@@ -138,8 +129,7 @@ export class Node implements BackwardContext {
     const present = edge.leaf ? edge.leaf.grad : edge.node!.gradients[edge.index]!
     if (present && (edge.leaf || present.exclusive)) return { tensor: present, accumulate: true }
     if (present) {
-      const sum = unscoped(() => Tensor.empty(present.shape, { dtype: present.dtype, device: present.device }))
-      present.device.kernels.convert(sum.handle, present.handle)
+      const sum = unscoped(() => present.copyAs())
       present.dispose()
       this.#put(edge, sum)
       return { tensor: sum, accumulate: true }

@@ -4,7 +4,7 @@ import { defaultDevice, device as deviceOf } from './device.ts'
 import type { Device, DeviceLike } from './device.ts'
 import { bytesOf, codeOf, isFloat } from './dtype.ts'
 import type { DType, TypedArray } from './dtype.ts'
-import { inScope, track } from './scope.ts'
+import { scope, track } from './scope.ts'
 
 /** The sizes of a tensor's dimensions, outermost first; [] for a single number. */
 export type Shape = readonly number[]
@@ -61,8 +61,7 @@ export class Tensor {
     this.storage = storage
     this.shape = shape
     this.dtype = dtype
-    if (inScope()) track(this)
-    else this.leaveScopes()
+    if (!track(this)) this.leaveScopes()
   }
 
   /** @internal From now on no scope holds this tensor: forgetting it is noticed by the garbage collector only. */
@@ -102,11 +101,8 @@ export class Tensor {
     const wanted = shape ?? (typeof values === 'number' ? [] : [array.length])
     if (sizeOf(wanted) !== array.length) throw new ShapeError(`Tensor.from: shape [${wanted.join(', ')}] holds ${sizeOf(wanted)} numbers, but ${array.length} were given`)
     if (dtype === 'bfloat16' || dtype === 'float16') {
-      const wide = Tensor.from(array, wanted, { ...options, dtype: 'float32' })
-      const narrow = Tensor.empty(wanted, { ...options, dtype })
-      wide.device.kernels.convert(narrow.handle, wide.handle)
-      wide.dispose()
-      return narrow
+      using wide = Tensor.from(array, wanted, { ...options, dtype: 'float32' })
+      return wide.copyAs(dtype)
     }
     const tensor = Tensor.empty(wanted, { ...options, dtype })
     const typed = toTypedArray(array, dtype)
@@ -142,6 +138,13 @@ export class Tensor {
   }
 
   [Symbol.for('nodejs.util.inspect.custom')](): string { return this.toString() }
+
+  /** @internal The same numbers in memory of their own, without gradient history; rounded to nearest even where the dtype differs. */
+  copyAs(dtype: DType = this.dtype): Tensor {
+    const copy = Tensor.empty(this.shape, { dtype, device: this.device })
+    this.device.kernels.convert(copy.handle, this.handle)
+    return copy
+  }
 
   /** @internal A second tensor over the same memory, without its gradient history. */
   alias(): Tensor {
@@ -206,11 +209,7 @@ export class Tensor {
   /** Copies the numbers to JavaScript once everything enqueued before has run. The 16-bit floats come as float32. */
   async data(): Promise<TypedArray> {
     if (this.dtype === 'bfloat16' || this.dtype === 'float16') {
-      const wide = Tensor.empty(this.shape, { dtype: 'float32', device: this.device })
-      this.device.kernels.convert(wide.handle, this.handle)
-      const result = wide.data()
-      wide.dispose()
-      return result
+      return await scope(() => ({ read: this.copyAs('float32').data() })).read
     }
     const buffer = await this.device.native.read(this.handle)
     switch (this.dtype) {

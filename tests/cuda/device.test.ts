@@ -63,6 +63,17 @@ describe('a wrong value that only the device can see', () => {
     id.dispose()
   })
 
+  test('rejects all that was asked for before it was known, and what is enqueued until then does not run', async () => {
+    const [weight, id] = [Tensor.ones([5, 8], { device: tested }), ints(9)]
+    scope(() => { embedding(weight, id) })
+    const asked: Promise<unknown>[] = [weight.data(), tested.fence()]
+    tested.kernels.fill(weight.handle, 3)
+    asked.push(weight.data())
+    for (const one of await Promise.allSettled(asked)) expect(one).toMatchObject({ status: 'rejected', reason: { code: 'ERR_KERNEL', message: expect.stringMatching(/^embedding: id\[0\] is 9/) as string } })
+    expect((await weight.data()).every((x) => x === 1)).toBe(true)
+    for (const tensor of [weight, id]) tensor.dispose()
+  })
+
   test('keeps the optimizer from touching parameters', async () => {
     const [weight, id] = [Tensor.ones([5, 8], { device: tested }), ints(77)]
     const [first, second, gradient] = [0, 0, 1].map((value) => Tensor.full([5, 8], value, { device: tested })) as [Tensor, Tensor, Tensor]

@@ -7,7 +7,7 @@ import { add, embedding, mul, sum } from '../../src/ops/index.ts'
 import { Tensor } from '../../src/tensor/index.ts'
 import type { LossResult } from '../../src/train/index.ts'
 import { temporaryFolder } from '../files/helpers.ts'
-import { tinyModel, tinyTrainer, type RunOptions } from './support.ts'
+import { tinyModel, tinyTrainer, trainerHash, type RunOptions } from './support.ts'
 
 const live: { dispose(): void }[] = []
 afterEach(() => { for (const one of live.splice(0)) one.dispose() })
@@ -40,10 +40,17 @@ function faulty(result: LossResult): LossResult {
 
 const settled = (): Promise<void> => new Promise((resolve) => { setTimeout(resolve, 20) })
 
-test.each([0, 1, 3, 7])('a kernel fails from step %d on', async (from) => {
-  await expect(trainerWith(from, faulty).train()).rejects.toThrow('embedding: id[0] is 4, outside the vocabulary of 4')
+test.each([0, 1, 3, 7])('a kernel fails from step %d on: the weights and the optimizer stay as they were before it', async (from) => {
+  const options = { lrSchedulerType: 'constant' } as const
+  const trainer = trainerWith(from, faulty, options)
+  const before = await trainerHash(trainer)
+  await expect(trainer.train()).rejects.toThrow('embedding: id[0] is 4, outside the vocabulary of 4')
   await settled()
   expect(unhandled).toEqual([])
+  if (from === 0) { expect(await trainerHash(trainer)).toBe(before); return }
+  const whole = trainerWith(from, faulty, { ...options, maxSteps: from })
+  await whole.train()
+  expect(await trainerHash(trainer)).toBe(await trainerHash(whole))
 })
 
 test('a loss throws after a kernel of the step before it, or of its own step, failed', async () => {
@@ -62,6 +69,8 @@ test('a loss throws after a kernel of the step before it, or of its own step, fa
 test('the last checkpoint is whole, and from before the fault', async () => {
   const trainer = trainerWith(5, faulty, { saveStrategy: 'steps', saveSteps: 2 })
   await expect(trainer.train()).rejects.toThrow('outside the vocabulary')
+  await settled()
+  expect(unhandled).toEqual([])
   const checkpoint = await latestCheckpoint(trainer.args.outputDir)
   expect(checkpoint?.step).toBe(4)
   await verifyCheckpoint(checkpoint!.path)

@@ -28,9 +28,7 @@ export class StudentWithProjections extends Module {
     this.student = student
     const width = student.config.hiddenSize
     this.projections = Array.from({ length: count }, () => new Linear(width, teacherWidth, { deviation: 1 / Math.sqrt(width) }))
-    this.projections.forEach((projection, i) => {
-      for (const [name, parameter] of projection.namedParameters(`projections.${i}`)) parameter.initialise(name, seed, 'float32', student.device)
-    })
+    this.projections.forEach((projection, i) => { projection.initialise({ seed, dtype: 'float32', device: student.device, prefix: `projections.${i}` }) })
   }
 
   #tensors(): [string, Tensor][] { return this.projections.map(({ weight }, i) => [`${i}.weight`, weight.tensor]) }

@@ -4,6 +4,7 @@ import type { CausalLanguageModel } from '../../models/index.ts'
 import { broadcastTo, mul, sum } from '../../ops/index.ts'
 import type { Tensor } from '../../tensor/index.ts'
 import { givenOptions, parseOptions } from '../../options.ts'
+import { Owned } from '../../owned.ts'
 import { collateCompletions, sumOf, type CompletionBatch } from './collate.ts'
 import { lengthDesensitised } from './completionRows.ts'
 import { agreementWeights, completionLogps, type CompletionLogps } from './logps.ts'
@@ -47,15 +48,15 @@ export async function dpo(input: WithRows<DpoOptions>): Promise<PreparedPreferen
   lossTypesOf(args)
   const { tokenizer, data } = await loadTokenizerAndData(args, { rows, evalRows, make: preferenceKinds.pair, tokensOf: pairTokens, longest: pairLength })
   const model = await loadPolicy(args)
-  let reference: Reference | undefined
+  const owned = new Owned()
   try {
-    reference = await Reference.of(model, args)
+    const reference = owned.add(await Reference.of(model, args))
     const task = preferenceTask({
       name: 'dpo', model, tokenizer, train: data.train, eval: data.eval, fingerprint: data.fingerprint, ...taskArguments(args), collate: collatePairs, loss: dpoStep(model, reference, args),
       decisiveOptions: decisive(args, ['lossType', 'lossWeights', 'beta', 'labelSmoothing', 'fDivergenceType', 'fAlphaDivergenceCoef', 'ldAlpha', 'useWeighting', 'discopopTau', 'refModel', 'precomputeRefLogProbs', 'syncRefModel', 'refModelMixupAlpha', 'refModelSyncSteps']),
       ...sampling(model, tokenizer, args.samplePrompts),
     })
-    const run = preparePreferenceRun(args, { model, tokenizer, data, task: reference.keptBy(task, args), final: task, release: () => reference?.dispose() })
+    const run = preparePreferenceRun(args, { model, tokenizer, data, task: reference.keptBy(task, args), final: task, owned })
     if (args.precomputeRefLogProbs) {
       const examples = batchesInOrder([...data.train, ...data.eval ?? []], args.precomputeRefBatchSize ?? args.perDeviceTrainBatchSize)
       const logps = (pairs: readonly PairExample[], other: CausalLanguageModel): readonly Tensor[] => {
@@ -67,8 +68,8 @@ export async function dpo(input: WithRows<DpoOptions>): Promise<PreparedPreferen
     }
     return run
   } catch (error) {
+    owned.dispose()
     model.dispose()
-    reference?.dispose()
     throw error
   }
 }

@@ -7,6 +7,7 @@ import { replaceFile } from '../../files/index.ts'
 import type { CausalLanguageModel } from '../../models/index.ts'
 import { mul, sub, sum } from '../../ops/index.ts'
 import { givenOptions, lazily, parseOptions } from '../../options.ts'
+import { Owned } from '../../owned.ts'
 import { noGrad, Tensor, unscoped } from '../../tensor/index.ts'
 import type { Sum } from '../../train/task.ts'
 import { collateCompletions, sumOf, type CompletionBatch } from './collate.ts'
@@ -60,18 +61,18 @@ export async function kto(input: WithRows<KtoOptions>): Promise<PreparedPreferen
   const loaded = { ...data, warnings: [...data.warnings, ...warning === undefined ? [] : [warning]] }
   const train = Array.from(permutation(data.train.length, args.seed, 'shuffle'), (index) => data.train[index]!)
   const model = await loadPolicy(args)
-  let reference: Reference | undefined
+  const owned = new Owned()
   try {
-    reference = await Reference.of(model, args)
+    const reference = owned.add(await Reference.of(model, args))
     const collate = (rows: readonly UnpairedExample[]): UnpairedBatch => collateUnpaired(rows, { maxLength, mismatch: lossType === 'kto' })
-    const running = new RunningMean(model)
+    const running = owned.add(new RunningMean(model))
     const task = preferenceTask({
       name: 'kto', model, tokenizer, train, eval: data.eval, fingerprint: data.fingerprint, ...taskArguments(args), shuffle: false, collate, loss: ktoStep(model, reference, running, args),
       decisiveOptions: decisive(args, ['lossType', 'beta', 'desirableWeight', 'undesirableWeight', 'refModel', 'precomputeRefLogProbs', 'syncRefModel', 'refModelMixupAlpha', 'refModelSyncSteps']),
       ...sampling(model, tokenizer, args.samplePrompts),
     })
     const kept = lossType === 'bco' ? { ...task, ...running.keptBy(task) } : task
-    const run = preparePreferenceRun(args, { model, tokenizer, data: loaded, task: reference.keptBy(kept, args), final: kept, release() { reference?.dispose(); running.dispose() } })
+    const run = preparePreferenceRun(args, { model, tokenizer, data: loaded, task: reference.keptBy(kept, args), final: kept, owned })
     if (args.precomputeRefLogProbs) {
       // A row's partner is of its own batch, so the batches must be those of training.
       for (const [rows, size] of [[train, args.perDeviceTrainBatchSize], [data.eval ?? [], args.perDeviceEvalBatchSize]] as const) {
@@ -81,8 +82,8 @@ export async function kto(input: WithRows<KtoOptions>): Promise<PreparedPreferen
     }
     return run
   } catch (error) {
+    owned.dispose()
     model.dispose()
-    reference?.dispose()
     throw error
   }
 }

@@ -7,6 +7,7 @@ import type { TrainResult } from '../../train/trainer.ts'
 import type { TrainingTask } from '../../train/task.ts'
 import { decisiveModelOptions, loadModel } from '../model.ts'
 import { trainingPart } from '../options.ts'
+import { Owned } from '../../owned.ts'
 import { checkVocabulary, sampleTexts, type RowsInput } from '../prepare.ts'
 import type { PreferenceArguments, RewardArguments } from './options.ts'
 import type { Windowed } from './task.ts'
@@ -70,19 +71,16 @@ export function decisive<A extends AnyArguments>(args: A, names: readonly (keyof
 export const sampling = (model: CausalLanguageModel, tokenizer: Tokenizer, prompts: readonly string[]): { sample?: () => Promise<{ prompt: string, text: string }[]> } =>
   (prompts.length > 0 ? { sample: () => sampleTexts(model, tokenizer, [...prompts]) } : {})
 
-/** Puts model, tokenizer, data and task together into a trainer. */
+/** Puts model, tokenizer, data and task together into a trainer. The run releases what is owned, and the trainer with it. */
 export function preparePreferenceRun<E, B, M extends PretrainedModel>(
-  args: AnyArguments & { learningRate: number }, parts: { model: M, tokenizer: Tokenizer, data: LoadedPreferences<E>, task: TrainingTask<Windowed<B>>, final?: Pick<TrainingTask<unknown>, 'save'>, release?: () => void },
+  args: AnyArguments & { learningRate: number }, parts: { model: M, tokenizer: Tokenizer, data: LoadedPreferences<E>, task: TrainingTask<Windowed<B>>, final?: Pick<TrainingTask<unknown>, 'save'>, owned?: Owned },
 ): PreparedPreferenceRun<E, B, M> {
-  const { model, tokenizer, data, task, release, final = task } = parts
-  const trainer = new Trainer(task, trainingPart(args))
+  const { model, tokenizer, data, task, owned = new Owned(), final = task } = parts
+  const trainer = owned.add(new Trainer(task, trainingPart(args)))
   return {
     trainer, model, tokenizer, data,
     train: trainAndSave(trainer, () => final.save(args.outputDir)),
-    dispose() {
-      trainer.dispose()
-      release?.()
-    },
+    dispose: () => { owned.dispose() },
   }
 }
 

@@ -2,6 +2,7 @@ import { ConfigError } from '../../../errors.ts'
 import type { Rows } from '../../../data/index.ts'
 import { disableDropout, readConfig, type CausalLanguageModel } from '../../../models/index.ts'
 import { givenOptions, parseOptions } from '../../../options.ts'
+import { Owned } from '../../../owned.ts'
 import { RewardRunner, type AnyRow, type PairwiseJudge, type RewardFunction } from '../../../rewards/index.ts'
 import { Tokenizer } from '../../../tokenizers/index.ts'
 import { Trainer, type TrainOptions, type TrainResult } from '../../../train/index.ts'
@@ -66,15 +67,13 @@ export async function onlineDpo<Row extends object = AnyRow>(input: OnlineDpoInp
   const tokenizer = await Tokenizer.fromPretrained(folder)
   checkVocabulary(tokenizer, await readConfig(args.model), folder)
   const model = await loadModel(args.model, args)
-  const owned: { dispose: () => void }[] = []
-  const own = <T extends { dispose: () => void }>(one: T): T => { owned.push(one); return one }
-  const release = (): void => { for (const one of owned) one.dispose() }
+  const owned = new Owned()
   try {
     if (args.disableDropout) disableDropout(model)
     const { files, columns, evalFiles, evalSplit } = args
     const data = await loadPrompts<Row>({ files, rows, evalFiles, evalRows, evalSplit, columns, chatTemplateKwargs, seed, maxPromptLength, maxCompletionLength: maxNewTokens, lengthOption: 'maxNewTokens' }, model, tokenizer)
-    const reference = own(await Reference.of(model, args))
-    const rewardModel = args.rewardModel === undefined ? [] : [own(await loadJudge(args.rewardModel, tokenizer, { dtype: args.dtype, device: args.device })).reward as RewardFunction<Row>]
+    const reference = owned.add(await Reference.of(model, args))
+    const rewardModel = args.rewardModel === undefined ? [] : [owned.add(await loadJudge(args.rewardModel, tokenizer, { dtype: args.dtype, device: args.device })).reward as RewardFunction<Row>]
     const runner = new RewardRunner([...functions, ...rewardModel], { maxConcurrency: args.rewardConcurrency, timeout: args.rewardTimeout })
     const generation = {
       runner, rewardWeights: args.rewardWeights ?? runner.names.map(() => 1),
@@ -92,11 +91,11 @@ export async function onlineDpo<Row extends object = AnyRow>(input: OnlineDpoInp
     })
     const decisiveOptions = { ...decisiveModelOptions(args), ...Object.fromEntries(decisiveNames.map((name) => [name, args[name] ?? null])), rewards: runner.names }
     const sample = args.samplePrompts.length > 0 ? { sample: () => sampleTexts(model, tokenizer, args.samplePrompts) } : {}
-    const trainer = own(new Trainer({ ...task, ...sample, decisiveOptions }, trainingPart(args)))
+    const trainer = owned.add(new Trainer({ ...task, ...sample, decisiveOptions }, trainingPart(args)))
     const keeping = modelKeeping(model, tokenizer)
-    return { trainer, model, tokenizer, data, train: trainAndSave(trainer, () => keeping.save(args.outputDir)), dispose: release }
+    return { trainer, model, tokenizer, data, train: trainAndSave(trainer, () => keeping.save(args.outputDir)), dispose: () => { owned.dispose() } }
   } catch (error) {
-    release()
+    owned.dispose()
     model.dispose()
     throw error
   }

@@ -32,13 +32,11 @@ export const logprobsOf = async (...args: Parameters<typeof tokenNumbersOf>): Pr
 
 async function enqueue(rollouts: readonly Rollout[], temperature: number, bf16: boolean, through: <T>(body: (model: CausalLanguageModel) => T) => T): Promise<TokenNumbers[]> {
   const { inputIds, shiftLabels } = tokensOf(rollouts)
-  const result = through((own) => noGrad(() => autocast(bf16 ? 'bfloat16' : 'float32', () => scope(() => {
+  const { reading } = through((own) => noGrad(() => autocast(bf16 ? 'bfloat16' : 'float32', () => scope(() => {
     const { logprob, entropy } = own.logprobs({ inputIds, shiftLabels, temperature })
-    return { logprob, entropy }
+    return { reading: Promise.all([logprob.data(), entropy.data()]) }
   }))))
-  const [logprob, entropy] = await Promise.all([result.logprob.data(), result.entropy.data()])
-  result.logprob.dispose()
-  result.entropy.dispose()
+  const [logprob, entropy] = await reading
   let at = 0
   return rollouts.map((rollout, i) => {
     const begin = at + completionStart(rollout)

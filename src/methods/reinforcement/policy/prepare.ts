@@ -6,6 +6,7 @@ import { Tokenizer } from '../../../tokenizers/index.ts'
 import { Trainer } from '../../../train/index.ts'
 import { decisiveModelOptions, loadModel, modelKeeping } from '../../model.ts'
 import { trainingPart } from '../../options.ts'
+import { Owned } from '../../../owned.ts'
 import { checkVocabulary, sampleTexts } from '../../prepare.ts'
 import { Reference } from '../../reference.ts'
 import type { AdaptiveEntropyOptions } from './adaptiveEntropy.ts'
@@ -19,7 +20,7 @@ import type { ObjectiveOptions } from './objective.ts'
 import type { PolicyArguments } from './options.ts'
 import { policyTask, promptsPerGeneration } from './task.ts'
 import { loadPrompts, type PromptData } from '../rollouts/prompts.ts'
-import { loadJudge, rewardFunctions, type Judge } from '../rewardSources.ts'
+import { loadJudge, rewardFunctions } from '../rewardSources.ts'
 import { replaySource, RolloutLog } from '../rollouts/log.ts'
 import { answerEnds, generateRollouts } from '../rollouts/rollouts.ts'
 import { apiKeyOf, serverSource } from '../rollouts/server.ts'
@@ -81,7 +82,7 @@ export async function preparePolicy<Row extends object>(args: PolicyArguments, {
   const tokenizer = await Tokenizer.fromPretrained(args.tokenizer ?? args.model)
   checkVocabulary(tokenizer, config, args.tokenizer ?? args.model)
   const model = await loadModel(args.model, args)
-  let [reference, judge]: [Reference | undefined, Judge | undefined] = [undefined, undefined]
+  const owned = new Owned()
   try {
     if (args.disableDropout) disableDropout(model)
     const { files, columns, evalFiles, evalSplit, seed, maxPromptLength, maxCompletionLength } = args
@@ -90,9 +91,9 @@ export async function preparePolicy<Row extends object>(args: PolicyArguments, {
     if (data.train.length < perGeneration) {
       throw new ConfigError(`files: there are ${data.train.length} prompts, but a generation takes ${perGeneration}; add prompts, raise numGenerations or lower perDeviceTrainBatchSize`)
     }
-    if (args.beta > 0) reference = await Reference.of(model, args)
+    const reference = args.beta > 0 ? owned.add(await Reference.of(model, args)) : undefined
     const talks = environment && environmentRollouts<Row>(model, tokenizer, [...data.train, ...data.eval], { environment, maxTurns: args.maxTurns, environmentTimeout: args.environmentTimeout })
-    if (args.rewardModel !== undefined) judge = await loadJudge(args.rewardModel, tokenizer, { dtype: args.dtype, device: args.device })
+    const judge = args.rewardModel === undefined ? undefined : owned.add(await loadJudge(args.rewardModel, tokenizer, { dtype: args.dtype, device: args.device }))
     const runner = new RewardRunner([...functions, ...judge ? [judge.reward as RewardFunction<Row>] : [], ...talks ? [talks.reward] : []], { maxConcurrency: args.rewardConcurrency, timeout: args.rewardTimeout })
     const conversational = data.train.some(({ prompt }) => typeof prompt !== 'string')
     const ends = [...answerEnds(model, tokenizer, conversational)]
@@ -110,7 +111,7 @@ export async function preparePolicy<Row extends object>(args: PolicyArguments, {
       },
       dynamicSamplingRounds: args.dynamicSamplingRounds, maskTruncatedCompletions: args.maskTruncatedCompletions, shuffle: args.shuffleDataset, isForeign: args.rolloutServer !== undefined, correction: method.correction, batchSize: perDeviceTrainBatchSize,
       needsOld: !isAligned || (method.klInReward && reference !== undefined) || args.replay !== undefined || args.rolloutServer !== undefined, klInReward: method.klInReward,
-      reference: reference && ((body) => reference!.run(body)), advantages: method.advantages, samplesToLog: args.numCompletionsToLog,
+      reference: reference && ((body) => reference.run(body)), advantages: method.advantages, samplesToLog: args.numCompletionsToLog,
       ...(log ? { onGeneration: (step, groups, rollouts) => log.write(step, groups, rollouts.map(({ advantage }) => advantage)) } : {}),
     }
     const task = policyTask({
@@ -121,20 +122,15 @@ export async function preparePolicy<Row extends object>(args: PolicyArguments, {
     const decisiveOptions = { ...decisiveModelOptions(args), ...decisivePolicyOptions(args), rewards: runner.names }
     const warned = data.leftOut > 0 ? [`${data.leftOut} rows are left out, as their prompts are longer than maxPromptLength ${maxPromptLength!}`] : []
     const sample = args.samplePrompts.length > 0 ? { sample: () => sampleTexts(model, tokenizer, args.samplePrompts) } : {}
-    const trainer = new Trainer({ ...reference ? reference.keptBy(task, args) : task, ...sample, decisiveOptions, batches: warnOnce(task.batches.bind(task), warned) }, trainingPart(args))
+    const trainer = owned.add(new Trainer({ ...reference ? reference.keptBy(task, args) : task, ...sample, decisiveOptions, batches: warnOnce(task.batches.bind(task), warned) }, trainingPart(args)))
     const keeping = modelKeeping(model, tokenizer)
     return {
       trainer, model, tokenizer, data,
       train: trainAndSave(trainer, () => keeping.save(args.outputDir)),
-      dispose() {
-        trainer.dispose()
-        reference?.dispose()
-        judge?.dispose()
-      },
+      dispose: () => { owned.dispose() },
     }
   } catch (error) {
-    reference?.dispose()
-    judge?.dispose()
+    owned.dispose()
     model.dispose()
     throw error
   }

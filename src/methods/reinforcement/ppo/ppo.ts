@@ -4,6 +4,7 @@ import { AutoModelForCausalLM, readConfig, type CausalLanguageModel } from '../.
 import { Classifier } from '../../../models/sequenceClassification.ts'
 import { PolicyWithValue } from '../../../models/valueHead.ts'
 import { givenOptions, parseOptions } from '../../../options.ts'
+import { Owned } from '../../../owned.ts'
 import { RewardRunner, type AnyRow, type RewardFunction } from '../../../rewards/index.ts'
 import { Tokenizer } from '../../../tokenizers/index.ts'
 import { Trainer, type TrainOptions, type TrainResult } from '../../../train/index.ts'
@@ -59,23 +60,21 @@ export async function ppo<Row extends object = AnyRow>(input: PpoInput<Row>): Pr
   const config = await readConfig(args.model)
   const tokenizer = await Tokenizer.fromPretrained(args.tokenizer ?? args.model)
   checkVocabulary(tokenizer, config, args.tokenizer ?? args.model)
-  const owned: { dispose: () => void }[] = []
-  const own = <T extends { dispose: () => void }>(one: T): T => { owned.push(one); return one }
-  const release = (): void => { for (const one of owned) one.dispose() }
+  const owned = new Owned()
   let model: CausalLanguageModel | undefined
   try {
     model = await loadModel(args.model, args)
     const data = await loadPrompts({ files: args.files, rows: rows as Rows<AnyRow> | undefined, columns: args.columns, seed: args.seed, maxPromptLength: args.maxPromptLength, maxCompletionLength: args.responseLength, chatTemplateKwargs: args.chatTemplateKwargs, lengthOption: 'responseLength' }, model, tokenizer)
     const bf16 = args.bf16 ?? model.device.name !== 'cpu'
     const loading = { dtype: args.dtype, device: args.device }
-    const judge = args.rewardModel === undefined ? undefined : own(await loadJudge(args.rewardModel, tokenizer, loading))
-    const value = args.valueModel === 'shared' ? undefined : own(await Classifier.fromPretrained(args.valueModel ?? args.rewardModel ?? args.model, { ...loading, numLabels: 1, seed: args.seed }))
+    const judge = args.rewardModel === undefined ? undefined : owned.add(await loadJudge(args.rewardModel, tokenizer, loading))
+    const value = args.valueModel === 'shared' ? undefined : owned.add(await Classifier.fromPretrained(args.valueModel ?? args.rewardModel ?? args.model, { ...loading, numLabels: 1, seed: args.seed }))
     if (value && args.gradientCheckpointing) value.model.gradientCheckpointingEnable()
-    const reference = args.klCoef === 0 ? null : own(await AutoModelForCausalLM.fromPretrained(args.refModel ?? args.model, loading))
+    const reference = args.klCoef === 0 ? null : owned.add(await AutoModelForCausalLM.fromPretrained(args.refModel ?? args.model, loading))
     reference?.requiresGrad_(false)
     if (reference && reference.config.vocabSize < tokenizer.embeddingRows) throw new ConfigError(`refModel: ${args.refModel ?? args.model} knows ${reference.config.vocabSize} tokens, but the tokenizer has ids up to ${tokenizer.embeddingRows - 1}; use a model with the same tokenizer`)
     const policy = new PolicyWithValue(model, value ?? { seed: args.seed })
-    if (policy.isShared) own(policy.value)
+    if (policy.isShared) owned.add(policy.value)
     const all = [...rewards, ...judge ? [judge.reward as RewardFunction] : []]
     const runner = all.length === 0 ? null : new RewardRunner(all, { maxConcurrency: args.rewardConcurrency, timeout: args.rewardTimeout })
     const settings = settingsOf(args)
@@ -84,15 +83,15 @@ export async function ppo<Row extends object = AnyRow>(input: PpoInput<Row>): Pr
       perDeviceTrainBatchSize: args.perDeviceTrainBatchSize, gradientAccumulationSteps: args.gradientAccumulationSteps, seed: args.seed, bf16,
     })
     const decisive = Object.fromEntries(Object.entries(settings).filter(([name]) => !free.has(name)))
-    const trainer = own(new Trainer({ ...task, decisiveOptions: { ...decisiveModelOptions(args), ...decisive, valueModel: args.valueModel ?? null } }, trainingPart(args)))
+    const trainer = owned.add(new Trainer({ ...task, decisiveOptions: { ...decisiveModelOptions(args), ...decisive, valueModel: args.valueModel ?? null } }, trainingPart(args)))
     return {
       trainer, model, tokenizer, data,
       train: trainAndSave(trainer, () => task.saveFinal(args.outputDir)),
-      dispose: release,
+      dispose: () => { owned.dispose() },
     }
   } catch (error) {
     model?.dispose()
-    release()
+    owned.dispose()
     throw error
   }
 }
