@@ -22,6 +22,8 @@ export interface Kernels {
   sum_rows(y: Handle, x: Handle, accumulate: boolean): void
   attention(out: Handle, lse: Handle, q: Handle, k: Handle, v: Handle, spans: Handle, plan: Handle | 0, scale: number, causal: boolean, window: number, softCap: number, half: boolean): void
   attention_backward(dq: Handle, dk: Handle, dv: Handle, dout: Handle, q: Handle, k: Handle, v: Handle, out: Handle, lse: Handle, spans: Handle, plan: Handle | 0, scale: number, causal: boolean, window: number, softCap: number, half: boolean): void
+  attention_dropout(out: Handle, lse: Handle, q: Handle, k: Handle, v: Handle, spans: Handle, scale: number, causal: boolean, window: number, softCap: number, half: boolean, p: number, seed: number, stream: number): void
+  attention_dropout_backward(dq: Handle, dk: Handle, dv: Handle, dout: Handle, q: Handle, k: Handle, v: Handle, out: Handle, lse: Handle, spans: Handle, scale: number, causal: boolean, window: number, softCap: number, half: boolean, p: number, seed: number, stream: number): void
   attention_plan(plan: Handle, q: Handle, k: Handle, spans: Handle, causal: boolean, window: number, half: boolean, backward: boolean): void
   scatter_rows(y: Handle, x: Handle, slot: Handle): void
   gather_rows(y: Handle, x: Handle, row: Handle): void

@@ -19,6 +19,8 @@ export const signatures = {
   sum_rows: '(InOut y, In x, bool accumulate)',
   attention: '(Out out, Out lse, In q, In k, In v, In spans, MaybeIn plan, double scale, bool causal, int64_t window, double soft_cap, bool half)',
   attention_backward: '(Out dq, Out dk, Out dv, In dout, In q, In k, In v, In out, In lse, In spans, MaybeIn plan, double scale, bool causal, int64_t window, double soft_cap, bool half)',
+  attention_dropout: '(Out out, Out lse, In q, In k, In v, In spans, double scale, bool causal, int64_t window, double soft_cap, bool half, double p, int64_t seed, int64_t stream)',
+  attention_dropout_backward: '(Out dq, Out dk, Out dv, In dout, In q, In k, In v, In out, In lse, In spans, double scale, bool causal, int64_t window, double soft_cap, bool half, double p, int64_t seed, int64_t stream)',
   attention_plan: '(Out plan, In q, In k, In spans, bool causal, int64_t window, bool half, bool backward)',
   scatter_rows: '(InOut y, In x, In slot)',
   gather_rows: '(Out y, In x, In row)',

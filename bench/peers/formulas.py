@@ -25,12 +25,12 @@ def selective_log_softmax(logits, ids, temperature=1.0):
     return torch.cat(rows)
 
 
-def attention(q, k, v, sequences, causal):
+def attention(q, k, v, sequences, causal, p=0.0):
     def heads_first(x):
         tokens, heads, width = x.shape
         return x.view(sequences, tokens // sequences, heads, width).transpose(1, 2)
     grouped = q.shape[1] != k.shape[1]
-    return F.scaled_dot_product_attention(heads_first(q), heads_first(k), heads_first(v), is_causal=causal, enable_gqa=grouped)
+    return F.scaled_dot_product_attention(heads_first(q), heads_first(k), heads_first(v), dropout_p=p, is_causal=causal, enable_gqa=grouped)
 
 
 def rope(x, cos, sin, position):

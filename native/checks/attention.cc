@@ -44,6 +44,18 @@ void check_attention(const char* kernel, const Tensor& q, const Tensor& k, const
   if (plan) check_dtype(kernel, "plan", *plan, DType::i32);
 }
 
+void check_gradients(const char* kernel, const Tensor& dq, const Tensor& dk, const Tensor& dv, const Tensor& dout,
+                     const Tensor& q, const Tensor& k) {
+  check_like(kernel, "dout", dout, q, "q");
+  check_like(kernel, "dq", dq, q, "q");
+  check_like(kernel, "dk", dk, k, "k");
+  check_like(kernel, "dv", dv, k, "k");
+}
+
+void check_probability(const char* kernel, double p) {
+  ANNEAL_CHECK(p >= 0 && p < 1, "%s: p must be at least 0 and below 1, but is %g", kernel, p);
+}
+
 // `picked` has a row of `rows` for each index.
 void check_rows(const char* kernel, const Tensor& rows, const char* rows_name, const Tensor& picked,
                 const char* picked_name, const Tensor& index, const char* index_name) {
@@ -67,14 +79,23 @@ void attention(Out out, Out lse, In q, In k, In v, In spans, MaybeIn plan, doubl
                double soft_cap, bool) {
   check_attention("attention", q, k, v, out, lse, spans, plan, scale, window, soft_cap);
 }
+void attention_dropout(Out out, Out lse, In q, In k, In v, In spans, double scale, bool, int64_t window,
+                       double soft_cap, bool, double p, int64_t, int64_t) {
+  check_attention("attention_dropout", q, k, v, out, lse, spans, nullptr, scale, window, soft_cap);
+  check_probability("attention_dropout", p);
+}
 void attention_backward(Out dq, Out dk, Out dv, In dout, In q, In k, In v, In out, In lse, In spans, MaybeIn plan,
                         double scale, bool, int64_t window, double soft_cap, bool) {
   const char* name = "attention_backward";
   check_attention(name, q, k, v, out, lse, spans, plan, scale, window, soft_cap);
-  check_like(name, "dout", dout, q, "q");
-  check_like(name, "dq", dq, q, "q");
-  check_like(name, "dk", dk, k, "k");
-  check_like(name, "dv", dv, k, "k");
+  check_gradients(name, dq, dk, dv, dout, q, k);
+}
+void attention_dropout_backward(Out dq, Out dk, Out dv, In dout, In q, In k, In v, In out, In lse, In spans,
+                                double scale, bool, int64_t window, double soft_cap, bool, double p, int64_t, int64_t) {
+  const char* name = "attention_dropout_backward";
+  check_attention(name, q, k, v, out, lse, spans, nullptr, scale, window, soft_cap);
+  check_gradients(name, dq, dk, dv, dout, q, k);
+  check_probability(name, p);
 }
 void attention_plan(Out plan, In q, In k, In spans, bool, int64_t window, bool, bool) {
   check_sequences("attention_plan", q, k, spans, window);

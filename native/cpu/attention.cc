@@ -2,6 +2,7 @@
 // head through the tiles of keys they see. A thread packs each tile for itself just before it is used, for all its
 // rows.
 #include "attention_check.h"
+#include "attention_dropout.h"
 #include "attention_softmax.h"
 
 namespace anneal::cpu {
@@ -86,8 +87,14 @@ void forward_task(const Attention& a, const Storage& storage, const Span& span, 
       float* sums = m.sums + b * query_tile * padded;
       for (int64_t i = 0; i < rows; ++i) {
         const Range seen = view.row_keys(i);
-        const float correction = softmax_tile(a, m.scores + i * key_tile, ceil_divide(view.columns, lanes) * lanes,
-                                              seen.begin, seen.end, states[b * rows_each + i]);
+        const int64_t length = ceil_divide(view.columns, lanes) * lanes;
+        const float correction =
+            softmax_tile(a, m.scores + i * key_tile, length, seen.begin, seen.end, states[b * rows_each + i]);
+        if (a.dropout.threshold) {
+          float factors[key_tile];
+          dropout_factors(a, span, kv_head, begin + b * query_tile + i, key, length, factors);
+          multiply_by(m.scores + i * key_tile, factors, length);
+        }
         if (correction != 1.f)
           for (int64_t j = 0; j < padded; j += lanes)
             store(sums + i * padded + j, load(sums + i * padded + j) * correction);
@@ -151,6 +158,16 @@ template <bool pairs, class T> void forward(const Attention& a, const Storage& s
   });
 }
 
+void forward_any(const Attention& a, const Storage& storage, DType dtype, bool half) {
+  const bool is_bf16 = dtype == DType::bf16;
+  if constexpr (has_pairs) {
+    if (half) return is_bf16 ? forward<true, bf16>(a, storage) : forward<true, float>(a, storage);
+  }
+  static_cast<void>(half);
+  if (is_bf16) forward<false, bf16>(a, storage);
+  else forward<false, float>(a, storage);
+}
+
 }  // namespace
 
 namespace ANNEAL_ISA {
@@ -162,14 +179,15 @@ void attention(Out out, Out lse, In q, In k, In v, In spans, MaybeIn, double sca
                double soft_cap, bool half) {
   check_spans("attention", spans, q.dim(0), k.dim(0), false);
   const Attention a = describe_attention(q, k, spans, scale, causal, window, soft_cap);
-  const Storage storage = {q.data, k.data, v.data, out.data, lse.as<float>()};
-  const bool is_bf16 = q.dtype == DType::bf16;
-  if constexpr (has_pairs) {
-    if (half) return is_bf16 ? forward<true, bf16>(a, storage) : forward<true, float>(a, storage);
-  }
-  static_cast<void>(half);
-  if (is_bf16) forward<false, bf16>(a, storage);
-  else forward<false, float>(a, storage);
+  forward_any(a, {q.data, k.data, v.data, out.data, lse.as<float>()}, q.dtype, half);
+}
+
+void attention_dropout(Out out, Out lse, In q, In k, In v, In spans, double scale, bool causal, int64_t window,
+                       double soft_cap, bool half, double p, int64_t seed, int64_t stream) {
+  check_spans("attention_dropout", spans, q.dim(0), k.dim(0), false);
+  Attention a = describe_attention(q, k, spans, scale, causal, window, soft_cap);
+  a.dropout = describe_dropout(spans, p, seed, stream);
+  forward_any(a, {q.data, k.data, v.data, out.data, lse.as<float>()}, q.dtype, half);
 }
 
 }  // namespace ANNEAL_ISA

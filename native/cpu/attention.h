@@ -24,12 +24,21 @@ struct Visible {
   int64_t begin, end;  // keys of the sequence
 };
 
+// Which weights are dropped, and what the others are multiplied by.
+struct Dropout {
+  uint32_t threshold = 0;  // a weight is dropped where its word is below
+  float kept = 1;
+  int64_t seed = 0, stream = 0;
+  int64_t row = 0;  // elements of the words that belong to one query of one head
+};
+
 struct Attention {
   int64_t tokens, heads, kv_heads, head_dim, sequences;
   const int32_t* spans;
   float scale, soft_cap;
   bool causal;
   int64_t window;
+  Dropout dropout;
 
   int64_t group() const { return heads / kv_heads; }
   int64_t q_stride() const { return heads * head_dim; }

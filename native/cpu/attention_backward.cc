@@ -3,6 +3,7 @@
 // are too few heads and sequences to occupy a machine, the runs are dealt to several tasks, whose sums are added in
 // order; how many depends on the shapes only, so the bits do too.
 #include "attention_check.h"
+#include "attention_dropout.h"
 
 namespace anneal::cpu {
 namespace {
@@ -135,9 +136,21 @@ void backward_run(const Attention& a, const Storage& storage, const Span& span, 
       const TileView view = {visible, rows, key, smaller(n, visible[rows - 1].end - key)};
       multiply_seen<pairs>(m.q_left + b * left, m.keys_right, d, view, m.scores);
       multiply_seen<pairs>(m.dout_left + b * left, m.values_right, d, view, m.gradients);
-      for (int64_t i = 0; i < rows; ++i)
-        weigh_row(a, m.scores + i * key_tile, m.gradients + i * key_tile, ceil_divide(view.columns, lanes) * lanes,
-                  view.row_keys(i), m.exponent[b * query_tile + i], m.delta[b * query_tile + i]);
+      const int64_t length = ceil_divide(view.columns, lanes) * lanes;
+      for (int64_t i = 0; i < rows; ++i) {
+        float *scores = m.scores + i * key_tile, *gradients = m.gradients + i * key_tile;
+        const float exponent = m.exponent[b * query_tile + i], delta = m.delta[b * query_tile + i];
+        if (!a.dropout.threshold) {
+          weigh_row(a, scores, gradients, length, view.row_keys(i), exponent, delta);
+          continue;
+        }
+        // dout v^T is the gradient of the weight after dropout, and out is made of those weights: delta stays what it is.
+        float factors[key_tile];
+        dropout_factors(a, span, kv_head, begin + b * query_tile + i, key, length, factors);
+        multiply_by(gradients, factors, length);
+        weigh_row(a, scores, gradients, length, view.row_keys(i), exponent, delta);
+        multiply_by(scores, factors, length);
+      }
       // Panels of keys as rows: the products run over the rows of the block that see them.
       auto over_rows = [&](const float* weights, const uint32_t* values, float* sums) {
         pack_transposed<panel_rows, pairs>(weights, key_tile, view.columns, rows, m.over_rows);
@@ -253,14 +266,7 @@ template <bool pairs, class T> void backward(const Attention& a, const Storage& 
   }
 }
 
-}  // namespace
-
-namespace ANNEAL_ISA {
-
-void attention_backward(Out dq, Out dk, Out dv, In dout, In q, In k, In v, In out, In lse, In spans, MaybeIn,
-                        double scale, bool causal, int64_t window, double soft_cap, bool half) {
-  check_spans("attention_backward", spans, q.dim(0), k.dim(0), true);
-  const Attention a = describe_attention(q, k, spans, scale, causal, window, soft_cap);
+void backward_any(const Attention& a, const Storage& storage, Out dk, Out dv, bool half) {
   int64_t used = 0;
   double work = 0;
   for (int64_t s = 0; s < a.sequences; ++s) {
@@ -269,19 +275,38 @@ void attention_backward(Out dq, Out dk, Out dv, In dout, In q, In k, In v, In ou
     work += static_cast<double>(a.heads * a.head_dim) * static_cast<double>(span.k_length) *
             static_cast<double>(span.q_length);
   }
-  if (used < k.dim(0)) {
+  if (used < dk.dim(0)) {
     memset(dk.data, 0, static_cast<size_t>(dk.bytes()));
     memset(dv.data, 0, static_cast<size_t>(dv.bytes()));
   }
   const int threads = work < 1e5 ? 1 : pool().size();
-  const Storage storage = {dq.data, dk.data, dv.data, dout.data, q.data, k.data, v.data, out.data, lse.as<float>()};
-  const bool is_bf16 = q.dtype == DType::bf16;
+  const bool is_bf16 = dk.dtype == DType::bf16;
   if constexpr (has_pairs) {
     if (half) return is_bf16 ? backward<true, bf16>(a, storage, threads) : backward<true, float>(a, storage, threads);
   }
   static_cast<void>(half);
   if (is_bf16) backward<false, bf16>(a, storage, threads);
   else backward<false, float>(a, storage, threads);
+}
+
+}  // namespace
+
+namespace ANNEAL_ISA {
+
+void attention_backward(Out dq, Out dk, Out dv, In dout, In q, In k, In v, In out, In lse, In spans, MaybeIn,
+                        double scale, bool causal, int64_t window, double soft_cap, bool half) {
+  check_spans("attention_backward", spans, q.dim(0), k.dim(0), true);
+  const Attention a = describe_attention(q, k, spans, scale, causal, window, soft_cap);
+  backward_any(a, {dq.data, dk.data, dv.data, dout.data, q.data, k.data, v.data, out.data, lse.as<float>()}, dk, dv, half);
+}
+
+void attention_dropout_backward(Out dq, Out dk, Out dv, In dout, In q, In k, In v, In out, In lse, In spans,
+                                double scale, bool causal, int64_t window, double soft_cap, bool half, double p,
+                                int64_t seed, int64_t stream) {
+  check_spans("attention_dropout_backward", spans, q.dim(0), k.dim(0), true);
+  Attention a = describe_attention(q, k, spans, scale, causal, window, soft_cap);
+  a.dropout = describe_dropout(spans, p, seed, stream);
+  backward_any(a, {dq.data, dk.data, dv.data, dout.data, q.data, k.data, v.data, out.data, lse.as<float>()}, dk, dv, half);
 }
 
 }  // namespace ANNEAL_ISA

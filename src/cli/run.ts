@@ -44,7 +44,7 @@ export function describeMemory(run: { model: PretrainedModel; rows: number; maxL
   const { quantizationConfig: quantize } = run.model
   const estimate = memoryEstimate(run.model.config, {
     ...(quantize ? { quantize } : {}),
-    dtype: run.dtype, tokens: run.rows * run.maxLength, sequenceLength: run.maxLength, trainable: run.model.numParameters({ onlyTrainable: true }), gradientCheckpointing: run.gradientCheckpointing,
+    dtype: run.dtype, tokens: run.rows * run.maxLength, sequenceLength: run.maxLength, device: run.model.device.name, trainable: run.model.numParameters({ onlyTrainable: true }), gradientCheckpointing: run.gradientCheckpointing,
   })
   print(`memory: ${bytesText(estimate.total)} = weights ${bytesText(estimate.weights)} + gradients ${bytesText(estimate.gradients)} + optimizer ${bytesText(estimate.optimizer)} + activations ${bytesText(estimate.activations)}`)
 }

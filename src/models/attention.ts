@@ -1,4 +1,4 @@
-import { attention, attentionProbabilities, concat, dropout, matmul, permute, reshape, slice, type AttentionPlans, type Spans } from '../ops/index.ts'
+import { attention, attentionProbabilities, reshape, type AttentionPlans, type Spans } from '../ops/index.ts'
 import { unscoped, type Tensor } from '../tensor/index.ts'
 import type { KeyValueCache } from './cache.ts'
 import type { RopeRows } from './ropeTables.ts'
@@ -32,7 +32,7 @@ export interface SelfAttentionOptions {
 }
 
 /** Self-attention of new tokens over themselves and what the cache holds of their sequences. q [tokens, heads, headDim]. */
-export function selfAttention(q: Tensor, k: Tensor, v: Tensor, context: LayerContext, { layer, scale, window, dropout: p, causal = true }: SelfAttentionOptions): Tensor {
+export function selfAttention(q: Tensor, k: Tensor, v: Tensor, context: LayerContext, { layer, scale, window, dropout, causal = true }: SelfAttentionOptions): Tensor {
   const { spans, plans, cache, slots, attentions, virtual } = context
   let [keys, values] = [k, v]
   if (cache && slots) {
@@ -50,19 +50,9 @@ export function selfAttention(q: Tensor, k: Tensor, v: Tensor, context: LayerCon
     }
   }
   const options = { scale, window, causal, plans }
-  if (p === 0 && !attentions) return attention(q, keys, values, spans, options)
-  const probabilities = attentionProbabilities(q, keys, values, spans, options)
-  attentions?.push(probabilities.map((one) => unscoped(() => reshape(one, one.shape))))
-  return p === 0 ? attention(q, keys, values, spans, options) : weighted(probabilities.map((one) => dropout(one, p)), values, spans)
-}
-
-/** probabilities [heads, queries, keys] of each sequence times its values: [tokens, heads, headDim]. Dropout needs them one by one. */
-function weighted(probabilities: readonly Tensor[], values: Tensor, spans: Spans): Tensor {
-  const [, kvHeads, width] = values.shape as [number, number, number]
-  return concat(spans.spans.map(({ queryLength, keyBegin, keyLength }, i) => {
-    const heads = probabilities[i]!.dim(0)
-    const own = permute(slice(values, [keyBegin, 0, 0], [keyLength, kvHeads, width]), [1, 0, 2])
-    const product = matmul(reshape(probabilities[i]!, [kvHeads, (heads / kvHeads) * queryLength, keyLength]), own)
-    return permute(reshape(product, [heads, queryLength, width]), [1, 0, 2])
-  }))
+  if (attentions) {
+    const probabilities = attentionProbabilities(q, keys, values, spans, options)
+    attentions.push(probabilities.map((one) => unscoped(() => reshape(one, one.shape))))
+  }
+  return attention(q, keys, values, spans, { ...options, dropout })
 }

@@ -14,8 +14,10 @@ export interface MemoryOptions {
   dtype?: DType
   /** Tokens of one micro-batch, padding excluded. */
   tokens: number
-  /** Length of the sequences; only matters where attention dropout is on, which keeps queries × keys. Default: `tokens`. */
+  /** Length of the sequences; only matters for attention dropout on a GPU, which keeps queries × keys. Default: `tokens`. */
   sequenceLength?: number
+  /** Where the model is. Default cpu. */
+  device?: string
   /** How many parameters are trained. Default: all. */
   trainable?: number
   /** How the linear layers are quantised. Default: they are not. */
@@ -39,15 +41,16 @@ export interface MemoryEstimate {
 }
 
 /** What one layer keeps for backward(), and the most that it needs besides while it runs; bytes a token. */
-function layerBytes(config: AnyModelConfig, bytes: number, sequenceLength: number, training: boolean): { kept: number, working: number } {
+function layerBytes(config: AnyModelConfig, bytes: number, sequenceLength: number, dropsOnGpu: boolean): { kept: number, working: number } {
   const { hiddenSize: hidden, intermediateSize: inner, numAttentionHeads: heads, numKeyValueHeads: kvHeads, headDim } = config
   const [q, kv] = [heads * headDim, kvHeads * headDim]
   // Both norms keep their input and give theirs to a product that keeps it too; attention keeps q, k, v, its result and one number a head.
   const shared = 4 * hidden + 2 * q + 2 * kv
   const statistics = 4 * (heads + 2)
   const working = (inner + 2 * hidden) * bytes
-  // With attention dropout the scores, their exponentials, the probabilities and the dropped ones exist as queries × keys; as many in backward().
-  const plain = training && config.attentionDropout > 0 ? 4 * heads * sequenceLength * bytes : 0
+  // Attention dropout has no kernel there, and its definition keeps queries × keys: exponentials, probabilities, what they are multiplied by, the products; some six
+  // numbers in all, and as many in backward().
+  const plain = dropsOnGpu && config.attentionDropout > 0 ? 6 * heads * sequenceLength * bytes : 0
   if (config.kind !== 'decoder') return { kept: (shared + 2 * inner) * bytes + statistics + plain, working: working + plain }
   const normed = config.qkNorm ? (q + kv) * bytes + 4 * (heads + kvHeads) : 0
   // Norms after attention and MLP keep what those give.
@@ -71,7 +74,7 @@ function quantizedSize(model: PretrainedModel, config: QuantizationConfig): { nu
 
 /** Estimates the memory of a training before anything is allocated. */
 export function memoryEstimate(config: AnyModelConfig, options: MemoryOptions): MemoryEstimate {
-  const { dtype = 'float32', tokens, sequenceLength = tokens, gradientCheckpointing = false, training = true } = options
+  const { dtype = 'float32', tokens, sequenceLength = tokens, gradientCheckpointing = false, training = true, device = 'cpu' } = options
   const model: PretrainedModel = config.kind === 'encoder' ? buildMaskedModel(config) : buildModel(config)
   const parameters = model.numParameters()
   const bytes = bytesOf(dtype)
@@ -80,7 +83,7 @@ export function memoryEstimate(config: AnyModelConfig, options: MemoryOptions): 
   const weights = (parameters - frozen.numbers) * bytes + frozen.bytes
   const gradients = trainable * 4
   const optimizer = trainable * (bytes === 2 ? 12 : 8)
-  const { kept, working } = layerBytes(config, bytes, sequenceLength, training)
+  const { kept, working } = layerBytes(config, bytes, sequenceLength, training && device !== 'cpu')
   // The embeddings, the last norm's input and result, and their gradient.
   const ends = 3 * config.hiddenSize * bytes
   const layers = gradientCheckpointing ? config.numHiddenLayers * config.hiddenSize * bytes + kept : config.numHiddenLayers * kept

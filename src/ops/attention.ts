@@ -1,10 +1,12 @@
 import { ShapeError } from '../errors.ts'
 import { cpu, type DeviceLike } from '../tensor/device.ts'
+import { nextStream } from '../tensor/random.ts'
 import { resultsOnly, unscoped } from '../tensor/scope.ts'
 import { Tensor } from '../tensor/tensor.ts'
 import { usesHalf } from './compute.ts'
+import { dropoutApplied } from './dropout.ts'
 import { emptyLike, expect, expectShape, fusedOp, shapeText } from './op.ts'
-import { add, concat, log, matmul, max, mul, permute, reshape, slice, sub, sum, tanh, exp, div } from './primitives.ts'
+import { add, concat, log, matmul, max, mul, permute, reshape, slice, sub, sum, tanh, toDtype, exp, div } from './primitives.ts'
 
 /** Where one sequence's queries and keys lie among the tokens of a batch. */
 export interface Span { queryBegin: number; queryLength: number; keyBegin: number; keyLength: number }
@@ -82,10 +84,13 @@ export interface AttentionOptions {
   window?: number
   /** Scores become softCap * tanh(score / softCap) (Gemma 2); 0 is no cap. */
   softCap?: number
+  /** Weights are dropped with this probability, and the others divided by 1 - dropout; 0 is none. Draws from the next stream of manualSeed(). */
+  dropout?: number
   /** Where calls with the same spans share what they find out about them. */
   plans?: AttentionPlans | undefined
 }
 interface Attributes extends Required<AttentionOptions> { spans: Spans; half: boolean }
+interface DropoutAttributes extends Attributes { seed: number; stream: number }
 
 const unseen = -1e30
 
@@ -102,8 +107,8 @@ function mask(span: Span, { causal, window }: Attributes, like: Tensor): Tensor 
   return Tensor.from(numbers, [1, span.queryLength, span.keyLength], { dtype: like.dtype, device: like.device })
 }
 
-/** @internal Attention in primitives; the second result is each sequence's probabilities [heads, queries, keys]. */
-function attentionDefinition(q: Tensor, k: Tensor, v: Tensor, attributes: Attributes): { out: Tensor; lse: Tensor; probabilities: Tensor[] } {
+/** @internal Attention in primitives; the third result is each sequence's probabilities [heads, queries, keys], `kept` what they are multiplied by after. */
+function attentionDefinition(q: Tensor, k: Tensor, v: Tensor, attributes: Attributes, kept?: (span: Span) => Tensor): { out: Tensor; lse: Tensor; probabilities: Tensor[] } {
   const [, heads, width] = q.shape as [number, number, number]
   const group = heads / k.dim(1)
   const probabilities: Tensor[] = []
@@ -124,7 +129,7 @@ function attentionDefinition(q: Tensor, k: Tensor, v: Tensor, attributes: Attrib
     const probability = div(shifted, total)
     probabilities.push(probability)
     lses.push(permute(reshape(add(log(total), top), [heads, span.queryLength]), [1, 0]))
-    return permute(matmul(probability, repeated(v)), [1, 0, 2])
+    return permute(matmul(kept ? mul(probability, kept(span)) : probability, repeated(v)), [1, 0, 2])
   })
   return { out: concat(outs, 0), lse: concat(lses, 0), probabilities }
 }
@@ -150,14 +155,43 @@ const op = fusedOp<readonly [Tensor, Tensor, Tensor], Attributes, Tensor>({
   },
 })
 
+/** The words of a query of one head, as the kernel counts them. */
+const wordsOfRow = (spans: Spans): number => 128 * Math.ceil(Math.max(0, ...spans.spans.map(({ keyLength }) => keyLength)) / 128)
+
+const dropoutOp = fusedOp<readonly [Tensor, Tensor, Tensor], DropoutAttributes, Tensor>({
+  name: 'attention_dropout',
+  definition([q, k, v], attributes) {
+    const { spans, dropout: p, seed, stream } = attributes
+    const heads = q.dim(1)
+    const all = dropoutApplied(Tensor.ones([q.dim(0), heads, wordsOfRow(spans)], { device: q.device }), { p, seed, stream })
+    const kept = ({ queryBegin, queryLength, keyLength }: Span): Tensor => toDtype(permute(slice(all, [queryBegin, 0, 0], [queryLength, heads, keyLength]), [1, 0, 2]), q.dtype)
+    return attentionDefinition(q, k, v, attributes, kept).out
+  },
+  forward([q, k, v], { spans, scale, causal, window, softCap, half, dropout: p, seed, stream }, save) {
+    const [out, lse] = [emptyLike(q), emptyLike(q, [q.dim(0), q.dim(1)], 'float32')]
+    q.device.kernels.attention_dropout(out.handle, lse.handle, q.handle, k.handle, v.handle, spans.tensor.handle, scale, causal, window, softCap, half, p, seed, stream)
+    save(q, k, v, out, lse, spans.tensor)
+    return out
+  },
+  backward([dout], context, { scale, causal, window, softCap, half, dropout: p, seed, stream }) {
+    const [q, k, v, out, lse, spans] = context.saved as [Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]
+    const [dq, dk, dv] = [emptyLike(q), emptyLike(k), emptyLike(v)]
+    dq.device.kernels.attention_dropout_backward(dq.handle, dk.handle, dv.handle, dout!.handle, q.handle, k.handle, v.handle, out.handle, lse.handle, spans.handle, scale, causal, window, softCap, half, p, seed, stream)
+    context.give(0, dq)
+    context.give(1, dk)
+    context.give(2, dv)
+  },
+})
+
 function complete(q: Tensor, k: Tensor, v: Tensor, spans: Spans, options: AttentionOptions): Attributes {
   expect(q.rank === 3 && k.rank === 3, 'attention', () => `q, k and v must have shape [tokens, heads, headDim], but q has ${shapeText(q.shape)} and k ${shapeText(k.shape)}`)
   expectShape('attention', 'v', v, k.shape, 'that of k')
   expect(q.dim(2) === k.dim(2), 'attention', () => `q and k must have one headDim, but have ${q.dim(2)} and ${k.dim(2)}`)
   expect(k.dim(1) > 0 && q.dim(1) % k.dim(1) === 0, 'attention', () => `the ${q.dim(1)} query heads must be a multiple of the ${k.dim(1)} key/value heads`)
   expect(spans.queries === q.dim(0), 'attention', () => `the spans cover ${spans.queries} queries, but q has ${q.dim(0)} tokens`)
-  const { scale = 1 / Math.sqrt(q.dim(2)), causal = true, window = 0, softCap = 0, plans } = options
-  return { spans, scale, causal, window, softCap, plans, half: usesHalf(q.dtype, k.dtype) }
+  const { scale = 1 / Math.sqrt(q.dim(2)), causal = true, window = 0, softCap = 0, dropout = 0, plans } = options
+  expect(dropout >= 0 && dropout < 1, 'attention', () => `dropout must be at least 0 and below 1, but is ${dropout}`)
+  return { spans, scale, causal, window, softCap, dropout, plans, half: usesHalf(q.dtype, k.dtype) }
 }
 
 /**
@@ -165,7 +199,11 @@ function complete(q: Tensor, k: Tensor, v: Tensor, spans: Spans, options: Attent
  * k and v [slots, kvHeads, headDim], heads being a multiple of kvHeads; the result has q's shape.
  */
 export function attention(q: Tensor, k: Tensor, v: Tensor, spans: Spans, options: AttentionOptions = {}): Tensor {
-  return op([q, k, v], complete(q, k, v, spans, options))
+  const attributes = complete(q, k, v, spans, options)
+  if (attributes.dropout === 0) return op([q, k, v], attributes)
+  const drawing = { ...attributes, ...nextStream() }
+  // A GPU has no kernel for it.
+  return q.device === cpu ? dropoutOp([q, k, v], drawing) : resultsOnly(() => dropoutOp.op.definition([q, k, v], drawing))
 }
 
 /** Runs `body` with plans that the attentions over these spans share. */

@@ -3,6 +3,7 @@ import { attention, crossEntropy, linear, linearCrossEntropy, linearLogprob, sel
 import type { AttentionOptions, Span } from '../../src/ops/index.ts'
 import { activations } from '../../src/ops/operations.ts'
 import type { Activation } from '../../src/ops/operations.ts'
+import { manualSeed } from '../../src/tensor/index.ts'
 import { float, labels, sharing } from './case.ts'
 import type { OpCase, Work } from './case.ts'
 
@@ -118,6 +119,14 @@ const attentionShapes: AttentionShape[] = [
   { name: 'decoding, heads of 128', heads: 4, kvHeads: 1, width: 128, spans: [[1, 130], [2, 9]] },
   { name: 'wide heads', heads: 1, kvHeads: 1, width: 256, spans: [[20, 20]] },
   { name: 'decoding, wide heads', heads: 2, kvHeads: 1, width: 256, spans: [[1, 40]] },
+  ...[
+    { name: 'one token', heads: 1, kvHeads: 1, width: 8, spans: [[1, 1]], options: { dropout: 0.5 } },
+    { name: 'two sequences', heads: 2, kvHeads: 2, width: 8, spans: [[3, 3], [0, 0], [5, 5]], options: { dropout: 0.1 } },
+    { name: 'not causal', heads: 2, kvHeads: 2, width: 64, spans: [[19, 19], [40, 40]], options: { causal: false, dropout: 0.3 } },
+    { name: 'grouped heads, window, soft cap and a cache', heads: 4, kvHeads: 2, width: 64, spans: [[9, 150], [2, 40]], options: { window: 33, softCap: 20, dropout: 0.9 } },
+    { name: 'several blocks', heads: 2, kvHeads: 1, width: 80, spans: [[200, 200], [130, 260]], options: { dropout: 0.2 } },
+    { name: '2 of 512, 12 heads', heads: 12, kvHeads: 12, width: 64, spans: [[512, 512], [512, 512]], options: { dropout: 0.1 }, benchOnly: true },
+  ] satisfies AttentionShape[],
   { name: '2 of 512, 12 heads', heads: 12, kvHeads: 12, width: 64, spans: [[512, 512], [512, 512]], benchOnly: true },
   { name: '2 of 1024, 12 heads', heads: 12, kvHeads: 12, width: 64, spans: [[1024, 1024], [1024, 1024]], benchOnly: true },
   { name: '512, 14 heads on 2', heads: 14, kvHeads: 2, width: 64, spans: [[512, 512]], benchOnly: true },
@@ -142,9 +151,12 @@ const attentionCases = attentionShapes.map(({ name, heads, kvHeads, width, spans
   const forward = { flops: 4 * pairs * heads * width }
   const size = { low: -2, high: 2 }
   return {
-    op: 'attention', name, inputs: [float([queries, heads, width], size), float([keys, kvHeads, width], size), float([keys, kvHeads, width])],
-    ...sharing(() => new Spans(spansOf(spans)), (shared, q, k, v) => attention(q, k, v, shared, options)), forward, backward: { flops: 2.5 * forward.flops }, benchOnly,
-    peer: { formula: 'attention', sequences: spans.length, causal: options.causal !== false && spans[0]![0] > 1 },
+    op: options.dropout ? 'attentionDropout' : 'attention', name, inputs: [float([queries, heads, width], size), float([keys, kvHeads, width], size), float([keys, kvHeads, width])],
+    ...sharing(() => new Spans(spansOf(spans)), (shared, q, k, v) => {
+      if (options.dropout) manualSeed(7)
+      return attention(q, k, v, shared, options)
+    }), forward, backward: { flops: 2.5 * forward.flops }, benchOnly,
+    peer: { formula: 'attention', sequences: spans.length, causal: options.causal !== false && spans[0]![0] > 1, ...options.dropout ? { p: options.dropout } : {} },
   }
 })
 

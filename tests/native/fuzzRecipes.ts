@@ -23,6 +23,10 @@ export const recipes: Readonly<Record<string, readonly ArgumentRecipe[]>> = {
   attention_backward: [
     f(9, 4, 16), f(12, 2, 16), f(12, 2, 16), f(9, 4, 16), f(9, 4, 16), f(12, 2, 16), f(12, 2, 16), f(9, 4, 16), f32(9, 4), spans, index(1, 99), 0.25, true, 3, 2, false,
   ],
+  attention_dropout: [f(9, 4, 16), f32(9, 4), f(9, 4, 16), f(12, 2, 16), f(12, 2, 16), spans, 0.25, true, 3, 2, false, 0.3, 1, 2],
+  attention_dropout_backward: [
+    f(9, 4, 16), f(12, 2, 16), f(12, 2, 16), f(9, 4, 16), f(9, 4, 16), f(12, 2, 16), f(12, 2, 16), f(9, 4, 16), f32(9, 4), spans, 0.25, true, 3, 2, false, 0.3, 1, 2,
+  ],
   top_k: [f(3, 4), index(33, 3, 4), f(3, 33)],
   scatter_rows: [f(7, 2, 3), f(3, 2, 3), index(7, 3)], gather_rows: [f(3, 2, 3), f(7, 2, 3), index(7, 3)],
   rms_norm: [f(3, 33), f32(3), f(3, 33), f(3, 33), f(3, 33), f(33), 1e-6, 1], rms_norm_backward: [f(3, 33), f32(33), f(3, 33), f(3, 33), f(3, 33), f(33), f32(3), 0, true],

@@ -13,6 +13,8 @@ const special: Readonly<Record<string, { readonly anyShape?: readonly number[]; 
   attention: { anyShape: [6] },
   attention_backward: { anyShape: [10] },
   attention_plan: { anyShape: [0] },
+  attention_dropout: { numbers: [[11, 1, 'p must be at least 0 and below 1, but is 1'], [11, NaN, 'p must']] },
+  attention_dropout_backward: { numbers: [[15, -0.1, 'p must be at least 0 and below 1, but is -0.1']] },
   quantize: { anyDtype: [3] },
   dequantize: { anyDtype: [0] },
   cross_entropy: { numbers: [[4, 1.5, 'smoothing must lie in [0, 1], but is 1.5'], [4, NaN, 'smoothing must']] },
