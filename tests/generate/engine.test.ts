@@ -78,15 +78,19 @@ test('memory is back where it was after answers, errors and dispose()', async ()
   const answers = scope(() => { const made = { running: generate(model, null, [[5, 6]], { maxNewTokens: 5 }) }; return [made.running].map((running) => ({ running: () => running })) })
   expect((await answers[0]!.running())[0]!.tokenIds.length).toBe(5)
   expect(await live()).toBe(before)
-  const engine = new GenerationEngine(model, { slots: 100 })
-  const rejected = expect(engine.submit(request([5, 6], 50))).rejects.toThrow('disposed while it was generating')
-  await new Promise((resolve) => { setTimeout(resolve, 2) })
-  engine.dispose()
-  engine.dispose()
-  await rejected
-  await new Promise((resolve) => { setTimeout(resolve, 20) })
-  expect(await live()).toBe(before)
-  await expect(engine.submit(request([5], 5))).rejects.toThrow('was disposed')
+  // As soon as a token is there, and while the next step is under way.
+  for (const moment of [(dispose: () => void) => { dispose() }, (dispose: () => void) => { setImmediate(dispose) }]) {
+    const engine = new GenerationEngine(model, { slots: 100 })
+    let tokens = 0
+    const dispose = () => {
+      engine.dispose()
+      engine.dispose()
+    }
+    await expect(engine.submit(request([5, 6], 50, { onToken: () => { if (tokens++ === 0) moment(dispose) } }))).rejects.toThrow('disposed while it was generating')
+    await new Promise((resolve) => { setTimeout(resolve, 20) })
+    expect(await live()).toBe(before)
+    await expect(engine.submit(request([5], 5))).rejects.toThrow('was disposed')
+  }
 })
 
 test('dropout is off while generating, and on again after', () => {
