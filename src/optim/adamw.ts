@@ -84,7 +84,8 @@ export class AdamW {
    * finite leaves parameters and state unchanged. Rejects with ConfigError for a learning rate that is no number from 0, and where no parameter has a gradient.
    */
   async step(options: StepOptions): Promise<number> {
-    const norm = this.#update(parseOptions(stepOptions, givenOptions('AdamW.step', options, 'learningRate: 1e-4, maxGradNorm: 1'), 'AdamW.step'))
+    const checked = parseOptions(stepOptions, givenOptions('AdamW.step', options, 'learningRate: 1e-4, maxGradNorm: 1'), 'AdamW.step')
+    const norm = this.#update(checked)
     try {
       return Number((await norm)[1])
     } catch (error) {
