@@ -9,9 +9,8 @@ namespace {
 static Dropout describe_dropout(In spans, double p, int64_t seed, int64_t stream) {
   int64_t longest = 0;
   for (int64_t s = 0; s < spans.dim(0); ++s) longest = larger(longest, spans.as<int32_t>()[4 * s + 3]);
-  const double scaled = p * 4294967296.0 + 0.5;
   Dropout dropout;
-  dropout.threshold = scaled >= 4294967295.0 ? 4294967295u : static_cast<uint32_t>(scaled);
+  dropout.threshold = drop_threshold(p);
   dropout.kept = static_cast<float>(1 / (1 - p));
   dropout.seed = seed, dropout.stream = stream;
   dropout.row = ceil_divide(longest, key_tile) * key_tile;

@@ -10,10 +10,7 @@ namespace {
 constexpr int64_t elements_per_task = 16384;
 
 template <class T> void drop(T* y, const T* x, int64_t size, double p, int64_t seed, int64_t stream) {
-  // An element is dropped where its word is below p * 2^32; p < 1, so the rounded threshold is clamped to what a word
-  // can hold.
-  double scaled = p * 4294967296.0 + 0.5;
-  const uint32_t threshold = scaled >= 4294967295.0 ? 4294967295u : static_cast<uint32_t>(scaled);
+  const uint32_t threshold = drop_threshold(p);
   const float scale = static_cast<float>(1 / (1 - p));
   parallel_for((size + 3) / 4, elements_per_task / 4, [&](int64_t begin, int64_t end) {
     each_random_vector(begin * 4, end * 4 < size ? end * 4 : size, seed, stream, [&](int64_t i, vu words, auto span) {

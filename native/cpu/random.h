@@ -95,6 +95,12 @@ ANNEAL_INLINE RandomVectors philox_vectors(uint64_t seed, uint64_t stream, uint6
   return {(vu)interleave_even(front, back), (vu)interleave_odd(front, back)};
 }
 
+// An element is dropped with probability p < 1 where its word is below this: p * 2^32, clamped to what a word can hold.
+inline uint32_t drop_threshold(double p) {
+  const double scaled = p * 4294967296.0 + 0.5;
+  return scaled >= 4294967295.0 ? 4294967295u : static_cast<uint32_t>(scaled);
+}
+
 // body(i, words, span) for the elements begin … end - 1 (begin a multiple of 4), a vector at a time.
 template <class F>
 ANNEAL_INLINE void each_random_vector(int64_t begin, int64_t end, int64_t seed, int64_t stream, F&& body) {
