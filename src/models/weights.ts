@@ -7,7 +7,7 @@ import {
   makeFolder, openCheckpoint, readJsonObject, replaceFile, requireFreeSpace, safetensorsDtypes, writeCheckpoint, type CheckpointTensor, type CheckpointWeights, type TensorSource,
 } from '../files/index.ts'
 import { didYouMean } from '../suggest.ts'
-import { unscoped, type Device, type DType, type Tensor } from '../tensor/index.ts'
+import type { Device, DType, Tensor } from '../tensor/index.ts'
 import { AdapterPart } from '../nn/index.ts'
 import { configToJson } from './config.ts'
 import type { PretrainedModel } from './pretrainedModel.ts'
@@ -122,7 +122,7 @@ async function readWeights(...[model, folder, dtype, device, given, fresh]: Para
       }
       const target = chosen.get(name)
       if (!target) {
-        parameters.get(name)!.replace(unscoped(() => readTensor(entry, dtype === 'auto' ? ownDtype(entry) : dtype, device)))
+        parameters.get(name)!.replace(readTensor(entry, dtype === 'auto' ? ownDtype(entry) : dtype, device))
         continue
       }
       const read = readTensor(entry, dtypeToQuantize(entry, dtype), device)
